@@ -1,0 +1,172 @@
+//! Text to token ids, with the model's own limit and special tokens.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    ModelError,
+    manifest::{self, Manifest},
+};
+
+/// What happens to an input of more tokens than the model takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Truncation {
+    /// It is refused.
+    #[default]
+    None,
+    /// Tokens are cut from its end.
+    End,
+    /// Tokens are cut from its start.
+    Start,
+}
+
+/// The token ids of one input, special tokens included; at most as many as the model takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    pub ids: Vec<u32>,
+    pub truncated: bool,
+}
+
+/// One token of an input, for callers who cut texts themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    pub id: u32,
+    /// As the vocabulary writes it.
+    pub text: String,
+    /// Bytes of the input that it covers: `start..end`; `0..0` for special tokens and those of the prompt.
+    pub start: usize,
+    pub end: usize,
+    pub special: bool,
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenizeError {
+    #[error("{tokens} tokens, the model takes {limit}")]
+    TooLong { tokens: usize, limit: usize },
+    #[error("the tokenizer failed: {0}")]
+    Failed(String),
+}
+
+/// The model's tokenizer without its own truncation and padding.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    file: PathBuf,
+    max_tokens: usize,
+    lower_cases: bool,
+    // Invariant: every input's ids are these around its own, as `check_frame` saw at load.
+    prefix: Vec<u32>,
+    suffix: Vec<u32>,
+}
+
+impl Tokenizer {
+    pub(super) fn read(dir: &Path, manifest: &Manifest) -> Result<Tokenizer, ModelError> {
+        let file = dir.join("tokenizer.json");
+        let bytes = manifest::read_file(&file, "save the model with its fast tokenizer")?;
+        let refuse = |message: String| manifest::invalid(&file, message);
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| refuse(e.to_string()))?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| refuse(e.to_string()))?;
+        let (prefix, suffix) = frame(&inner).map_err(refuse)?;
+        if prefix.len() + suffix.len() >= manifest.max_tokens {
+            return Err(refuse(format!("no room beside special tokens in {} tokens", manifest.max_tokens)));
+        }
+        Ok(Tokenizer {
+            inner,
+            file,
+            max_tokens: manifest.max_tokens,
+            lower_cases: manifest.lower_cases,
+            prefix,
+            suffix,
+        })
+    }
+
+    /// # Errors
+    /// [`ModelError::Invalid`] if an id of the vocabulary lies outside the embedding table of `rows` rows.
+    pub(super) fn check_vocabulary(&self, rows: usize) -> Result<(), ModelError> {
+        let highest = self.inner.get_vocab(true).into_values().max().unwrap_or(0) as usize;
+        if highest < rows {
+            return Ok(());
+        }
+        let message = format!("token id {highest} lies outside the {rows} rows of the embedding table");
+        Err(manifest::invalid(&self.file, message))
+    }
+
+    /// Token ids of `prompt` and `text` as one, within the model's limit.
+    ///
+    /// # Errors
+    /// [`TokenizeError::TooLong`] if they don't fit and `truncation` is none.
+    pub fn encode(&self, prompt: &str, text: &str, truncation: Truncation) -> Result<Encoded, TokenizeError> {
+        let whole = self.whole(prompt, text);
+        let encoding = self.inner.encode_fast(whole, false).map_err(failed)?;
+        let content = encoding.get_ids();
+        let room = self.max_tokens - self.prefix.len() - self.suffix.len();
+        let kept = match truncation {
+            _ if content.len() <= room => content,
+            Truncation::None => {
+                let tokens = content.len() + self.prefix.len() + self.suffix.len();
+                return Err(TokenizeError::TooLong { tokens, limit: self.max_tokens });
+            }
+            Truncation::End => &content[..room],
+            Truncation::Start => &content[content.len() - room..],
+        };
+        let ids = [&self.prefix, kept, &self.suffix].concat();
+        Ok(Encoded { ids, truncated: kept.len() < content.len() })
+    }
+
+    /// All tokens of `prompt` and `text` as one; nothing is cut off.
+    ///
+    /// # Errors
+    /// [`TokenizeError::Failed`] if the tokenizer does.
+    pub fn tokens(&self, prompt: &str, text: &str) -> Result<Vec<Token>, TokenizeError> {
+        let whole = self.whole(prompt, text);
+        let grown = whole.len() != prompt.len() + text.len();
+        let encoding = self.inner.encode(whole, false).map_err(failed)?;
+        let content = encoding.get_ids().iter().zip(encoding.get_tokens()).zip(encoding.get_offsets());
+        let content = content.map(|((&id, token), &(start, end))| Token {
+            id,
+            text: token.clone(),
+            // Lower-casing that changes the length leaves no byte positions in the caller's text.
+            start: if grown { 0 } else { start.saturating_sub(prompt.len()) },
+            end: if grown { 0 } else { end.saturating_sub(prompt.len()) },
+            special: false,
+        });
+        let special = |ids: &[u32]| -> Vec<Token> { ids.iter().map(|&id| self.special(id)).collect() };
+        Ok(special(&self.prefix).into_iter().chain(content).chain(special(&self.suffix)).collect())
+    }
+
+    /// The most tokens of one input, special tokens included.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    fn special(&self, id: u32) -> Token {
+        let text = self.inner.id_to_token(id).unwrap_or_default();
+        Token { id, text, start: 0, end: 0, special: true }
+    }
+
+    fn whole(&self, prompt: &str, text: &str) -> String {
+        let whole = [prompt, text].concat();
+        if self.lower_cases { whole.to_lowercase() } else { whole }
+    }
+}
+
+/// The ids that the tokenizer puts before and after every input.
+fn frame(tokenizer: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), String> {
+    let probe = |text: &str, special| {
+        tokenizer.encode_fast(text, special).map(|e| e.get_ids().to_vec()).map_err(|e| e.to_string())
+    };
+    let (bare, framed) = (probe("a", false)?, probe("a", true)?);
+    let start = framed
+        .windows(bare.len().max(1))
+        .position(|window| window == bare)
+        .ok_or("the post-processor changes the tokens between the special ones")?;
+    let (prefix, suffix) = (framed[..start].to_vec(), framed[start + bare.len()..].to_vec());
+    let longer = "two words 三 4";
+    if [&prefix[..], &probe(longer, false)?, &suffix[..]].concat() != probe(longer, true)? {
+        return Err("the special tokens depend on the text".into());
+    }
+    Ok((prefix, suffix))
+}
+
+fn failed(error: tokenizers::Error) -> TokenizeError {
+    TokenizeError::Failed(error.to_string())
+}

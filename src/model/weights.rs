@@ -1,0 +1,184 @@
+//! Tensors from safetensors files, checked and widened to f32.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Write as _,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::{
+    ModelError,
+    manifest::{invalid, read_optional},
+};
+
+/// All weights files of a model in memory.
+pub(super) struct Weights {
+    shards: Vec<Shard>,
+    sha256: String,
+    prefix: String,
+}
+
+struct Shard {
+    file: PathBuf,
+    bytes: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+const INDEX: &str = "model.safetensors.index.json";
+const SINGLE: &str = "model.safetensors";
+/// Every family of the encoder has it, under a prefix or none.
+const ANCHOR: &str = "embeddings.word_embeddings.weight";
+
+impl Weights {
+    /// Reads every weights file, and hashes it on the way; `progress` gets bytes read and bytes in all.
+    pub fn read(dir: &Path, progress: &dyn Fn(u64, u64)) -> Result<Weights, ModelError> {
+        let files = weights_files(dir)?;
+        let sizes: Vec<u64> = files.iter().map(|file| size(file)).collect::<Result<_, _>>()?;
+        let total = sizes.iter().sum();
+        let (mut hash, mut done, mut shards) = (Sha256::new(), 0, Vec::new());
+        for (file, size) in files.into_iter().zip(sizes) {
+            let bytes = read_shard(&file, size, &mut hash, &mut |n| {
+                done += n;
+                progress(done, total);
+            })?;
+            SafeTensors::deserialize(&bytes).map_err(|e| {
+                invalid(&file, format!("{e}; it is {size} bytes long: fetch it again if it was cut short"))
+            })?;
+            shards.push(Shard { file, bytes });
+        }
+        let mut weights = Weights { shards, sha256: hex(&hash.finalize()), prefix: String::new() };
+        weights.prefix = weights.find_prefix()?;
+        Ok(weights)
+    }
+
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// The tensor `name` in f32, row by row.
+    ///
+    /// # Errors
+    /// [`ModelError`] with file and tensor if it is missing, or has another shape or type, or numbers that
+    /// are not finite.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let name = format!("{}{name}", self.prefix);
+        let (file, view) = self.find(&name).ok_or_else(|| ModelError::MissingTensor {
+            file: self.shards[0].file.clone(),
+            tensor: name.clone(),
+        })?;
+        let file = || file.to_owned();
+        if view.shape() != shape {
+            let (found, expected) = (view.shape().to_vec(), shape.to_vec());
+            return Err(ModelError::TensorShape { file: file(), tensor: name, found, expected });
+        }
+        let values = widen(&view).ok_or_else(|| ModelError::TensorType {
+            file: file(),
+            tensor: name.clone(),
+            found: format!("{:?}", view.dtype()),
+        })?;
+        if values.iter().all(|value| value.is_finite()) {
+            Ok(values)
+        } else {
+            Err(ModelError::NotFinite { file: file(), tensor: name })
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<(&Path, TensorView<'_>)> {
+        self.shards.iter().find_map(|shard| {
+            let view = shard.tensors().tensor(name).ok()?;
+            Some((shard.file.as_path(), view))
+        })
+    }
+
+    fn find_prefix(&self) -> Result<String, ModelError> {
+        let names = self
+            .shards
+            .iter()
+            .flat_map(|shard| shard.tensors().names().into_iter().map(str::to_owned).collect::<Vec<_>>());
+        names.filter_map(|name| name.strip_suffix(ANCHOR).map(str::to_owned)).next().ok_or_else(|| {
+            ModelError::MissingTensor { file: self.shards[0].file.clone(), tensor: ANCHOR.into() }
+        })
+    }
+}
+
+impl Shard {
+    fn tensors(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.bytes).expect("the header was read without an error at load")
+    }
+}
+
+fn weights_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    if let Some(index) = read_optional::<Index>(&dir.join(INDEX))? {
+        let names: BTreeSet<String> = index.weight_map.into_values().collect();
+        if let Some(outside) = names.iter().find(|name| Path::new(name).components().count() != 1) {
+            return Err(invalid(&dir.join(INDEX), format!("it names {outside}, outside the directory")));
+        }
+        if names.is_empty() {
+            return Err(invalid(&dir.join(INDEX), "it names no file".into()));
+        }
+        return Ok(names.into_iter().map(|name| dir.join(name)).collect());
+    }
+    Ok(vec![dir.join(SINGLE)])
+}
+
+fn size(file: &Path) -> Result<u64, ModelError> {
+    let metadata = std::fs::metadata(file).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => {
+            ModelError::Missing { file: file.into(), hint: "weights are read from safetensors files alone" }
+        }
+        _ => ModelError::Read { file: file.into(), source },
+    })?;
+    Ok(metadata.len())
+}
+
+fn read_shard(
+    file: &Path,
+    size: u64,
+    hash: &mut Sha256,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Vec<u8>, ModelError> {
+    const CHUNK: u64 = 4 << 20;
+    let failed = |source| ModelError::Read { file: file.into(), source };
+    let mut reader = File::open(file).map_err(failed)?;
+    let mut bytes = Vec::with_capacity(size as usize);
+    loop {
+        let start = bytes.len();
+        let read = reader.by_ref().take(CHUNK).read_to_end(&mut bytes).map_err(failed)?;
+        if read == 0 {
+            return Ok(bytes);
+        }
+        hash.update(&bytes[start..]);
+        progress(read as u64);
+    }
+}
+
+fn widen(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    let data = view.data();
+    match view.dtype() {
+        Dtype::F32 => Some(data.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect()),
+        Dtype::F16 => Some(data.as_chunks::<2>().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect()),
+        Dtype::BF16 => {
+            Some(data.as_chunks::<2>().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect())
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
