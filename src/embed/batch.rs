@@ -1,0 +1,213 @@
+//! Which sequences share the next forward pass: start-time fair queueing over callers, counted in tokens.
+//!
+//! Every job gets a start tag: the later of the queue's virtual time and the point where its flow's own work
+//! before it ends. Jobs leave in the order of their tags, and the virtual time is the tag of the job that left
+//! last. So the first job of a new flow stands beside the work in service, not behind all that others have
+//! queued, and two flows with work waiting get equal shares of tokens.
+//!
+//! Bound: while a job waits, no other flow gets more than the tokens that the waiting job's own flow has before
+//! it, plus one job. Source: Goyal, Vin and Cheng, Start-time Fair Queueing, SIGCOMM 1996.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+};
+
+/// Whose work it is: one unary call, or one stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct FlowId(pub u64);
+
+pub(super) struct FairQueue<T> {
+    heap: BinaryHeap<Reverse<Entry<T>>>,
+    /// Where the queued work of each flow ends, in virtual tokens.
+    ends: HashMap<FlowId, u64>,
+    virtual_time: u64,
+    arrivals: u64,
+    tokens: usize,
+}
+
+struct Entry<T> {
+    start: u64,
+    arrival: u64,
+    tokens: usize,
+    job: T,
+}
+
+impl<T> FairQueue<T> {
+    pub fn new() -> FairQueue<T> {
+        FairQueue { heap: BinaryHeap::new(), ends: HashMap::new(), virtual_time: 0, arrivals: 0, tokens: 0 }
+    }
+
+    pub fn push(&mut self, flow: FlowId, tokens: usize, job: T) {
+        let end = self.ends.entry(flow).or_insert(0);
+        let start = self.virtual_time.max(*end);
+        *end = start + tokens as u64;
+        self.tokens += tokens;
+        self.arrivals += 1;
+        self.heap.push(Reverse(Entry { start, arrival: self.arrivals, tokens, job }));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+
+    pub fn jobs(&self) -> usize {
+        self.heap.len()
+    }
+
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Takes the next jobs, at most `limit` tokens of them, but at least one job; `keep` drops those whose
+    /// callers left, which count for nothing.
+    pub fn next_batch(&mut self, limit: usize, keep: impl Fn(&T) -> bool) -> Vec<T> {
+        let (mut batch, mut taken) = (Vec::new(), 0);
+        while let Some(Reverse(next)) = self.heap.peek() {
+            let kept = keep(&next.job);
+            if kept && !batch.is_empty() && taken + next.tokens > limit {
+                break;
+            }
+            let Some(Reverse(entry)) = self.heap.pop() else { break };
+            self.tokens -= entry.tokens;
+            if kept {
+                self.virtual_time = self.virtual_time.max(entry.start);
+                taken += entry.tokens;
+                batch.push(entry.job);
+            }
+        }
+        self.forget_idle_flows();
+        batch
+    }
+
+    /// Flows whose work has all begun start at the virtual time again, as unknown ones do.
+    fn forget_idle_flows(&mut self) {
+        if self.ends.len() > 2 * self.heap.len() + 64 {
+            let now = self.virtual_time;
+            self.ends.retain(|_, end| *end > now);
+        }
+    }
+}
+
+impl<T> PartialEq for Entry<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl<T> Eq for Entry<T> {}
+
+impl<T> PartialOrd for Entry<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Entry<T> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.start, self.arrival).cmp(&(other.start, other.arrival))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn drain(queue: &mut FairQueue<&'static str>, limit: usize) -> Vec<Vec<&'static str>> {
+        std::iter::from_fn(|| Some(queue.next_batch(limit, |_| true)).filter(|b| !b.is_empty())).collect()
+    }
+
+    #[test]
+    fn a_short_call_overtakes_a_long_one_that_came_before() {
+        let mut queue = FairQueue::new();
+        for _ in 0..5 {
+            queue.push(FlowId(1), 100, "long");
+        }
+        queue.next_batch(100, |_| true);
+        queue.push(FlowId(2), 5, "short");
+        assert_eq!(queue.next_batch(100, |_| true), ["short"]);
+    }
+
+    #[test]
+    fn two_busy_flows_share_tokens_equally() {
+        let mut queue = FairQueue::new();
+        for _ in 0..4 {
+            queue.push(FlowId(1), 10, "a");
+        }
+        for _ in 0..4 {
+            queue.push(FlowId(2), 10, "b");
+        }
+        assert_eq!(drain(&mut queue, 20), [["a", "b"], ["a", "b"], ["a", "b"], ["a", "b"]]);
+    }
+
+    #[test]
+    fn a_job_above_the_limit_travels_alone() {
+        let mut queue = FairQueue::new();
+        queue.push(FlowId(1), 500, "long");
+        queue.push(FlowId(2), 5, "short");
+        assert_eq!(drain(&mut queue, 100), [["long"], ["short"]]);
+    }
+
+    #[test]
+    fn jobs_without_a_caller_cost_nothing() {
+        let mut queue = FairQueue::new();
+        for name in ["left", "left", "stays"] {
+            queue.push(FlowId(1), 100, name);
+        }
+        assert_eq!(queue.next_batch(100, |&name| name == "stays"), ["stays"]);
+        assert!(queue.is_empty() && queue.tokens() == 0);
+    }
+
+    #[test]
+    fn flows_that_are_done_are_forgotten() {
+        let mut queue = FairQueue::new();
+        for flow in 0..10_000 {
+            queue.push(FlowId(flow), 7, ());
+            queue.next_batch(100, |_| true);
+        }
+        assert!(queue.ends.len() < 100, "{}", queue.ends.len());
+    }
+
+    proptest! {
+        #[test]
+        fn every_job_leaves_once_in_its_flows_order_and_batches_keep_the_limit(
+            jobs in prop::collection::vec((0..5_u64, 1..200_usize), 1..100), limit in 1..400_usize,
+        ) {
+            let mut queue = FairQueue::new();
+            for (number, &(flow, tokens)) in jobs.iter().enumerate() {
+                queue.push(FlowId(flow), tokens, number);
+            }
+            prop_assert_eq!(queue.tokens(), jobs.iter().map(|job| job.1).sum::<usize>());
+            let mut left = Vec::new();
+            while !queue.is_empty() {
+                let batch = queue.next_batch(limit, |_| true);
+                let tokens: usize = batch.iter().map(|&number| jobs[number].1).sum();
+                prop_assert!(batch.len() == 1 || tokens <= limit);
+                left.extend(batch);
+            }
+            for flow in 0..5 {
+                let of_flow = |numbers: &[usize]| -> Vec<usize> {
+                    numbers.iter().copied().filter(|&number| jobs[number].0 == flow).collect()
+                };
+                prop_assert_eq!(of_flow(&left), of_flow(&(0..jobs.len()).collect::<Vec<_>>()));
+            }
+        }
+
+        #[test]
+        fn a_new_flow_waits_at_most_for_one_job_of_every_other(
+            others in prop::collection::vec(1..200_usize, 1..20), own in 1..200_usize,
+        ) {
+            let mut queue = FairQueue::new();
+            for (flow, &tokens) in others.iter().enumerate() {
+                for _ in 0..50 {
+                    queue.push(FlowId(flow as u64), tokens, false);
+                }
+            }
+            queue.push(FlowId(99), own, true);
+            let position = std::iter::from_fn(|| queue.next_batch(1, |_| true).pop()).position(|mine| mine);
+            prop_assert!(position.expect("it leaves") <= others.len());
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What the embedder counts.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::model::Packed;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabel {
+    phase: &'static str,
+}
+
+#[derive(Clone)]
+pub(super) struct Metrics(Arc<Inner>);
+
+struct Inner {
+    inputs: Counter,
+    tokens: Counter,
+    batch_tokens: Histogram,
+    batch_inputs: Histogram,
+    tokenize: Histogram,
+    queue: Histogram,
+    compute: Histogram,
+    dropped: Family<PhaseLabel, Counter>,
+    refused: Counter,
+    worker_failures: Counter,
+    warm_up_attempts: Counter,
+    warm_up_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
+    ready: Gauge,
+    fetched_bytes: Gauge,
+}
+
+impl Metrics {
+    pub fn register(registry: &mut Registry) -> Metrics {
+        let seconds = || Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
+        let inner = Inner {
+            inputs: Counter::default(),
+            tokens: Counter::default(),
+            batch_tokens: Histogram::new(exponential_buckets(4.0, 2.0, 14)),
+            batch_inputs: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
+            tokenize: seconds(),
+            queue: seconds(),
+            compute: seconds(),
+            dropped: Family::default(),
+            refused: Counter::default(),
+            worker_failures: Counter::default(),
+            warm_up_attempts: Counter::default(),
+            warm_up_seconds: Gauge::default(),
+            ready: Gauge::default(),
+            fetched_bytes: Gauge::default(),
+        };
+        inner.register(registry);
+        Metrics(Arc::new(inner))
+    }
+
+    pub fn batch(&self, packed: &Packed, took: Duration) {
+        let (inputs, tokens) = (packed.sequences(), packed.ids().len());
+        self.0.inputs.inc_by(inputs as u64);
+        self.0.tokens.inc_by(tokens as u64);
+        self.0.batch_inputs.observe(inputs as f64);
+        self.0.batch_tokens.observe(tokens as f64);
+        self.0.compute.observe(took.as_secs_f64());
+    }
+
+    pub fn tokenized(&self, took: Duration) {
+        self.0.tokenize.observe(took.as_secs_f64());
+    }
+
+    pub fn queued(&self, waited: Duration) {
+        self.0.queue.observe(waited.as_secs_f64());
+    }
+
+    pub fn dropped_before_tokenizing(&self) {
+        self.0.dropped.get_or_create(&PhaseLabel { phase: "tokenize" }).inc();
+    }
+
+    pub fn dropped_before_compute(&self) {
+        self.0.dropped.get_or_create(&PhaseLabel { phase: "compute" }).inc();
+    }
+
+    pub fn refused(&self) {
+        self.0.refused.inc();
+    }
+
+    pub fn worker_failed(&self) {
+        self.0.worker_failures.inc();
+    }
+
+    pub fn warm_up_attempt(&self) {
+        self.0.warm_up_attempts.inc();
+    }
+
+    pub fn warm(&self, took: Duration) {
+        self.0.warm_up_seconds.set(took.as_secs_f64());
+    }
+
+    pub fn ready(&self, ready: bool) {
+        self.0.ready.set(i64::from(ready));
+    }
+
+    pub fn fetched(&self, bytes: u64) {
+        self.0.fetched_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+}
+
+impl Inner {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("embedded_inputs", "Inputs that went through a forward pass", self.inputs.clone());
+        registry.register("embedded_tokens", "Tokens that went through a forward pass", self.tokens.clone());
+        registry.register("batch_tokens", "Tokens in one forward pass", self.batch_tokens.clone());
+        registry.register("batch_inputs", "Inputs in one forward pass", self.batch_inputs.clone());
+        registry.register("tokenize_seconds", "Arrival until all inputs are tokens", self.tokenize.clone());
+        registry.register("queue_seconds", "Wait of an input for a compute thread", self.queue.clone());
+        registry.register("compute_seconds", "Time of one forward pass", self.compute.clone());
+        registry.register(
+            "dropped",
+            "Inputs dropped as their caller left, by next phase",
+            self.dropped.clone(),
+        );
+        registry.register("queue_refusals", "Calls refused as the queue was full", self.refused.clone());
+        registry.register("worker_failures", "Forward passes that failed", self.worker_failures.clone());
+        registry.register("warm_up_attempts", "Attempts to load the model", self.warm_up_attempts.clone());
+        registry.register("warm_up_seconds", "Time until the model served", self.warm_up_seconds.clone());
+        registry.register("model_ready", "1 while the model serves", self.ready.clone());
+        registry.register("model_fetched_bytes", "Bytes of model files fetched", self.fetched_bytes.clone());
+    }
+}

@@ -1,0 +1,130 @@
+//! From a pooled state to the numbers that a caller asked for.
+
+use half::f16;
+
+/// What a caller wants of its vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VectorOptions {
+    /// Leading numbers to keep; at most the model's. Source: Matryoshka Representation Learning,
+    /// arXiv:2205.13147.
+    pub dimensions: usize,
+    /// Whether the vector, after the cut, is scaled to unit length.
+    pub normalize: bool,
+    pub encoding: VectorEncoding,
+}
+
+/// How the numbers are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VectorEncoding {
+    Float32Values,
+    Float32Bytes,
+    Float16Bytes,
+    Int8Bytes,
+    BinaryBytes,
+}
+
+/// One vector as the caller asked for it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Vector {
+    Values(Vec<f32>),
+    /// Little-endian.
+    Bytes(Vec<u8>),
+    /// Signed bytes; each times `scale` gives the number back to within half a scale.
+    Int8 {
+        bytes: Vec<u8>,
+        scale: f32,
+    },
+}
+
+impl Vector {
+    /// Cuts, scales and writes `state`, which is `[model dimensions]`.
+    pub fn new(state: &[f32], options: VectorOptions) -> Vector {
+        let mut values = state[..options.dimensions].to_vec();
+        if options.normalize {
+            scale_to_unit_length(&mut values);
+        }
+        match options.encoding {
+            VectorEncoding::Float32Values => Vector::Values(values),
+            VectorEncoding::Float32Bytes => {
+                Vector::Bytes(values.iter().flat_map(|x| x.to_le_bytes()).collect())
+            }
+            VectorEncoding::Float16Bytes => {
+                Vector::Bytes(values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect())
+            }
+            VectorEncoding::Int8Bytes => int8(&values),
+            VectorEncoding::BinaryBytes => Vector::Bytes(values.chunks(8).map(sign_bits).collect()),
+        }
+    }
+}
+
+fn scale_to_unit_length(values: &mut [f32]) {
+    let length = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    // A zero vector has no direction; it stays as it is, as in PyTorch.
+    let factor = 1.0 / length.max(1e-12);
+    for x in values {
+        *x = (f64::from(*x) * factor) as f32;
+    }
+}
+
+/// Symmetric: the largest magnitude becomes 127.
+fn int8(values: &[f32]) -> Vector {
+    let largest = values.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+    let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
+    let bytes = values.iter().map(|x| (x / scale).round() as i8 as u8).collect();
+    Vector::Int8 { bytes, scale }
+}
+
+/// Up to 8 numbers; the first stands in the highest bit.
+fn sign_bits(values: &[f32]) -> u8 {
+    values.iter().enumerate().fold(0, |byte, (i, &x)| byte | (u8::from(x > 0.0) << (7 - i)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATE: [f32; 9] = [3.0, -4.0, 0.0, 1.0, -1.0, 2.0, 0.5, -0.25, 8.0];
+
+    fn vector(dimensions: usize, normalize: bool, encoding: VectorEncoding) -> Vector {
+        Vector::new(&STATE, VectorOptions { dimensions, normalize, encoding })
+    }
+
+    #[test]
+    fn the_cut_comes_before_the_scaling() {
+        assert_eq!(vector(2, true, VectorEncoding::Float32Values), Vector::Values(vec![0.6, -0.8]));
+    }
+
+    #[test]
+    fn a_vector_of_zeros_stays_finite() {
+        let options =
+            VectorOptions { dimensions: 3, normalize: true, encoding: VectorEncoding::Float32Values };
+        assert_eq!(Vector::new(&[0.0; 3], options), Vector::Values(vec![0.0; 3]));
+        let int8 = Vector::new(&[0.0; 3], VectorOptions { encoding: VectorEncoding::Int8Bytes, ..options });
+        assert_eq!(int8, Vector::Int8 { bytes: vec![0; 3], scale: 1.0 });
+    }
+
+    #[test]
+    fn bytes_are_little_endian() {
+        let bytes: Vec<u8> = STATE.iter().flat_map(|x| x.to_le_bytes()).collect();
+        assert_eq!(vector(9, false, VectorEncoding::Float32Bytes), Vector::Bytes(bytes));
+        assert_eq!(vector(1, false, VectorEncoding::Float16Bytes), Vector::Bytes(vec![0x00, 0x42]));
+    }
+
+    #[test]
+    fn int8_gives_each_number_back_to_within_half_a_scale() {
+        let Vector::Int8 { bytes, scale } = vector(9, false, VectorEncoding::Int8Bytes) else {
+            panic!("another encoding")
+        };
+        for (byte, x) in bytes.iter().zip(STATE) {
+            assert!((f32::from(*byte as i8) * scale - x).abs() <= scale / 2.0 + 1e-6);
+        }
+    }
+
+    #[test]
+    fn the_first_sign_stands_in_the_highest_bit() {
+        assert_eq!(
+            vector(9, false, VectorEncoding::BinaryBytes),
+            Vector::Bytes(vec![0b1001_0110, 0b1000_0000])
+        );
+    }
+}

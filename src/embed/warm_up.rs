@@ -1,0 +1,192 @@
+//! From nothing to a model that serves, on a thread of its own, again and again until it works.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Engine, Settings,
+    metrics::Metrics,
+    status::{Phase, StatusHandle},
+    worker::panic_message,
+};
+use crate::model::{
+    Model, ModelError, Packed, Truncation,
+    source::{self, ModelFiles, Progress, SourceError},
+};
+
+pub(super) struct Context {
+    pub settings: Settings,
+    pub status: StatusHandle,
+    pub metrics: Metrics,
+    pub cancel: CancellationToken,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum WarmUpError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error("the threads could not be started: {0}")]
+    Threads(#[from] io::Error),
+    #[error("the first forward pass failed: {0}")]
+    Forward(String),
+    #[error("a defect: {0}")]
+    Panic(String),
+}
+
+impl WarmUpError {
+    /// Whether only a change by the operator can help.
+    fn is_permanent(&self) -> bool {
+        match self {
+            WarmUpError::Source(error) => error.is_permanent(),
+            WarmUpError::Model(_) | WarmUpError::Forward(_) | WarmUpError::Panic(_) => true,
+            WarmUpError::Threads(_) => false,
+        }
+    }
+}
+
+/// Calls `ready` once, when the model has computed its first vectors.
+pub(super) fn spawn(
+    context: Context,
+    ready: impl FnOnce(Engine) + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("assay-warm-up".into()).spawn(move || {
+        if let Some(engine) = context.until_ready() {
+            let model = engine.model().clone();
+            ready(engine);
+            context.announce(&model);
+        }
+    })
+}
+
+impl Context {
+    /// None if it was cancelled.
+    fn until_ready(&self) -> Option<Engine> {
+        let mut pause = Duration::from_secs(1);
+        for attempt in 1_u32.. {
+            self.metrics.warm_up_attempt();
+            self.status.update(|status| {
+                status.attempt = attempt;
+                status.fetched_bytes = 0;
+                status.retry_at = None;
+            });
+            let result = catch_unwind(AssertUnwindSafe(|| self.attempt()))
+                .unwrap_or_else(|panic| Err(WarmUpError::Panic(panic_message(&*panic).to_owned())));
+            match result {
+                Ok(engine) => return Some(engine),
+                Err(_) if self.cancel.is_cancelled() => return None,
+                Err(error) => self.failed(&error, attempt, pause.min(self.settings.retry_pause)),
+            }
+            if self.cancelled_within(pause.min(self.settings.retry_pause)) {
+                return None;
+            }
+            pause *= 2;
+        }
+        None
+    }
+
+    fn attempt(&self) -> Result<Engine, WarmUpError> {
+        self.status.enter(Phase::Fetching, format!("looking for the model {}", self.settings.source.model));
+        let files =
+            source::locate(&self.settings.source, &self.cancel, &|progress| self.fetching(&progress))?;
+        let model = Arc::new(self.load(&files)?);
+        self.status.enter(Phase::Warming, "running the first forward passes");
+        warm(&model)?;
+        Ok(Engine::start(&self.settings, model, &self.status, &self.metrics)?)
+    }
+
+    fn fetching(&self, progress: &Progress) {
+        self.status.update(|status| {
+            status.detail = progress.to_string();
+            if let Some((fetched, total)) = progress.bytes() {
+                status.fetched_bytes = fetched;
+                status.total_bytes = total;
+                self.metrics.fetched(fetched);
+            }
+        });
+    }
+
+    fn load(&self, files: &ModelFiles) -> Result<Model, WarmUpError> {
+        let directory = files.dir.display();
+        self.status.enter(Phase::Loading, format!("reading {directory}"));
+        let progress = |read: u64, total: u64| {
+            self.status
+                .update(|status| status.detail = format!("reading {directory}: {read} of {total} bytes"));
+        };
+        Ok(Model::load(files, &self.settings.model, &progress)?)
+    }
+
+    fn failed(&self, error: &WarmUpError, attempt: u32, pause: Duration) {
+        if error.is_permanent() {
+            tracing::error!(%error, attempt, ?pause, "the model cannot be served until this is changed; trying again");
+        } else {
+            tracing::warn!(%error, attempt, ?pause, "the model is not ready; trying again");
+        }
+        self.status.update(|status| {
+            status.phase = Phase::Retrying;
+            status.detail = format!("attempt {attempt} failed: {error}");
+            status.last_error = Some(error.to_string());
+            status.retry_at = Some(Instant::now() + pause);
+        });
+    }
+
+    fn announce(&self, model: &crate::model::ModelInfo) {
+        self.metrics.ready(true);
+        self.status.update(|status| {
+            let took = status.started.elapsed();
+            self.metrics.warm(took);
+            tracing::info!(
+                model = model.id,
+                revision = model.revision.as_deref().unwrap_or_default(),
+                sha256 = model.sha256,
+                dimensions = model.dimensions,
+                max_tokens = model.max_tokens,
+                pooling = ?model.pooling,
+                ?took,
+                "serving"
+            );
+            // A compute thread may have failed already; its recovery sets the phase then.
+            if status.failed_workers() == 0 {
+                status.phase = Phase::Ready;
+                status.detail = "serving".into();
+            }
+            status.took = Some(took);
+            status.retry_at = None;
+        });
+    }
+
+    fn cancelled_within(&self, pause: Duration) -> bool {
+        let end = Instant::now() + pause;
+        while !self.cancel.is_cancelled() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            std::thread::park_timeout(left.min(Duration::from_millis(50)));
+        }
+        true
+    }
+}
+
+/// A short and a full-length pass, so that the first caller pays for neither memory nor lazy set-up.
+fn warm(model: &Model) -> Result<(), WarmUpError> {
+    let ids = model.tokenizer.encode("", "warm-up", Truncation::End);
+    let ids = ids.map_err(|error| WarmUpError::Forward(error.to_string()))?.ids;
+    for repeats in [1, (model.info.max_tokens / ids.len()).max(1)] {
+        let mut batch = Packed::new();
+        batch.push(&ids.repeat(repeats));
+        let states = model.encode(&batch)?;
+        if !states.iter().all(|x| x.is_finite()) {
+            return Err(WarmUpError::Forward("its numbers are not finite".into()));
+        }
+    }
+    Ok(())
+}

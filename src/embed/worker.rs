@@ -1,0 +1,240 @@
+//! Compute threads: batches from the queue, forward passes, answers. A panic costs its own input alone.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    batch::FlowId,
+    gather::{Caller, Gather},
+    metrics::Metrics,
+    queue::SharedQueue,
+    status::StatusHandle,
+    vector::{Vector, VectorOptions},
+};
+use crate::model::Packed;
+
+/// One forward pass: packed tokens in, `[sequences * dimensions]` pooled numbers out, or why not.
+pub(super) type Forward = dyn Fn(&Packed) -> Result<Vec<f32>, String> + Send + Sync;
+
+/// One input on its way to a vector.
+pub(super) struct Job {
+    pub ids: Vec<u32>,
+    pub options: VectorOptions,
+    pub index: usize,
+    pub answers: Arc<Gather<Result<Computed, Defect>>>,
+    pub caller: Arc<Caller>,
+    pub queued: Instant,
+    /// Held until the job is answered or dropped, so abandoned work counts as long as it waits.
+    pub permit: OwnedSemaphorePermit,
+}
+
+pub(super) struct Computed {
+    pub vector: Vector,
+    pub queue: Duration,
+    pub compute: Duration,
+}
+
+/// The forward pass of this input failed, alone too. The cause is in the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Defect;
+
+pub(super) struct ComputeThreads {
+    queue: Arc<SharedQueue<Job>>,
+    /// Closing it ends pauses between probes.
+    stopping: Mutex<Option<mpsc::Sender<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+pub(super) struct Settings {
+    pub threads: usize,
+    /// The most tokens of one forward pass.
+    pub batch_tokens: usize,
+    /// Ids of a short text that every healthy worker can compute.
+    pub probe: Vec<u32>,
+}
+
+struct Worker {
+    queue: Arc<SharedQueue<Job>>,
+    forward: Arc<Forward>,
+    batch_tokens: usize,
+    probe: Packed,
+    status: StatusHandle,
+    metrics: Metrics,
+    stopping: Arc<Mutex<mpsc::Receiver<()>>>,
+}
+
+impl ComputeThreads {
+    pub fn start(
+        settings: &Settings,
+        forward: Arc<Forward>,
+        status: &StatusHandle,
+        metrics: &Metrics,
+    ) -> io::Result<ComputeThreads> {
+        let queue = Arc::new(SharedQueue::new());
+        let (stop, stopping) = mpsc::channel();
+        let stopping = Arc::new(Mutex::new(stopping));
+        let mut probe = Packed::new();
+        probe.push(&settings.probe);
+        let threads = (0..settings.threads).map(|index| {
+            let worker = Worker {
+                queue: Arc::clone(&queue),
+                forward: Arc::clone(&forward),
+                batch_tokens: settings.batch_tokens,
+                probe: probe.clone(),
+                status: status.clone(),
+                metrics: metrics.clone(),
+                stopping: Arc::clone(&stopping),
+            };
+            std::thread::Builder::new().name(format!("assay-compute-{index}")).spawn(move || worker.run())
+        });
+        let threads = Mutex::new(threads.collect::<io::Result<_>>()?);
+        Ok(ComputeThreads { queue, stopping: Mutex::new(Some(stop)), threads })
+    }
+
+    pub fn push(&self, flow: FlowId, jobs: Vec<Job>) {
+        self.queue.push(flow, jobs.into_iter().map(|job| (job.ids.len(), job)));
+    }
+
+    /// Inputs and tokens that wait.
+    pub fn depth(&self) -> (usize, usize) {
+        self.queue.depth()
+    }
+
+    /// Ends the threads when what is queued is done, and waits for them.
+    pub fn stop(&self) {
+        self.queue.close();
+        drop(self.stopping.lock().unwrap_or_else(PoisonError::into_inner).take());
+        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // A panic was logged where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Worker {
+    fn run(&self) {
+        lower_priority();
+        // Libraries that spread work over a pool find one of a single thread: this one.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
+        if let Err(error) = &pool {
+            tracing::warn!(%error, "a compute thread shares a pool with others");
+        }
+        while let Some(batch) = self.queue.next_batch(self.batch_tokens, |job| self.is_wanted(job)) {
+            self.compute(batch);
+        }
+    }
+
+    fn is_wanted(&self, job: &Job) -> bool {
+        let waiting = job.caller.is_waiting();
+        if !waiting {
+            self.metrics.dropped_before_compute();
+        }
+        waiting
+    }
+
+    fn compute(&self, batch: Vec<Job>) {
+        let started = Instant::now();
+        let packed = pack(&batch);
+        match self.pass(&packed) {
+            Ok(states) => {
+                let compute = started.elapsed();
+                self.metrics.batch(&packed, compute);
+                let dimensions = states.len() / packed.sequences();
+                for (job, state) in batch.into_iter().zip(states.chunks_exact(dimensions)) {
+                    job.answer(state, started, compute);
+                }
+            }
+            Err(reason) => self.quarantine(batch, &reason),
+        }
+    }
+
+    /// Runs each input of a failed batch alone, so that only the culprit pays, then waits until a probe passes.
+    fn quarantine(&self, batch: Vec<Job>, reason: &str) {
+        tracing::error!(
+            reason,
+            inputs = batch.len(),
+            "a forward pass failed; its inputs are tried one by one"
+        );
+        self.metrics.worker_failed();
+        self.status.worker_failed(reason);
+        for job in batch {
+            let started = Instant::now();
+            match self.pass(&pack(std::slice::from_ref(&job))) {
+                Ok(state) => job.answer(&state, started, started.elapsed()),
+                Err(reason) => {
+                    tracing::error!(reason, tokens = job.ids.len(), "an input cannot be computed");
+                    job.answers.put(job.index, Err(Defect));
+                }
+            }
+        }
+        self.await_recovery();
+        self.status.worker_recovered();
+    }
+
+    fn await_recovery(&self) {
+        let mut pause = Duration::from_millis(100);
+        while let Err(reason) = self.pass(&self.probe) {
+            tracing::error!(
+                reason,
+                ?pause,
+                "a compute thread's probe failed; it is tried again after the pause"
+            );
+            if self.stopped_within(pause) {
+                return;
+            }
+            pause = (pause * 2).min(Duration::from_secs(10));
+        }
+    }
+
+    fn stopped_within(&self, pause: Duration) -> bool {
+        let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        stopping.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Disconnected)
+    }
+
+    fn pass(&self, packed: &Packed) -> Result<Vec<f32>, String> {
+        let states = catch_unwind(AssertUnwindSafe(|| (self.forward)(packed)))
+            .unwrap_or_else(|panic| Err(format!("panic: {}", panic_message(&*panic))))?;
+        if states.iter().all(|x| x.is_finite()) {
+            Ok(states)
+        } else {
+            Err("a vector has numbers that are not finite".into())
+        }
+    }
+}
+
+impl Job {
+    fn answer(self, state: &[f32], started: Instant, compute: Duration) {
+        let queue = started.saturating_duration_since(self.queued);
+        let vector = Vector::new(state, self.options);
+        let Job { permit, answers, index, .. } = self;
+        // The room is free before the caller can know that it is.
+        drop(permit);
+        answers.put(index, Ok(Computed { vector, queue, compute }));
+    }
+}
+
+fn pack(batch: &[Job]) -> Packed {
+    let mut packed = Packed::new();
+    batch.iter().for_each(|job| packed.push(&job.ids));
+    packed
+}
+
+pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+/// The reactor must win a core at once, however much there is to compute.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10) {
+        tracing::warn!(%error, "a compute thread runs at the reactor's priority");
+    }
+}
