@@ -3,7 +3,7 @@
 
 use std::{env, error::Error, fs, path::PathBuf, process::Command};
 
-use prost::Message;
+use protox::prost::Message;
 
 const PROTOS: [&str; 2] = ["assay/v1/embedding.proto", "assay/v1/server.proto"];
 
