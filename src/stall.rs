@@ -25,7 +25,7 @@ use tokio::task::AbortHandle;
 use tracing::warn;
 
 use lag::{LagSummary, Schedule};
-use sampler::Sampler;
+use sampler::{Sampler, Watched};
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -33,7 +33,8 @@ pub struct Settings {
     pub tick: Duration,
     /// Time between two looks at the workers. At least 1 ms.
     pub sample: Duration,
-    /// A worker that is busy this long without coming back to its scheduler is frozen.
+    /// A worker that is busy this long without publishing its metrics is frozen: one call blocks it, or tasks do that
+    /// take over 4 ms each (tokio publishes after 61 of them; 61 times 4 ms are 250 ms).
     pub stall_after: Duration,
     /// A runtime that gives no sign of life this long is dead.
     pub dead_after: Duration,
@@ -73,8 +74,9 @@ impl Watchdog {
         let shared = Arc::new(Shared::register(reactor.metrics().num_workers(), registry));
         let heartbeat = reactor.spawn(beat(settings.tick, shared.clone())).abort_handle();
         let (stop, stopped) = mpsc::channel();
-        let sampler = Sampler::new(settings, reactor, heartbeat.clone(), shared.clone());
-        let thread = spawn_thread(move || sampler.run(&stopped));
+        let watched =
+            Watched { reactor: reactor.clone(), heartbeat: heartbeat.clone(), shared: shared.clone() };
+        let thread = spawn_thread(move || Sampler::new(settings, watched).run(&stopped));
         Self { reader: Reader { shared }, heartbeat, stop: Some(stop), thread }
     }
 

@@ -16,6 +16,13 @@ use super::{Settings, Shared};
 /// At most one warning in this time, whatever the number of freezes.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
+/// The runtime under watch, and what its watchers share.
+pub(super) struct Watched {
+    pub(super) reactor: Handle,
+    pub(super) heartbeat: AbortHandle,
+    pub(super) shared: Arc<Shared>,
+}
+
 pub(super) struct Sampler {
     settings: Settings,
     reactor: Handle,
@@ -24,6 +31,7 @@ pub(super) struct Sampler {
     shared: Arc<Shared>,
     workers: Vec<Worker>,
     silence: Silence,
+    /// Invariant: at most one is under way, so a dead runtime gathers none.
     probe: Option<JoinHandle<()>>,
     throttle_meter: ThrottleMeter,
     warnings: RateLimit,
@@ -37,12 +45,8 @@ struct Worker {
 }
 
 impl Sampler {
-    pub(super) fn new(
-        settings: Settings,
-        reactor: &Handle,
-        heartbeat: AbortHandle,
-        shared: Arc<Shared>,
-    ) -> Self {
+    /// Reads files: to be called on the sampler's own thread.
+    pub(super) fn new(settings: Settings, Watched { reactor, heartbeat, shared }: Watched) -> Self {
         let metrics = reactor.metrics();
         let worker = |index| Worker {
             freeze: Freeze::new(published(&metrics, index)),
@@ -52,7 +56,7 @@ impl Sampler {
         Self {
             workers: (0..metrics.num_workers()).map(worker).collect(),
             settings,
-            reactor: reactor.clone(),
+            reactor,
             metrics,
             heartbeat,
             shared,

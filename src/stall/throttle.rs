@@ -1,5 +1,10 @@
 //! How much the kernel has throttled this process's cgroup for its CPU quota.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "files are read on the watchdog's thread, never on the reactor"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -265,10 +266,11 @@ fn one_blocked_worker_of_two_leaves_the_runtime_alive() {
     assert_eq!(reader.reading().frozen_workers, 1);
 }
 
-/// Prints the CPU that an idle runtime costs with and without the watchdog: `cargo test --test it watchdog_cost --
+/// Prints the CPU that an idle runtime costs with and without the watchdog, and, as the machine's own price of waking up,
+/// what two threads cost that wake as often and do nothing: `cargo test --test it watchdog_cost --
 /// --ignored --nocapture`, alone, as it counts every thread of the process.
 #[test]
-#[ignore = "a measurement of 20 s"]
+#[ignore = "a measurement of 30 s"]
 fn watchdog_cost() {
     let reactor = Reactor::with_workers(2);
     let mut report = String::new();
@@ -281,7 +283,20 @@ fn watchdog_cost() {
     measure("without");
     let watchdog = reactor.watch(Settings::default());
     measure("with");
-    println!("{report}{:?}", watchdog.reader().reading());
+    let reading = watchdog.reader().reading();
+    watchdog.stop();
+    let settings = Settings::default();
+    let wakers = [settings.tick, settings.sample].map(wake_every);
+    measure("bare wake-ups");
+    drop(wakers);
+    println!("{report}{reading:?}");
+}
+
+/// A thread that wakes and does nothing until the result is dropped.
+fn wake_every(interval: Duration) -> mpsc::Sender<()> {
+    let (stop, stopped) = mpsc::channel();
+    thread::spawn(move || while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {});
+    stop
 }
 
 /// CPU time of all threads alive, but the calling one.
