@@ -53,10 +53,6 @@ impl Freeze {
         Self { last: first, silent: Duration::ZERO, frozen: false }
     }
 
-    pub(super) fn is_frozen(&self) -> bool {
-        self.frozen
-    }
-
     /// Judges the sample `now`, taken `observed` after the last one.
     pub(super) fn step(&mut self, now: Published, observed: Duration, stall_after: Duration) -> Verdict {
         if now != self.last || now.is_parked() {

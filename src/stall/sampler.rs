@@ -91,8 +91,6 @@ impl Sampler {
         for index in 0..self.workers.len() {
             self.check_worker(index, now, observed);
         }
-        let frozen = self.workers.iter().filter(|worker| worker.freeze.is_frozen()).count();
-        self.shared.frozen_workers.set(frozen as i64);
     }
 
     fn check_worker(&mut self, index: usize, now: Instant, observed: Duration) {
@@ -103,13 +101,15 @@ impl Sampler {
             Verdict::Suspect => worker.throttling_before = self.throttle_meter.read(),
             Verdict::Froze(silent) => {
                 self.shared.stalls.inc();
+                self.shared.frozen_workers.inc();
                 self.report_freeze(index, now, silent);
             }
-            Verdict::Thawed(silent) if worker.warned => {
-                worker.warned = false;
-                info!(worker = index, frozen_ms = millis(silent), "reactor worker runs again");
+            Verdict::Thawed(silent) => {
+                self.shared.frozen_workers.dec();
+                if std::mem::take(&mut worker.warned) {
+                    info!(worker = index, frozen_ms = millis(silent), "reactor worker runs again");
+                }
             }
-            Verdict::Thawed(_) => {}
         }
     }
 

@@ -158,7 +158,10 @@ fn check_busy_is_not_frozen(reactor: &Reactor) {
     let watchdog = reactor.watch(Settings::default());
     let reader = watchdog.reader();
     let metrics = reactor.handle.metrics();
-    let busy = || (0..metrics.num_workers()).map(|worker| metrics.worker_total_busy_duration(worker)).min();
+    let busy = || {
+        let by_worker = (0..metrics.num_workers()).map(|worker| metrics.worker_total_busy_duration(worker));
+        by_worker.min().expect("a runtime has a worker")
+    };
     let parks = || (0..metrics.num_workers()).map(|worker| metrics.worker_park_count(worker)).sum::<u64>();
 
     let done = Arc::new(AtomicBool::new(false));
@@ -172,12 +175,10 @@ fn check_busy_is_not_frozen(reactor: &Reactor) {
             }
         });
     }
-    let (busy_before, parks_before, ticks_before) = (busy(), parks(), reader.reading().lag_ticks);
-    eventually("2 s of heartbeats", || reader.reading().lag_ticks >= ticks_before + 200);
-    let busy = busy().expect("a runtime has a worker") - busy_before.expect("a runtime has a worker");
-    println!("least busy worker: {busy:?}, parks: {}, {:?}", parks() - parks_before, reader.reading());
+    let (busy_before, parks_before) = (busy(), parks());
+    eventually("2 s of work on each", || busy() >= busy_before + Duration::from_secs(2));
+    println!("parks: {}, {:?}", parks() - parks_before, reader.reading());
     done.store(true, Relaxed);
-    assert!(busy > Duration::from_secs(1), "the workers were not busy: {busy:?}");
     assert_eq!(reader.reading().stalls, 0);
 }
 
