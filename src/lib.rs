@@ -1,9 +1,27 @@
-//! Assay
+//! Assay: a sidecar that turns text into vectors behind gRPC, and never blocks its callers doing so.
+//!
+//! In reading order: [`config`] reads flags, environment and file into each module's `Settings`; [`app`] builds
+//! the parts and owns their start and drain order; `rpc` is the protocol's edge; [`embed`] queues, batches and
+//! computes on threads of its own; [`model`] is a loaded model; [`stall`] watches the reactor; `admin` serves
+//! probes and metrics from a thread of its own. docs/ARCHITECTURE.md has the picture.
+
+mod admin;
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod deadline;
 pub mod embed;
 pub mod model;
+pub mod rpc;
+pub mod secret;
+pub mod stall;
+pub mod telemetry;
 
 /// The messages and services of `assay.v1`, generated from proto/.
 pub mod proto {
+    #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
     tonic::include_proto!("assay.v1");
+
+    /// Descriptors of all of it, comments included.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/assay.v1.bin"));
 }

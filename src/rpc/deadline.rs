@@ -1,0 +1,59 @@
+//! grpc-timeout to a deadline that covers all that a call does.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use crate::deadline::Deadline;
+
+/// tonic enforces the same header on its own, and would answer CANCELLED; ours must come first.
+const MARGIN: Duration = Duration::from_millis(2);
+
+/// The caller's own deadline, if it named one that can be read.
+pub(super) fn of(headers: &HeaderMap) -> Option<Deadline> {
+    let timeout = parse(headers.get("grpc-timeout")?.to_str().ok()?)?;
+    Some(Deadline::after(timeout.saturating_sub(MARGIN.min(timeout / 2))))
+}
+
+/// At most 8 digits and a unit. Source: gRPC over HTTP/2, *Timeout*.
+fn parse(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_in_every_unit_and_nothing_else_is() {
+        for (text, expected) in [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("3S", Some(Duration::from_secs(3))),
+            ("99999999m", Some(Duration::from_millis(99_999_999))),
+            ("5u", Some(Duration::from_micros(5))),
+            ("6n", Some(Duration::from_nanos(6))),
+            ("123456789S", None),
+            ("S", None),
+            ("", None),
+            ("-1S", None),
+            ("1s", None),
+            ("1é", None),
+        ] {
+            assert_eq!(parse(text), expected, "{text:?}");
+        }
+    }
+}

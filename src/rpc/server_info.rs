@@ -1,0 +1,131 @@
+//! ServerService: what the server is and how it fares.
+
+use std::time::SystemTime;
+
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Limits,
+    convert::{duration, saturating},
+};
+use crate::{
+    embed::{self, Embedder, Phase},
+    model::{ModelInfo, Pooling},
+    proto::{self, server_service_server::ServerService, warm_up::State},
+    stall,
+};
+
+/// How the server computes; what does not change while it runs.
+#[derive(Clone, Debug)]
+pub struct Compute {
+    pub threads: usize,
+    pub text_threads: usize,
+    pub batch_tokens: usize,
+}
+
+pub(super) struct ServerInfo {
+    pub embedder: Embedder,
+    pub reactor: stall::Reader,
+    pub draining: CancellationToken,
+    pub limits: Limits,
+    pub compute: Compute,
+    pub started: SystemTime,
+}
+
+#[tonic::async_trait]
+impl ServerService for ServerInfo {
+    async fn get_server_info(
+        &self,
+        _: Request<proto::GetServerInfoRequest>,
+    ) -> Result<Response<proto::GetServerInfoResponse>, Status> {
+        let warm_up = warm_up(&self.embedder.status().borrow(), self.draining.is_cancelled());
+        Ok(Response::new(proto::GetServerInfoResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            git_revision: env!("ASSAY_GIT_REVISION").into(),
+            warm_up: Some(warm_up),
+            model: self.embedder.model().map(model),
+            limits: Some(limits(&self.limits)),
+            compute: Some(compute(&self.compute)),
+            reactor: Some(reactor(&self.reactor)),
+            judge_configured: false,
+            start_time: Some(self.started.into()),
+        }))
+    }
+}
+
+fn warm_up(status: &embed::Status, draining: bool) -> proto::WarmUp {
+    let state = match status.phase {
+        _ if draining => State::Draining,
+        Phase::Fetching => State::Fetching,
+        Phase::Loading => State::Loading,
+        Phase::Warming => State::Warming,
+        Phase::Ready => State::Ready,
+        Phase::Retrying => State::Retrying,
+        Phase::Unhealthy => State::Unhealthy,
+    };
+    let now = std::time::Instant::now();
+    proto::WarmUp {
+        state: state as i32,
+        detail: status.detail.clone(),
+        attempt: status.attempt,
+        last_error: status.last_error.clone().unwrap_or_default(),
+        fetched_bytes: status.fetched_bytes,
+        total_bytes: status.total_bytes,
+        elapsed: duration(status.took.unwrap_or_else(|| status.started.elapsed())),
+        retry_in: status.retry_at.and_then(|at| duration(at.saturating_duration_since(now))),
+    }
+}
+
+fn model(model: &ModelInfo) -> proto::ModelInfo {
+    let pooling = match model.pooling {
+        Pooling::Cls => proto::Pooling::Cls,
+        Pooling::Mean => proto::Pooling::Mean,
+        Pooling::LastToken => proto::Pooling::LastToken,
+    };
+    proto::ModelInfo {
+        id: model.id.clone(),
+        revision: model.revision.clone().unwrap_or_default(),
+        sha256: model.sha256.clone(),
+        architecture: model.architecture.clone(),
+        dimensions: saturating(model.dimensions),
+        max_tokens: saturating(model.max_tokens),
+        pooling: pooling as i32,
+        normalizes: model.normalizes,
+        prompts: model.prompts.clone().into_iter().collect(),
+        default_prompt_name: model.default_prompt_name.clone().unwrap_or_default(),
+        parameters: model.parameters,
+    }
+}
+
+fn limits(limits: &Limits) -> proto::Limits {
+    proto::Limits {
+        inputs: saturating(limits.inputs),
+        input_bytes: saturating(limits.input_bytes),
+        message_bytes: saturating(limits.message_bytes),
+        queue_tokens: saturating(limits.queue_tokens),
+        stream_inputs: saturating(limits.stream_inputs),
+        connection_streams: limits.connection_streams,
+        default_deadline: duration(limits.default_deadline),
+    }
+}
+
+fn compute(compute: &Compute) -> proto::Compute {
+    proto::Compute {
+        threads: saturating(compute.threads),
+        tokenizer_threads: saturating(compute.text_threads),
+        precision: "f32".into(),
+        kernel: "candle".into(),
+        batch_tokens: saturating(compute.batch_tokens),
+    }
+}
+
+fn reactor(reactor: &stall::Reader) -> proto::Reactor {
+    let reading = reactor.reading();
+    proto::Reactor {
+        workers: saturating(reading.workers),
+        lag_p99: duration(reading.lag_p99),
+        lag_max: duration(reading.lag_max),
+        stalls: reading.stalls,
+    }
+}

@@ -1,0 +1,158 @@
+//! The one table: what went wrong, to code, public message and google.rpc details.
+
+use std::{collections::HashMap, time::Duration};
+
+use bytes::Bytes;
+use prost::Message;
+use tonic::{Code, Status, metadata::MetadataMap};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt, pb};
+
+use crate::embed::EmbedError;
+
+const DOMAIN: &str = "assay.v1";
+/// Says when to retry, in milliseconds, or, below 0, not to. Source: gRPC proposal A6.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// A mistake in one field of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Violation {
+    /// Path of the field, such as `inputs[3]`.
+    pub field: String,
+    /// What is wrong with it, with value and limit, but never the caller's text.
+    pub description: String,
+}
+
+/// All mistakes of a request at once.
+pub(super) fn invalid(violations: Vec<Violation>) -> Status {
+    let message = match &violations[..] {
+        [only] => format!("{}: {}", only.field, only.description),
+        [first, rest @ ..] => format!("{}: {} (and {} more)", first.field, first.description, rest.len()),
+        [] => "the request is not valid".into(),
+    };
+    let mut details = error_info("INVALID_REQUEST");
+    let violations = violations.into_iter().map(|v| FieldViolation::new(v.field, v.description));
+    details.set_bad_request(violations.collect::<Vec<_>>());
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+/// `field` gives the path of the input with an index.
+pub(super) fn of_embed(error: EmbedError, field: impl Fn(usize) -> String) -> Status {
+    let message = error.to_string();
+    match error {
+        EmbedError::NotReady { retry_in, .. } => come_again(Code::Unavailable, "NOT_READY", message, retry_in),
+        EmbedError::QueueFull { retry_in, .. } => {
+            come_again(Code::ResourceExhausted, "QUEUE_FULL", message, retry_in)
+        }
+        EmbedError::Stopping => {
+            come_again(Code::Unavailable, "STOPPING", message, Duration::from_millis(500))
+        }
+        EmbedError::TooLarge { .. } => {
+            let description = message;
+            invalid(vec![Violation { field: "inputs".into(), description }])
+        }
+        EmbedError::TooLong(inputs) => {
+            let violation = |input: crate::embed::TooLong| Violation {
+                field: field(input.index),
+                description: format!(
+                    "{} tokens, the model takes {}; set truncation or send less text",
+                    input.tokens, input.limit
+                ),
+            };
+            invalid(inputs.into_iter().map(violation).collect())
+        }
+        EmbedError::DeadlineExceeded => deadline_exceeded(),
+        EmbedError::Defect => internal(),
+    }
+}
+
+pub(super) fn deadline_exceeded() -> Status {
+    with_reason(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed")
+}
+
+/// A bug of ours: its cause is in the log, not in the answer.
+pub(super) fn internal() -> Status {
+    with_reason(Code::Internal, "DEFECT", "a defect of the server; its log has the cause")
+}
+
+/// A stream is ended because the server is.
+pub(super) fn draining() -> Status {
+    let message = "the server is shutting down; open the stream again elsewhere".to_owned();
+    come_again(Code::Unavailable, "DRAINING", message, Duration::from_millis(100))
+}
+
+/// tonic answers OUT_OF_RANGE for a message above the limit, which says nothing to the caller.
+pub(super) fn message_too_large(tonic: &Status) -> Status {
+    invalid(vec![Violation { field: "message".into(), description: tonic.message().to_owned() }])
+}
+
+/// The form in which a stream carries the failure of one of its items.
+pub(super) fn to_item(status: &Status) -> pb::Status {
+    // Details of our own making always decode; without them, code and message are still right.
+    pb::Status::decode(Bytes::copy_from_slice(status.details())).unwrap_or_else(|_| pb::Status {
+        code: status.code() as i32,
+        message: status.message().to_owned(),
+        details: Vec::new(),
+    })
+}
+
+fn with_reason(code: Code, reason: &str, message: &str) -> Status {
+    Status::with_error_details(code, message, error_info(reason))
+}
+
+fn come_again(code: Code, reason: &str, message: String, after: Duration) -> Status {
+    let mut details = error_info(reason);
+    details.set_retry_info(Some(after));
+    let mut metadata = MetadataMap::new();
+    let millis = after.as_millis().to_string();
+    metadata.insert(PUSHBACK, millis.parse().expect("digits are valid metadata"));
+    Status::with_error_details_and_metadata(code, message, details, metadata)
+}
+
+fn error_info(reason: &str) -> ErrorDetails {
+    ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embed::TooLong;
+
+    fn check(error: EmbedError, code: Code, reason: &str, retries: bool) {
+        let status = of_embed(error, |index| format!("inputs[{index}]"));
+        let details = status.get_error_details();
+        let info = details.error_info().expect("every answer names its reason");
+        assert_eq!((status.code(), info.reason.as_str(), info.domain.as_str()), (code, reason, DOMAIN));
+        assert_eq!(details.retry_info().is_some(), retries);
+        assert_eq!(status.metadata().contains_key(PUSHBACK), retries);
+    }
+
+    #[test]
+    fn each_failure_has_its_code_reason_and_retry() {
+        let retry_in = Duration::from_millis(1500);
+        check(EmbedError::NotReady { detail: "x".into(), retry_in }, Code::Unavailable, "NOT_READY", true);
+        let full = EmbedError::QueueFull { tokens: 1, capacity: 2, retry_in };
+        check(full, Code::ResourceExhausted, "QUEUE_FULL", true);
+        let large = EmbedError::TooLarge { tokens: 9, capacity: 2 };
+        check(large, Code::InvalidArgument, "INVALID_REQUEST", false);
+        check(EmbedError::DeadlineExceeded, Code::DeadlineExceeded, "DEADLINE_EXCEEDED", false);
+        check(EmbedError::Stopping, Code::Unavailable, "STOPPING", true);
+        check(EmbedError::Defect, Code::Internal, "DEFECT", false);
+    }
+
+    #[test]
+    fn every_input_that_is_too_long_is_named_with_its_tokens_and_the_limit() {
+        let inputs = [2, 7].map(|index| TooLong { index, tokens: 600 + index, limit: 256 });
+        let status = of_embed(EmbedError::TooLong(inputs.into()), |index| format!("inputs[{index}]"));
+        let details = status.get_error_details();
+        let violations = &details.bad_request().expect("it has field violations").field_violations;
+        let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["inputs[2]", "inputs[7]"]);
+        assert!(violations[1].description.contains("607") && violations[1].description.contains("256"));
+    }
+
+    #[test]
+    fn a_stream_item_carries_the_same_code_and_details() {
+        let item = to_item(&deadline_exceeded());
+        assert_eq!((item.code, item.details.len()), (Code::DeadlineExceeded as i32, 1));
+    }
+}

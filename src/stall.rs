@@ -1,0 +1,267 @@
+//! The reactor watchdog: notices when something blocks the event loop, and says which worker, for how long and why.
+//!
+//! A heartbeat task measures how late the reactor runs a timer. An OS thread, which a blocked reactor can't block,
+//! compares what tokio publishes about each worker from sample to sample.
+//!
+//! What it sees is the runtime's workers. A future that `Runtime::block_on` itself polls on a multi-thread runtime runs
+//! beside them, and stays unseen: spawn it.
+
+mod freeze;
+mod lag;
+mod sampler;
+mod throttle;
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+use tracing::warn;
+
+use lag::{LagSummary, Schedule};
+use sampler::{Sampler, Watched};
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Time between two heartbeats. At least 1 ms, the granularity of tokio's timer.
+    pub tick: Duration,
+    /// Time between two looks at the workers. At least 1 ms.
+    pub sample: Duration,
+    /// A worker that is busy this long without publishing its metrics is frozen: one call blocks it, or tasks do that
+    /// take over 4 ms each (tokio publishes after 61 of them; 61 times 4 ms are 250 ms).
+    pub stall_after: Duration,
+    /// A runtime that gives no sign of life this long is dead.
+    pub dead_after: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_millis(10),
+            sample: Duration::from_millis(25),
+            stall_after: Duration::from_millis(250),
+            dead_after: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Owns the watchdog's thread and heartbeat: dropping it ends both.
+#[derive(Debug)]
+pub struct Watchdog {
+    reader: Reader,
+    heartbeat: AbortHandle,
+    /// Nothing is ever sent: the thread ends when this is dropped.
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Watchdog {
+    /// Watches `reactor`, and registers `assay_reactor_lag_seconds`, `assay_reactor_stalls_total` and
+    /// `assay_reactor_frozen_workers`.
+    ///
+    /// Workers are judged from the first heartbeat on: a current-thread runtime that nobody drives yet isn't frozen. If
+    /// the runtime shuts down, so does the watchdog. Logs go to the subscriber of the calling thread.
+    ///
+    /// `reactor` needs its timer enabled; without it, or if the OS has no thread to give, nothing is watched.
+    pub fn start(settings: Settings, reactor: &Handle, registry: &mut Registry) -> Self {
+        let settings = settings.at_least_timer_granularity();
+        let shared = Arc::new(Shared::register(reactor.metrics().num_workers(), registry));
+        let heartbeat = reactor.spawn(beat(settings.tick, shared.clone())).abort_handle();
+        let (stop, stopped) = mpsc::channel();
+        let watched =
+            Watched { reactor: reactor.clone(), heartbeat: heartbeat.clone(), shared: shared.clone() };
+        let thread = spawn_thread(move || Sampler::new(settings, watched).run(&stopped));
+        Self { reader: Reader { shared }, heartbeat, stop: Some(stop), thread }
+    }
+
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
+    /// Ends the heartbeat and joins the thread, which answers at once. Readers keep the last state.
+    pub fn stop(self) {}
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.heartbeat.abort();
+        drop(self.stop.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            warn!("reactor watchdog had panicked");
+        }
+    }
+}
+
+/// What the watchdog has seen so far.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+}
+
+/// Since the start of the watchdog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    pub workers: usize,
+    /// Workers frozen now.
+    pub frozen_workers: usize,
+    /// Heartbeats recorded, those that a freeze delayed included.
+    pub lag_ticks: u64,
+    /// Overstated by at most 3.2 %. Tokio's timer rounds up to whole milliseconds: about 1 ms is an idle reactor.
+    pub lag_p99: Duration,
+    /// Exact to the microsecond.
+    pub lag_max: Duration,
+    /// Freezes of a worker, each counted once.
+    pub stalls: u64,
+}
+
+impl Reader {
+    /// Takes some microseconds: the quantile is computed here.
+    pub fn reading(&self) -> Reading {
+        Reading {
+            workers: self.shared.workers,
+            frozen_workers: usize::try_from(self.shared.frozen_workers.get()).unwrap_or(0),
+            lag_ticks: self.shared.lag.count(),
+            lag_p99: self.shared.lag.percentile(99),
+            lag_max: self.shared.lag.max(),
+            stalls: self.shared.stalls.get(),
+        }
+    }
+
+    /// False once the runtime has run neither its heartbeat nor a task handed in from outside for `dead_after`; true
+    /// again as soon as it runs one.
+    pub fn is_alive(&self) -> bool {
+        self.shared.alive.load(Relaxed)
+    }
+
+    /// Remembers the RPC that began last, for the warning about a freeze. Never waits, never allocates.
+    pub fn note_rpc(&self, method: &'static str) {
+        // When two RPCs begin at once either is the last one, so the loser of the lock has nothing to add.
+        if let Ok(mut last_rpc) = self.shared.last_rpc.try_lock() {
+            *last_rpc = Some(LastRpc { method, began: Instant::now() });
+        }
+    }
+}
+
+impl Settings {
+    /// Finer intervals would only spin: tokio's timer can't tell them apart.
+    fn at_least_timer_granularity(mut self) -> Self {
+        const GRANULARITY: Duration = Duration::from_millis(1);
+        self.tick = self.tick.max(GRANULARITY);
+        self.sample = self.sample.max(GRANULARITY);
+        self
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LastRpc {
+    method: &'static str,
+    began: Instant,
+}
+
+#[derive(Debug)]
+struct Shared {
+    workers: usize,
+    lag: LagSummary,
+    lag_seconds: Histogram,
+    stalls: Counter,
+    frozen_workers: Gauge,
+    alive: AtomicBool,
+    last_rpc: Mutex<Option<LastRpc>>,
+}
+
+/// Finest where a healthy reactor lies, upper bounds in seconds.
+const LAG_BUCKETS: [f64; 18] = [
+    0.0001, 0.000_25, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 5.0,
+];
+
+impl Shared {
+    fn register(workers: usize, registry: &mut Registry) -> Self {
+        let lag_seconds = Histogram::new(LAG_BUCKETS);
+        let stalls = Counter::default();
+        let frozen_workers = Gauge::default();
+        registry.register(
+            "assay_reactor_lag_seconds",
+            "Lateness of the reactor's heartbeat; tokio's timer itself is up to 1 ms late",
+            lag_seconds.clone(),
+        );
+        registry.register("assay_reactor_stalls", "Freezes of a reactor worker", stalls.clone());
+        registry.register(
+            "assay_reactor_frozen_workers",
+            "Reactor workers frozen now",
+            frozen_workers.clone(),
+        );
+        Self {
+            workers,
+            lag: LagSummary::new(),
+            lag_seconds,
+            stalls,
+            frozen_workers,
+            alive: AtomicBool::new(true),
+            last_rpc: Mutex::new(None),
+        }
+    }
+
+    fn record_lag(&self, lag: Duration) {
+        self.lag.record(lag);
+        self.lag_seconds.observe(lag.as_secs_f64());
+    }
+
+    fn last_rpc(&self) -> Option<LastRpc> {
+        *self.last_rpc.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sleeps to absolute instants: an interval that restarts after a late tick would lose what the freeze cost.
+async fn beat(tick: Duration, shared: Arc<Shared>) {
+    let mut schedule = Schedule::starting_at(tokio::time::Instant::now(), tick);
+    loop {
+        tokio::time::sleep_until(schedule.due()).await;
+        schedule.take_due(tokio::time::Instant::now(), |lag| shared.record_lag(lag));
+    }
+}
+
+fn spawn_thread(body: impl FnOnce() + Send + 'static) -> Option<thread::JoinHandle<()>> {
+    let subscriber = tracing::dispatcher::get_default(Clone::clone);
+    let body = move || tracing::dispatcher::with_default(&subscriber, body);
+    let thread = thread::Builder::new().name("assay-stall".to_owned()).spawn(body);
+    thread.inspect_err(|error| warn!(%error, "no thread for the reactor watchdog: freezes go unseen")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::runtime::{Builder, Runtime};
+
+    fn watched_runtime() -> (Runtime, Watchdog) {
+        let runtime =
+            Builder::new_current_thread().enable_time().build().expect("a runtime needs only memory");
+        let watchdog = Watchdog::start(Settings::default(), runtime.handle(), &mut Registry::default());
+        (runtime, watchdog)
+    }
+
+    #[test]
+    fn stop_leaves_neither_thread_nor_heartbeat() {
+        let (runtime, watchdog) = watched_runtime();
+        let reader = watchdog.reader();
+        watchdog.stop();
+        // The thread was joined; the aborted heartbeat goes with its runtime at the latest.
+        drop(runtime);
+        assert_eq!(Arc::strong_count(&reader.shared), 1);
+    }
+
+    #[test]
+    fn the_thread_ends_with_its_runtime() {
+        let (runtime, mut watchdog) = watched_runtime();
+        drop(runtime);
+        let thread = watchdog.thread.take().expect("taken only on drop");
+        thread.join().expect("the thread has nothing to panic over");
+        assert!(watchdog.reader().is_alive());
+    }
+}

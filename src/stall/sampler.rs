@@ -1,0 +1,215 @@
+//! The watchdog's thread: looks at the workers, counts, warns.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Handle, RuntimeMetrics};
+use tokio::task::{AbortHandle, JoinHandle};
+use tracing::{error, info, warn};
+
+use super::freeze::{self, Freeze, Published, Silence, Verdict};
+use super::throttle::{ThrottleMeter, Throttling};
+use super::{Settings, Shared};
+
+/// At most one warning in this time, whatever the number of freezes.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The runtime under watch, and what its watchers share.
+pub(super) struct Watched {
+    pub(super) reactor: Handle,
+    pub(super) heartbeat: AbortHandle,
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Sampler {
+    settings: Settings,
+    reactor: Handle,
+    metrics: RuntimeMetrics,
+    heartbeat: AbortHandle,
+    shared: Arc<Shared>,
+    workers: Vec<Worker>,
+    silence: Silence,
+    /// Invariant: at most one is under way, so a dead runtime gathers none.
+    probe: Option<JoinHandle<()>>,
+    throttle_meter: ThrottleMeter,
+    warnings: RateLimit,
+}
+
+struct Worker {
+    freeze: Freeze,
+    /// Read when the worker was first suspected, so that the difference covers the freeze.
+    throttling_before: Option<Throttling>,
+    warned: bool,
+}
+
+impl Sampler {
+    /// Reads files: to be called on the sampler's own thread.
+    pub(super) fn new(settings: Settings, Watched { reactor, heartbeat, shared }: Watched) -> Self {
+        let metrics = reactor.metrics();
+        let worker = |index| Worker {
+            freeze: Freeze::new(published(&metrics, index)),
+            throttling_before: None,
+            warned: false,
+        };
+        Self {
+            workers: (0..metrics.num_workers()).map(worker).collect(),
+            settings,
+            reactor,
+            metrics,
+            heartbeat,
+            shared,
+            silence: Silence::default(),
+            probe: None,
+            throttle_meter: ThrottleMeter::locate(),
+            warnings: RateLimit::default(),
+        }
+    }
+
+    /// Samples until the other side of `stopped` is dropped or the runtime has shut down.
+    pub(super) fn run(mut self, stopped: &Receiver<()>) {
+        let mut last_sample = Instant::now();
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(self.settings.sample) {
+            if self.heartbeat.is_finished() {
+                break;
+            }
+            let now = Instant::now();
+            let observed = freeze::observed(now - last_sample, self.settings.sample);
+            last_sample = now;
+            self.sample(now, observed);
+        }
+        self.shared.frozen_workers.set(0);
+    }
+
+    fn sample(&mut self, now: Instant, observed: Duration) {
+        self.check_liveness(observed);
+        // Until the first heartbeat nobody may be driving the runtime.
+        if self.shared.lag.count() == 0 {
+            return;
+        }
+        for index in 0..self.workers.len() {
+            self.check_worker(index, now, observed);
+        }
+    }
+
+    fn check_worker(&mut self, index: usize, now: Instant, observed: Duration) {
+        let published = published(&self.metrics, index);
+        let worker = &mut self.workers[index];
+        match worker.freeze.step(published, observed, self.settings.stall_after) {
+            Verdict::Running | Verdict::Same => {}
+            Verdict::Suspect => worker.throttling_before = self.throttle_meter.read(),
+            Verdict::Froze(silent) => {
+                self.shared.stalls.inc();
+                self.shared.frozen_workers.inc();
+                self.report_freeze(index, now, silent);
+            }
+            Verdict::Thawed(silent) => {
+                self.shared.frozen_workers.dec();
+                if std::mem::take(&mut worker.warned) {
+                    info!(worker = index, frozen_ms = millis(silent), "reactor worker runs again");
+                }
+            }
+        }
+    }
+
+    fn report_freeze(&mut self, index: usize, now: Instant, silent: Duration) {
+        let Some(suppressed) = self.warnings.admit(now) else { return };
+        let worker = &mut self.workers[index];
+        worker.warned = true;
+        let before = worker.throttling_before;
+        let throttled = before.and_then(|before| Some(self.throttle_meter.read()?.since(before)));
+        let last_rpc = self.shared.last_rpc();
+        warn!(
+            worker = index,
+            frozen_ms = millis(silent),
+            last_rpc = last_rpc.map_or("none", |rpc| rpc.method),
+            last_rpc_ago_ms = last_rpc.map(|rpc| millis(now - rpc.began)),
+            throttled_ms = throttled.map(|throttled| millis(throttled.time)),
+            throttled_periods = throttled.map(|throttled| throttled.periods),
+            suppressed,
+            "reactor worker frozen: {}",
+            cause(throttled)
+        );
+    }
+
+    fn check_liveness(&mut self, observed: Duration) {
+        let answered = self.probe.take_if(|probe| probe.is_finished()).is_some();
+        let silent = self.silence.step(self.shared.lag.count(), answered, observed);
+        if silent >= self.settings.stall_after {
+            self.hand_in_probe();
+        }
+        let alive = silent < self.settings.dead_after;
+        match (self.shared.alive.swap(alive, Relaxed), alive) {
+            (true, false) => error!(silent_ms = millis(silent), "reactor frozen as a whole: liveness fails"),
+            (false, true) => info!("reactor runs again: liveness recovers"),
+            _ => {}
+        }
+    }
+
+    /// The heartbeat can be stuck in the slot of one blocked worker, out of reach of the others that run. A task from
+    /// outside goes to whichever worker is free, so that one blocked call doesn't pass for a dead runtime.
+    fn hand_in_probe(&mut self) {
+        if self.probe.is_none() {
+            self.probe = Some(self.reactor.spawn(async {}));
+        }
+    }
+}
+
+fn published(metrics: &RuntimeMetrics, worker: usize) -> Published {
+    Published {
+        park_unpark_count: metrics.worker_park_unpark_count(worker),
+        busy: metrics.worker_total_busy_duration(worker),
+    }
+}
+
+fn cause(throttled: Option<Throttling>) -> &'static str {
+    match throttled {
+        None => "throttling unknown",
+        Some(throttled) if throttled.time.is_zero() => "not throttled, so something blocks it",
+        Some(_) => "its cgroup was throttled meanwhile",
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[derive(Default)]
+struct RateLimit {
+    last: Option<Instant>,
+    suppressed: u64,
+}
+
+impl RateLimit {
+    /// The number suppressed since the last admitted one, or `None` if this one is to be suppressed.
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        if self.last.is_some_and(|last| now - last < WARN_INTERVAL) {
+            self.suppressed += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suppressed_warnings_are_counted_in_the_next_one() {
+        let start = Instant::now();
+        let mut limit = RateLimit::default();
+        let mut admit_at = |seconds| limit.admit(start + Duration::from_secs(seconds));
+        assert_eq!([0, 1, 9, 10, 21].map(&mut admit_at), [Some(0), None, None, Some(2), Some(0)]);
+    }
+
+    #[test]
+    fn the_cause_tells_throttled_from_blocked() {
+        let throttled = |millis| Some(Throttling { periods: 1, time: Duration::from_millis(millis) });
+        assert_eq!(cause(None), "throttling unknown");
+        assert_eq!(cause(throttled(0)), "not throttled, so something blocks it");
+        assert_eq!(cause(throttled(180)), "its cgroup was throttled meanwhile");
+    }
+}

@@ -1,0 +1,313 @@
+//! The reactor watchdog against real runtimes that block, are merely busy, or die.
+
+use std::fmt::Write as _;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use assay::stall::{Reader, Settings, Watchdog};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+/// Far above what any condition needs, so that a busy machine fails no test.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A runtime that a thread of its own drives until this is dropped.
+struct Reactor {
+    handle: Handle,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Reactor {
+    fn drive(mut builder: Builder) -> Self {
+        let runtime = builder.enable_time().build().expect("the OS has threads left");
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = thread::spawn(move || drop(runtime.block_on(stopped)));
+        Self { handle, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn with_workers(workers: usize) -> Self {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(workers);
+        Self::drive(builder)
+    }
+
+    fn on_one_thread() -> Self {
+        Self::drive(Builder::new_current_thread())
+    }
+
+    fn watch(&self, settings: Settings) -> Watchdog {
+        self.watch_into(settings, &mut Registry::default())
+    }
+
+    /// Returns once the heartbeat has begun, which is when workers begin to be judged.
+    fn watch_into(&self, settings: Settings, registry: &mut Registry) -> Watchdog {
+        let watchdog = Watchdog::start(settings, &self.handle, registry);
+        let reader = watchdog.reader();
+        eventually("the first heartbeat", || reader.reading().lag_ticks > 0);
+        watchdog
+    }
+
+    /// Blocks one worker, as a synchronous call in an async function would, until the result is dropped.
+    fn block_a_worker(&self) -> Blockage {
+        let (release, released) = mpsc::channel::<()>();
+        let (began, has_begun) = mpsc::channel();
+        self.handle.spawn(async move {
+            began.send(Instant::now()).expect("the test waits for it");
+            let _ = released.recv();
+        });
+        let began = has_begun.recv().expect("a worker is free to begin");
+        Blockage { began, _release: release }
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let thread = self.thread.take().expect("taken only here");
+        assert!(thread.join().is_ok() || thread::panicking());
+    }
+}
+
+struct Blockage {
+    began: Instant,
+    _release: mpsc::Sender<()>,
+}
+
+/// What the watchdog logs, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn capture<T>(&self, body: impl FnOnce() -> T) -> T {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone()).finish();
+        tracing::subscriber::with_default(subscriber, body)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().expect("no writer panics")).into_owned()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no writer panics").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn check_blocking_is_counted_once(reactor: &Reactor) {
+    let log = Log::default();
+    let watchdog = log.capture(|| reactor.watch(Settings::default()));
+    let reader = watchdog.reader();
+    reader.note_rpc("assay.v1.EmbeddingService/Embed");
+
+    let blockage = reactor.block_a_worker();
+    eventually("the stall is counted", || reader.reading().stalls == 1);
+    println!("reported {} ms after it began to block", blockage.began.elapsed().as_millis());
+    eventually("the gauge shows it", || reader.reading().frozen_workers == 1);
+    eventually("it outlasts a second limit", || {
+        blockage.began.elapsed() > 3 * Settings::default().stall_after
+    });
+    drop(blockage);
+    eventually("the gauge falls", || reader.reading().frozen_workers == 0);
+    assert_eq!(reader.reading().stalls, 1);
+
+    eventually("the end is logged", || log.text().contains("reactor worker runs again"));
+    let text = log.text();
+    println!("{text}");
+    let warning = text.lines().find(|line| line.contains("reactor worker frozen")).expect("it was warned");
+    for part in
+        ["WARN", "worker=", "frozen_ms=", "last_rpc=\"assay.v1.EmbeddingService/Embed\"", "suppressed=0"]
+    {
+        assert!(warning.contains(part), "{part} in {warning}");
+    }
+    assert_eq!(text.matches("reactor worker frozen").count(), 1);
+}
+
+#[test]
+fn a_blocking_future_is_reported_and_counted_once() {
+    check_blocking_is_counted_once(&Reactor::with_workers(2));
+}
+
+#[test]
+fn a_blocking_future_on_a_current_thread_runtime_is_reported_and_counted_once() {
+    check_blocking_is_counted_once(&Reactor::on_one_thread());
+}
+
+/// Keeps every worker busy for 2 s with tasks of 0.2 ms, so many that none ever parks.
+fn check_busy_is_not_frozen(reactor: &Reactor) {
+    let watchdog = reactor.watch(Settings::default());
+    let reader = watchdog.reader();
+    let metrics = reactor.handle.metrics();
+    let busy = || {
+        let by_worker = (0..metrics.num_workers()).map(|worker| metrics.worker_total_busy_duration(worker));
+        by_worker.min().expect("a runtime has a worker")
+    };
+    let parks = || (0..metrics.num_workers()).map(|worker| metrics.worker_park_count(worker)).sum::<u64>();
+
+    let done = Arc::new(AtomicBool::new(false));
+    for _ in 0..4 * metrics.num_workers() {
+        let done = done.clone();
+        reactor.handle.spawn(async move {
+            while !done.load(Relaxed) {
+                let start = Instant::now();
+                while start.elapsed() < Duration::from_micros(200) {}
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    let (busy_before, parks_before) = (busy(), parks());
+    eventually("2 s of work on each", || busy() >= busy_before + Duration::from_secs(2));
+    println!("parks: {}, {:?}", parks() - parks_before, reader.reading());
+    done.store(true, Relaxed);
+    assert_eq!(reader.reading().stalls, 0);
+}
+
+#[test]
+fn a_worker_busy_with_short_tasks_is_not_frozen() {
+    check_busy_is_not_frozen(&Reactor::with_workers(1));
+}
+
+#[test]
+fn two_workers_busy_with_short_tasks_are_not_frozen() {
+    check_busy_is_not_frozen(&Reactor::with_workers(2));
+}
+
+#[test]
+fn a_current_thread_runtime_busy_with_short_tasks_is_not_frozen() {
+    check_busy_is_not_frozen(&Reactor::on_one_thread());
+}
+
+#[test]
+fn a_runtime_that_nobody_drives_yet_is_not_frozen() {
+    let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime needs only memory");
+    let settings = Settings { stall_after: Duration::from_millis(50), ..Settings::default() };
+    let watchdog = Watchdog::start(settings, runtime.handle(), &mut Registry::default());
+    let start = Instant::now();
+    eventually("ten limits", || start.elapsed() > Duration::from_millis(500));
+    assert_eq!(watchdog.reader().reading().stalls, 0);
+}
+
+fn quick_to_die() -> Settings {
+    Settings {
+        stall_after: Duration::from_millis(100),
+        dead_after: Duration::from_millis(400),
+        ..Settings::default()
+    }
+}
+
+#[test]
+fn a_runtime_frozen_as_a_whole_is_dead_until_it_runs_again() {
+    let reactor = Reactor::with_workers(2);
+    let mut registry = Registry::default();
+    let watchdog = reactor.watch_into(quick_to_die(), &mut registry);
+    let reader = watchdog.reader();
+    assert!(reader.is_alive());
+
+    let blockages = [reactor.block_a_worker(), reactor.block_a_worker()];
+    eventually("liveness fails", || !reader.is_alive());
+    assert_eq!(reader.reading().frozen_workers, 2);
+    drop(blockages);
+    eventually("liveness recovers", || reader.is_alive());
+    eventually("no worker stays frozen", || reader.reading().frozen_workers == 0);
+
+    let seen = reader.reading();
+    println!("{seen:?}");
+    // Silence of 400 ms began at most one tick after the last heartbeat was due.
+    assert!(seen.lag_max > Duration::from_millis(380), "{seen:?}");
+    assert!(seen.lag_p99 > Duration::from_millis(100), "{seen:?}");
+    check_metrics(&registry, &reader);
+}
+
+fn check_metrics(registry: &Registry, reader: &Reader) {
+    let mut text = String::new();
+    encode(&mut text, registry).expect("a string takes any length");
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+        line.trim().parse::<u64>().expect("a whole number")
+    };
+    assert_eq!(value("assay_reactor_stalls_total "), reader.reading().stalls);
+    assert_eq!(value("assay_reactor_frozen_workers "), 0);
+    let late =
+        value("assay_reactor_lag_seconds_count ") - value("assay_reactor_lag_seconds_bucket{le=\"0.1\"} ");
+    // Of 400 ms at 10 ms a tick, those due in the first 300 ms were over 100 ms late.
+    assert!(late >= 25, "{late} heartbeats over 100 ms late");
+}
+
+#[test]
+fn one_blocked_worker_of_two_leaves_the_runtime_alive() {
+    let reactor = Reactor::with_workers(2);
+    let settings = Settings { dead_after: Duration::from_secs(1), ..quick_to_die() };
+    let watchdog = reactor.watch(settings);
+    let reader = watchdog.reader();
+    let blockage = reactor.block_a_worker();
+    eventually("three times the limit", || {
+        assert!(reader.is_alive());
+        blockage.began.elapsed() > Duration::from_secs(3)
+    });
+    assert_eq!(reader.reading().frozen_workers, 1);
+}
+
+/// Prints the CPU that an idle runtime costs with and without the watchdog, and, as the machine's own price of waking up,
+/// what two threads cost that wake as often and do nothing: `cargo test --test it watchdog_cost --
+/// --ignored --nocapture`, alone, as it counts every thread of the process.
+#[test]
+#[ignore = "a measurement of 30 s"]
+fn watchdog_cost() {
+    let reactor = Reactor::with_workers(2);
+    let mut report = String::new();
+    let mut measure = |label: &str| {
+        let (start, cpu_before) = (Instant::now(), process_cpu());
+        eventually("10 s", || start.elapsed() > Duration::from_secs(10));
+        let share = (process_cpu() - cpu_before).as_secs_f64() / start.elapsed().as_secs_f64();
+        writeln!(report, "{label}: {:.3} % of a core", 100.0 * share).expect("a string takes any length");
+    };
+    measure("without");
+    let watchdog = reactor.watch(Settings::default());
+    measure("with");
+    let reading = watchdog.reader().reading();
+    watchdog.stop();
+    let settings = Settings::default();
+    let wakers = [settings.tick, settings.sample].map(wake_every);
+    measure("bare wake-ups");
+    drop(wakers);
+    println!("{report}{reading:?}");
+}
+
+/// A thread that wakes and does nothing until the result is dropped.
+fn wake_every(interval: Duration) -> mpsc::Sender<()> {
+    let (stop, stopped) = mpsc::channel();
+    thread::spawn(move || while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {});
+    stop
+}
+
+/// CPU time of all threads alive, but the calling one.
+fn process_cpu() -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task").expect("Linux");
+    let own = std::fs::read_link("/proc/thread-self").expect("Linux");
+    let others = threads.flatten().filter(|thread| Some(thread.file_name().as_os_str()) != own.file_name());
+    let nanos = others.map(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        stat.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
+    });
+    Duration::from_nanos(nanos.sum())
+}
