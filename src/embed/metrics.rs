@@ -42,6 +42,7 @@ struct Inner {
 
 impl Metrics {
     pub fn register(registry: &mut Registry) -> Metrics {
+        let registry = registry.sub_registry_with_prefix("assay");
         let seconds = || Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
         let inner = Inner {
             inputs: Counter::default(),

@@ -35,6 +35,15 @@ impl Health {
         self.embedder.borrow().is_serving() && !self.draining.is_cancelled()
     }
 
+    /// What it does or waits for, in words.
+    pub fn detail(&self) -> String {
+        if self.draining.is_cancelled() {
+            return "shutting down".into();
+        }
+        self.embedder.borrow().detail.clone()
+    }
+
+    /// Whether the reactor answers.
     pub fn is_alive(&self) -> bool {
         self.reactor.is_alive()
     }

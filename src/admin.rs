@@ -1,0 +1,101 @@
+//! The port for probes and scrapers: gRPC health over HTTP/2, /livez, /readyz and /metrics over HTTP/1.1.
+//!
+//! It has a thread and a runtime of its own, so it answers also when the reactor does not.
+
+use std::{io, net::{SocketAddr, TcpListener}, sync::Arc, thread::JoinHandle};
+
+use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
+
+use crate::rpc::health::Health;
+
+pub(crate) struct Admin {
+    address: SocketAddr,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Clone)]
+struct Parts {
+    health: Health,
+    registry: Arc<Registry>,
+}
+
+impl Admin {
+    /// # Errors
+    /// If the operating system gives no thread, or the socket no address.
+    pub fn start(listener: TcpListener, health: Health, registry: Registry) -> io::Result<Admin> {
+        let address = listener.local_addr()?;
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let parts = Parts { health, registry: Arc::new(registry) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("assay-admin".into()).spawn(move || {
+            run(&runtime, listener, parts, &stopped);
+        })?;
+        Ok(Admin { address, stop, thread: Some(thread) })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            // A panic was logged where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the thread exists to wait for this runtime")]
+fn run(runtime: &tokio::runtime::Runtime, listener: TcpListener, parts: Parts, stop: &CancellationToken) {
+    runtime.block_on(async {
+        let serve = async {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            axum::serve(listener, router(parts)).await
+        };
+        // Open connections are not waited for: a probe that was cut off asks again.
+        tokio::select! {
+            served = serve => if let Err(error) = served {
+                tracing::error!(%error, "the admin port failed");
+            },
+            () = stop.cancelled() => {}
+        }
+    });
+}
+
+fn router(parts: Parts) -> Router {
+    let http = Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(parts.clone());
+    Routes::new(HealthServer::new(parts.health)).into_axum_router().merge(http)
+}
+
+async fn livez(State(parts): State<Parts>) -> impl IntoResponse {
+    if parts.health.is_alive() {
+        (StatusCode::OK, "the reactor answers\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the reactor is frozen\n")
+    }
+}
+
+async fn readyz(State(parts): State<Parts>) -> impl IntoResponse {
+    let detail = format!("{}\n", parts.health.detail());
+    let code = if parts.health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, detail)
+}
+
+async fn metrics(State(parts): State<Parts>) -> Result<impl IntoResponse, StatusCode> {
+    let mut text = String::new();
+    encode(&mut text, &parts.registry).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
+}

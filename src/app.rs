@@ -1,0 +1,264 @@
+//! The composition root: builds the parts, and owns the order in which they start and drain.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context as _;
+use prometheus_client::registry::Registry;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin::Admin,
+    embed::{self, Embedder},
+    rpc::{
+        self, Context, OpenCalls, Rpc,
+        health::Health,
+        listen::{Address, Listener},
+    },
+    stall::{self, Watchdog},
+    telemetry,
+};
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub listen: Vec<Address>,
+    /// None to serve no admin port.
+    pub admin_listen: Option<SocketAddr>,
+    pub reactor_threads: usize,
+    pub rpc: rpc::Settings,
+    pub embed: embed::Settings,
+    pub stall: stall::Settings,
+    /// Between NOT_SERVING and the end of accepting, for endpoints to update.
+    pub drain_wait: Duration,
+    /// For what is in flight to finish after that.
+    pub drain_limit: Duration,
+}
+
+/// A running server. Dropping it stops everything at once; [`App::drain`] finishes what is in flight first.
+pub struct App {
+    addresses: Vec<Address>,
+    drain_wait: Duration,
+    drain_limit: Duration,
+    health: Health,
+    open: OpenCalls,
+    streams: TaskTracker,
+    servers: Vec<JoinHandle<()>>,
+    embedder: Embedder,
+    // Dropped from here on, in this order.
+    watchdog: Option<Watchdog>,
+    reactor: Option<Runtime>,
+    admin: Option<Admin>,
+}
+
+impl App {
+    /// Binds the ports, then starts everything else; returns at once, with the warm-up under way.
+    ///
+    /// # Errors
+    /// If an address cannot be bound, or the operating system gives no thread.
+    pub fn start(settings: Settings) -> anyhow::Result<App> {
+        let started = SystemTime::now();
+        let listeners = bind(&settings.listen)?;
+        let admin_listener = settings.admin_listen.map(bind_admin).transpose()?;
+        let addresses = listeners.iter().map(Listener::address).collect::<io::Result<Vec<_>>>()?;
+
+        let mut registry = Registry::default();
+        telemetry::register_process(&mut registry, started);
+        let reactor = build_reactor(settings.reactor_threads)?;
+        let watchdog = Watchdog::start(settings.stall.clone(), reactor.handle(), &mut registry);
+        let embedder = Embedder::start(settings.embed.clone(), &mut registry)?;
+        let health = Health {
+            embedder: embedder.status(),
+            reactor: watchdog.reader(),
+            draining: CancellationToken::new(),
+            closing: CancellationToken::new(),
+        };
+        let (open, streams) = (OpenCalls::default(), TaskTracker::new());
+        let context = Context {
+            settings: settings.rpc.clone(),
+            embedder: embedder.clone(),
+            reactor: watchdog.reader(),
+            health: health.clone(),
+            open: open.clone(),
+            streams: streams.clone(),
+            started,
+        };
+        let rpc = Rpc::new(context, &mut registry);
+        let admin =
+            admin_listener.map(|listener| Admin::start(listener, health.clone(), registry)).transpose()?;
+        let servers = listeners.into_iter().map(|listener| reactor.spawn(serve(rpc.clone(), listener)));
+        let app = App {
+            addresses,
+            drain_wait: settings.drain_wait,
+            drain_limit: settings.drain_limit,
+            health,
+            open,
+            streams,
+            servers: servers.collect(),
+            embedder,
+            watchdog: Some(watchdog),
+            reactor: Some(reactor),
+            admin,
+        };
+        app.announce(&settings);
+        Ok(app)
+    }
+
+    /// Where it listens, with the ports that were picked.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
+    }
+
+    pub fn embedder(&self) -> &Embedder {
+        &self.embedder
+    }
+
+    /// Turns NOT_SERVING, waits for endpoints to update, stops accepting, and finishes what is in flight. False
+    /// if the drain limit cut something off.
+    pub async fn drain(&mut self) -> bool {
+        tracing::info!(wait = ?self.drain_wait, limit = ?self.drain_limit, open = self.open.count(), "draining");
+        self.health.draining.cancel();
+        tokio::time::sleep(self.drain_wait).await;
+        self.health.closing.cancel();
+        self.streams.close();
+        let (limit, open) = (self.drain_limit, self.open.clone());
+        let servers = futures::future::join_all(self.servers.drain(..));
+        let finished = async {
+            // Connections without a call may stay half open for ever; they are not waited for.
+            tokio::select! {
+                _ = servers => {}
+                () = no_calls(&open) => {}
+            }
+        };
+        let clean = tokio::time::timeout(limit, finished).await.is_ok();
+        if !clean {
+            tracing::warn!(open = self.open.count(), ?limit, "the drain limit cut calls off");
+        }
+        clean
+    }
+
+    fn announce(&self, settings: &Settings) {
+        let listen: Vec<String> = self.addresses.iter().map(Address::to_string).collect();
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            listen = listen.join(","),
+            admin = self.admin_address().map(|address| address.to_string()).unwrap_or_default(),
+            reactor_threads = settings.reactor_threads,
+            compute_threads = settings.embed.threads,
+            text_threads = settings.embed.text_threads,
+            "listening; the model is being made ready"
+        );
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        drop(self.watchdog.take());
+        // Callers go first, so that the threads drop their work instead of finishing it.
+        if let Some(reactor) = self.reactor.take() {
+            reactor.shutdown_timeout(Duration::from_secs(1));
+        }
+        self.embedder.stop();
+        self.admin.take();
+        for address in &self.addresses {
+            if let Address::Unix(path) = address {
+                remove_socket(path);
+            }
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then drains; a second signal stops at once. False if calls were cut off.
+///
+/// # Errors
+/// As [`App::start`].
+#[expect(clippy::disallowed_methods, reason = "the main thread exists to wait for the end")]
+pub fn run(settings: Settings) -> anyhow::Result<bool> {
+    let mut app = App::start(settings)?;
+    let handle = app.reactor.as_ref().context("it was just started")?.handle().clone();
+    handle.block_on(async {
+        let mut signals = Signals::new()?;
+        signals.next().await;
+        tokio::select! {
+            clean = app.drain() => Ok(clean),
+            () = signals.next() => {
+                tracing::warn!("a second signal stops the server at once");
+                Ok(false)
+            }
+        }
+    })
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn bind(addresses: &[Address]) -> anyhow::Result<Vec<Listener>> {
+    let bind = |address| {
+        Listener::bind(address)
+            .with_context(|| format!("cannot listen on {address}: set another --listen, or port 0 for any"))
+    };
+    addresses.iter().map(bind).collect()
+}
+
+fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address)
+        .with_context(|| format!("cannot listen on {address}: set another --admin-listen, port 0, or off"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn build_reactor(threads: usize) -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("assay-reactor")
+        .enable_all()
+        .build()
+}
+
+async fn serve(rpc: Rpc, listener: Listener) {
+    if let Err(error) = rpc.serve(listener).await {
+        tracing::error!(%error, "the server ended");
+    }
+}
+
+/// Until no call has been open for long enough that none is on its way.
+async fn no_calls(open: &OpenCalls) {
+    const SETTLED: u32 = 10;
+    let mut quiet = 0;
+    while quiet < SETTLED {
+        tokio::time::sleep(Duration::from_millis(25)).await;
+        quiet = if open.count() == 0 { quiet + 1 } else { 0 };
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the reactor has ended")]
+fn remove_socket(path: &std::path::Path) {
+    // Someone may have removed it before.
+    let _ = std::fs::remove_file(path);
+}

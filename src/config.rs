@@ -1,0 +1,279 @@
+//! Flags, environment and file to each module's checked `Settings`. The only reader of the environment.
+
+mod reader;
+mod table;
+
+use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::ArgMatches;
+
+use crate::{
+    app, embed,
+    model::{self, Pooling, source},
+    rpc::{self, Compute, Limits, listen::Address},
+    secret::Secret,
+    stall,
+    telemetry::{self, LogFormat},
+};
+
+use reader::{Reader, Sources};
+pub use reader::Shown;
+pub(crate) use table::{Group, arguments};
+pub use table::markdown;
+
+/// All settings, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub app: app::Settings,
+    pub telemetry: telemetry::Settings,
+    /// The values in force and where they came from.
+    pub shown: Shown,
+}
+
+/// Every mistake in the settings, with the name and the origin of each.
+#[derive(Debug)]
+pub struct Mistakes(pub Vec<String>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|mistake| writeln!(f, "assay: {mistake}"))
+    }
+}
+
+impl Config {
+    /// From the flags that were given, the process's environment, and the file that either names.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    #[expect(clippy::disallowed_methods, reason = "it runs before the reactor starts, and here alone")]
+    pub fn read(flags: &ArgMatches) -> Result<Config, Mistakes> {
+        let read_file = |path: &str| std::fs::read_to_string(path).map_err(|error| error.to_string());
+        let variable = |name: &str| std::env::var(name).ok();
+        Config::from_sources(&Sources { flags, variable: &variable, read_file: &read_file })
+    }
+
+    fn from_sources(sources: &Sources<'_>) -> Result<Config, Mistakes> {
+        let mut reader = Reader::new(sources);
+        let app = app_settings(&mut reader, sources);
+        let telemetry = telemetry_settings(&mut reader);
+        let (mistakes, shown) = reader.finish();
+        if mistakes.is_empty() { Ok(Config { app, telemetry, shown }) } else { Err(Mistakes(mistakes)) }
+    }
+}
+
+fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = r.optional("threads", count).unwrap_or(cores);
+    let text_threads = r.optional("text-threads", count).unwrap_or((threads / 2).max(1));
+    let batch_tokens = r.required("batch-tokens", 512, count);
+    let queue_tokens = r.required("queue-tokens", 1, count);
+    r.required("precision", (), precision);
+    app::Settings {
+        listen: r.required("listen", Vec::new(), addresses),
+        admin_listen: r.required("admin-listen", None, admin_address),
+        reactor_threads: r.optional("reactor-threads", count).unwrap_or(cores.min(2)),
+        rpc: rpc::Settings {
+            limits: limits(r, queue_tokens),
+            compute: Compute { threads, text_threads, batch_tokens },
+            reflection: r.required("reflection", true, boolean),
+            keepalive: r.required("keepalive", Duration::ZERO, duration),
+        },
+        embed: embed::Settings {
+            source: source_settings(r, sources),
+            model: model::Settings {
+                max_tokens: r.optional("max-tokens", count),
+                pooling: r.optional("pooling", pooling),
+            },
+            threads,
+            text_threads,
+            batch_tokens,
+            queue_tokens,
+            retry_pause: r.required("retry-pause", Duration::ZERO, duration),
+        },
+        stall: stall::Settings {
+            tick: r.required("heartbeat", Duration::ZERO, positive_duration),
+            sample: r.required("stall-sample", Duration::ZERO, positive_duration),
+            stall_after: r.required("stall-after", Duration::ZERO, positive_duration),
+            dead_after: r.required("dead-after", Duration::ZERO, positive_duration),
+        },
+        drain_wait: r.required("drain-wait", Duration::ZERO, duration),
+        drain_limit: r.required("drain-limit", Duration::ZERO, duration),
+    }
+}
+
+fn limits(r: &mut Reader, queue_tokens: usize) -> Limits {
+    let limits = Limits {
+        inputs: r.required("max-inputs", 1, count),
+        input_bytes: r.required("max-input-bytes", 1, bytes),
+        message_bytes: r.required("max-message-bytes", 1, bytes),
+        queue_tokens,
+        stream_inputs: r.required("stream-inputs", 1, count),
+        connection_streams: r.required("connection-streams", 1, number),
+        default_deadline: r.required("default-deadline", Duration::ZERO, positive_duration),
+    };
+    if limits.input_bytes > limits.message_bytes {
+        let (input, message) = (limits.input_bytes, limits.message_bytes);
+        r.mistake(format!("max-input-bytes ({input}) is more than max-message-bytes ({message}) lets through"));
+    }
+    limits
+}
+
+fn source_settings(r: &mut Reader, sources: &Sources<'_>) -> source::Settings {
+    let cache_dir = r.optional("cache-dir", |path| Ok(PathBuf::from(path)));
+    source::Settings {
+        model: r.required("model", String::new(), text),
+        revision: r.optional("revision", text),
+        endpoint: r.required("hub-endpoint", String::new(), text),
+        token: r.optional("hub-token", |token| Ok(Secret::new(token.to_owned()))),
+        cache_dir: cache_dir.unwrap_or_else(|| default_cache(sources)),
+        offline: r.required("offline", false, boolean),
+        connect_timeout: r.required("hub-connect-timeout", Duration::ZERO, positive_duration),
+        idle_timeout: r.required("hub-idle-timeout", Duration::ZERO, positive_duration),
+        total_timeout: r.required("hub-total-timeout", Duration::ZERO, positive_duration),
+        attempts: r.required("hub-attempts", 1, number),
+    }
+}
+
+fn telemetry_settings(r: &mut Reader) -> telemetry::Settings {
+    let filter = |filter: &str| telemetry::check_filter(filter).map(|()| filter.to_owned());
+    telemetry::Settings {
+        filter: r.required("log", String::new(), filter),
+        format: r.required("log-format", LogFormat::Text, str::parse),
+    }
+}
+
+/// Where the hub's own tools keep their cache.
+fn default_cache(sources: &Sources<'_>) -> PathBuf {
+    let of = |name: &str| (sources.variable)(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let home = of("HF_HOME")
+        .or_else(|| of("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
+        .or_else(|| of("HOME").map(|home| home.join(".cache/huggingface")));
+    home.unwrap_or_else(|| PathBuf::from("/var/cache/huggingface")).join("hub")
+}
+
+fn text(value: &str) -> Result<String, String> {
+    Ok(value.to_owned())
+}
+
+fn number<T: FromStr + PartialOrd + From<u8>>(value: &str) -> Result<T, String> {
+    let parsed = value.parse().ok().filter(|number| *number >= T::from(1));
+    parsed.ok_or_else(|| "a whole number above 0 is needed".into())
+}
+
+fn count(value: &str) -> Result<usize, String> {
+    number(value)
+}
+
+fn bytes(value: &str) -> Result<usize, String> {
+    let size: bytesize::ByteSize = value.parse().map_err(|_| "a size such as 64KiB or 16MiB is needed")?;
+    usize::try_from(size.as_u64()).ok().filter(|&n| n > 0).ok_or_else(|| "more than 0 bytes are needed".into())
+}
+
+fn duration(value: &str) -> Result<Duration, String> {
+    humantime::parse_duration(value).map_err(|_| "a duration such as 250ms, 30s or 5m is needed".into())
+}
+
+fn positive_duration(value: &str) -> Result<Duration, String> {
+    duration(value).and_then(|d| if d.is_zero() { Err("more than 0s is needed".into()) } else { Ok(d) })
+}
+
+fn boolean(value: &str) -> Result<bool, String> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("true or false is needed".into()),
+    }
+}
+
+fn precision(value: &str) -> Result<(), String> {
+    match value {
+        "auto" | "f32" => Ok(()),
+        _ => Err("auto or f32 is needed".into()),
+    }
+}
+
+fn pooling(value: &str) -> Result<Pooling, String> {
+    match value {
+        "cls" => Ok(Pooling::Cls),
+        "mean" => Ok(Pooling::Mean),
+        "last-token" => Ok(Pooling::LastToken),
+        _ => Err("cls, mean or last-token is needed".into()),
+    }
+}
+
+fn addresses(value: &str) -> Result<Vec<Address>, String> {
+    value.split(',').map(|address| address.trim().parse()).collect()
+}
+
+fn admin_address(value: &str) -> Result<Option<SocketAddr>, String> {
+    match value {
+        "off" => Ok(None),
+        value => value.parse().map(Some).map_err(|_| "HOST:PORT or off is needed".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn read(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Config, Mistakes> {
+        let command = clap::Command::new("assay")
+            .args(arguments(&[Group::Serving, Group::Model, Group::Compute, Group::Log]));
+        let flags = command.get_matches_from(std::iter::once("assay").chain(flags.iter().copied()));
+        let variables: HashMap<_, _> = variables.iter().copied().collect();
+        Config::from_sources(&Sources {
+            flags: &flags,
+            variable: &|name| variables.get(name).map(|&value| value.to_owned()),
+            read_file: &|_| Ok(file.to_owned()),
+        })
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let config = read(&[], &[], "").expect("valid");
+        assert_eq!(config.app.listen[0].to_string(), "127.0.0.1:50051");
+        assert_eq!(config.app.rpc.limits.input_bytes, 128 << 10);
+        assert_eq!(config.app.stall.tick, Duration::from_millis(10));
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_and_that_the_file() {
+        let file = "max_inputs = 3\nmax_tokens = 9\nstream_inputs = 8";
+        let variables = [("ASSAY_CONFIG", "f.toml"), ("ASSAY_MAX_INPUTS", "2"), ("ASSAY_STREAM_INPUTS", "7")];
+        let config = read(&["--max-inputs", "1"], &variables, file).expect("valid");
+        let limits = config.app.rpc.limits;
+        assert_eq!((limits.inputs, limits.stream_inputs, config.app.embed.model.max_tokens), (1, 7, Some(9)));
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once_with_name_and_origin() {
+        let variables = [("ASSAY_THREADS", "many"), ("ASSAY_KEEPALIVE", "5")];
+        let file = "drain_limit = \"soon\"\nnonsense = 1";
+        let flags = ["--config", "f.toml", "--listen", "nowhere", "--pooling", "max"];
+        let mistakes = read(&flags, &variables, file).expect_err("refused").0.join("\n");
+        for part in ["ASSAY_THREADS", "ASSAY_KEEPALIVE", "f.toml", "drain-limit", "nonsense", "listen", "pooling"] {
+            assert!(mistakes.contains(part), "{part} is not in:\n{mistakes}");
+        }
+        assert_eq!(mistakes.lines().count(), 6, "{mistakes}");
+    }
+
+    #[test]
+    fn the_hubs_own_variables_stand_in_and_the_token_is_never_shown() {
+        let variables = [("HF_ENDPOINT", "http://mirror"), ("HF_TOKEN", "hf_secret"), ("HF_HOME", "/hf")];
+        let config = read(&[], &variables, "").expect("valid");
+        let source = &config.app.embed.source;
+        assert_eq!((source.endpoint.as_str(), source.cache_dir.to_str()), ("http://mirror", Some("/hf/hub")));
+        let shown = format!("{} {:?}", config.shown, config.app);
+        assert!(!shown.contains("hf_secret"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_shown_reads_back_as_the_same_file() {
+        let config = read(&["--max-inputs", "7", "--listen", "unix:/a,127.0.0.1:0"], &[], "").expect("valid");
+        let again = read(&["--config", "f.toml"], &[], &config.shown.to_string()).expect("valid");
+        assert_eq!(again.app.rpc.limits.inputs, 7);
+        assert_eq!(again.app.listen, config.app.listen);
+    }
+}

@@ -1,0 +1,146 @@
+//! Every setting, once: flags, environment, file, help and the README's table are made from it.
+
+use clap::{Arg, ArgAction};
+
+pub(crate) struct Setting {
+    /// As a flag; `ASSAY_` and capitals in the environment, with underscores in the file.
+    pub name: &'static str,
+    pub group: Group,
+    /// As it would be written; empty where there is none.
+    pub default: &'static str,
+    pub placeholder: &'static str,
+    pub help: &'static str,
+    /// Read where `ASSAY_…` is not set.
+    pub fallbacks: &'static [&'static str],
+    pub secret: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Group {
+    Serving,
+    Model,
+    Compute,
+    Log,
+}
+
+impl Group {
+    pub fn title(self) -> &'static str {
+        match self {
+            Group::Serving => "Serving",
+            Group::Model => "Model",
+            Group::Compute => "Compute",
+            Group::Log => "Log",
+        }
+    }
+}
+
+const fn setting(
+    group: Group,
+    name: &'static str,
+    placeholder: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting { name, group, default, placeholder, help, fallbacks: &[], secret: false }
+}
+
+const fn from(fallbacks: &'static [&'static str], setting: Setting) -> Setting {
+    Setting { fallbacks, ..setting }
+}
+
+use Group::{Compute, Log, Model, Serving};
+
+#[rustfmt::skip]
+pub(crate) const SETTINGS: [Setting; 37] = [
+    setting(Serving, "listen", "ADDRESS", "127.0.0.1:50051",
+        "Where to serve: HOST:PORT (port 0 picks one) or unix:PATH; several with commas"),
+    setting(Serving, "admin-listen", "ADDRESS", "0.0.0.0:9090",
+        "Where to serve health, /livez, /readyz and /metrics; off for nowhere"),
+    setting(Serving, "max-inputs", "N", "512", "Inputs of one request"),
+    setting(Serving, "max-input-bytes", "BYTES", "128KiB", "UTF-8 bytes of one input"),
+    setting(Serving, "max-message-bytes", "BYTES", "16MiB", "Bytes of one message"),
+    setting(Serving, "default-deadline", "DURATION", "60s", "Deadline of calls and stream inputs that bring none"),
+    setting(Serving, "stream-inputs", "N", "64", "Unanswered inputs of one stream before it is read no further"),
+    setting(Serving, "connection-streams", "N", "256", "Calls and streams that one connection may have open"),
+    setting(Serving, "keepalive", "DURATION", "30s", "How often a silent connection is asked whether it is alive"),
+    setting(Serving, "drain-wait", "DURATION", "0s",
+        "At shutdown, time between NOT_SERVING and the end of accepting; give load balancers some seconds"),
+    setting(Serving, "drain-limit", "DURATION", "25s", "At shutdown, the most time for calls in flight to finish"),
+    setting(Serving, "reflection", "BOOL", "true", "Serve gRPC reflection, v1 and v1alpha"),
+    setting(Serving, "reactor-threads", "N", "", "Threads of the event loop; by default 2, or 1 on a single core"),
+    setting(Model, "model", "MODEL", "sentence-transformers/all-MiniLM-L6-v2",
+        "A directory with a model, or the id of one on the hub"),
+    setting(Model, "revision", "REVISION", "main", "Branch, tag or commit on the hub"),
+    from(&["HF_ENDPOINT"], setting(Model, "hub-endpoint", "URL", "https://huggingface.co", "The hub, or a mirror of it")),
+    Setting { secret: true, ..from(&["HF_TOKEN"], setting(Model, "hub-token", "TOKEN", "",
+        "For private and gated models; better set in the environment than as a flag")) },
+    from(&["HF_HUB_CACHE"], setting(Model, "cache-dir", "DIR", "",
+        "The hub's cache; by default hub under HF_HOME, or ~/.cache/huggingface/hub")),
+    from(&["HF_HUB_OFFLINE"], setting(Model, "offline", "BOOL", "false", "Use what is in the cache, and never the network")),
+    setting(Model, "hub-connect-timeout", "DURATION", "10s", "To connect to the hub"),
+    setting(Model, "hub-idle-timeout", "DURATION", "30s", "Without a byte from the hub, before a request is tried again"),
+    setting(Model, "hub-total-timeout", "DURATION", "30m", "For one attempt to fetch the whole model"),
+    setting(Model, "hub-attempts", "N", "5", "Tries of one request to the hub within one attempt"),
+    setting(Model, "retry-pause", "DURATION", "60s", "The longest pause between attempts to load the model"),
+    setting(Model, "max-tokens", "N", "", "The most tokens of one input, where the model's own limit is higher"),
+    setting(Model, "pooling", "POOLING", "", "cls, mean or last-token, where the model's files name none or another"),
+    setting(Compute, "threads", "N", "", "Compute threads; by default as many as the cores that the process may use"),
+    setting(Compute, "text-threads", "N", "", "Threads that cut texts into tokens; by default half the compute threads, at least 1"),
+    setting(Compute, "precision", "PRECISION", "auto", "auto or f32; auto is the fastest that keeps the vectors, today f32"),
+    setting(Compute, "batch-tokens", "N", "512", "The most tokens of one forward pass"),
+    setting(Compute, "queue-tokens", "N", "262144",
+        "The most tokens that may wait: half for calls, which are refused above, half for streams, which wait"),
+    setting(Compute, "stall-after", "DURATION", "250ms", "A reactor thread that is frozen this long is reported"),
+    setting(Compute, "dead-after", "DURATION", "30s", "A reactor that is frozen this long turns liveness NOT_SERVING"),
+    from(&["RUST_LOG"], setting(Log, "log", "FILTER", "info", "error, warn, info, debug or trace, or directives such as info,assay=debug")),
+    setting(Log, "log-format", "FORMAT", "text", "text or json"),
+    setting(Log, "heartbeat", "DURATION", "10ms", "How often the reactor measures its own lag"),
+    setting(Log, "stall-sample", "DURATION", "25ms", "How often the reactor's threads are looked at from outside"),
+];
+
+impl Setting {
+    pub fn of(name: &str) -> &'static Setting {
+        SETTINGS.iter().find(|setting| setting.name == name).expect("only names of the table are read")
+    }
+
+    pub fn variable(&self) -> String {
+        format!("ASSAY_{}", self.name.to_uppercase().replace('-', "_"))
+    }
+
+    /// Its name in the file.
+    pub fn key(&self) -> String {
+        self.name.replace('-', "_")
+    }
+
+    fn argument(&self) -> Arg {
+        let default = if self.default.is_empty() { String::new() } else { format!(" [default: {}]", self.default) };
+        Arg::new(self.name)
+            .long(self.name)
+            .value_name(self.placeholder)
+            .help(format!("{}{default} [env: {}]", self.help, self.variable()))
+            .help_heading(self.group.title())
+            .action(ArgAction::Set)
+            .num_args(1)
+            .allow_hyphen_values(true)
+    }
+}
+
+/// The flags of the settings in `groups`, and of the file that may set them.
+pub(crate) fn arguments(groups: &[Group]) -> Vec<Arg> {
+    let file = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .help("A TOML file with settings, such as max_inputs = 64 [env: ASSAY_CONFIG]");
+    let settings = SETTINGS.iter().filter(|setting| groups.contains(&setting.group));
+    std::iter::once(file).chain(settings.map(Setting::argument)).collect()
+}
+
+/// The table of the README.
+pub fn markdown() -> String {
+    let row = |setting: &Setting| {
+        let default = if setting.default.is_empty() { "".into() } else { format!("`{}`", setting.default) };
+        format!("| `--{}` | `{}` | {default} | {} |\n", setting.name, setting.variable(), setting.help)
+    };
+    let header = "| flag | environment | default | what it sets |\n| --- | --- | --- | --- |\n".to_owned();
+    header + &SETTINGS.iter().map(row).collect::<String>()
+}

@@ -1,0 +1,169 @@
+//! The edge of the protocol: services, limits, deadlines, status codes, and the server around them.
+
+mod convert;
+mod deadline;
+mod embedding;
+pub(crate) mod health;
+mod layer;
+pub mod listen;
+mod reorder;
+mod server_info;
+mod status;
+
+use std::time::{Duration, SystemTime};
+
+use prometheus_client::registry::Registry;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{codec::CompressionEncoding, service::Routes, transport::Server};
+use tonic_health::pb::health_server::HealthServer;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::{
+    embed::Embedder,
+    proto::{
+        self, embedding_service_server::EmbeddingServiceServer, server_service_server::ServerServiceServer,
+    },
+    stall,
+};
+
+use embedding::Embeddings;
+use health::Health;
+use layer::CallLayer;
+pub(crate) use layer::OpenCalls;
+use listen::Listener;
+pub use server_info::Compute;
+use server_info::ServerInfo;
+
+/// What one request, stream and connection may hold.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Inputs of one request.
+    pub inputs: usize,
+    /// UTF-8 bytes of one input.
+    pub input_bytes: usize,
+    /// Bytes of one message, as received.
+    pub message_bytes: usize,
+    /// Tokens that may wait or be computed; told to callers, enforced by the embedder.
+    pub queue_tokens: usize,
+    /// Unanswered inputs of one stream.
+    pub stream_inputs: usize,
+    /// Open streams of one connection.
+    pub connection_streams: u32,
+    /// Of calls that bring no deadline.
+    pub default_deadline: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            inputs: 512,
+            input_bytes: 128 << 10,
+            message_bytes: 16 << 20,
+            queue_tokens: 256 << 10,
+            stream_inputs: 64,
+            connection_streams: 256,
+            default_deadline: Duration::from_secs(60),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub limits: Limits,
+    pub compute: Compute,
+    /// Whether reflection (v1 and v1alpha) is served.
+    pub reflection: bool,
+    /// How often an idle connection is asked whether it is alive; it has as long to answer.
+    pub keepalive: Duration,
+}
+
+/// All that the services share.
+pub(crate) struct Context {
+    pub settings: Settings,
+    pub embedder: Embedder,
+    pub reactor: stall::Reader,
+    pub health: Health,
+    pub open: OpenCalls,
+    /// Owns the tasks of open streams.
+    pub streams: TaskTracker,
+    pub started: SystemTime,
+}
+
+/// A server over any number of listeners.
+#[derive(Clone)]
+pub(crate) struct Rpc {
+    routes: Routes,
+    layer: CallLayer,
+    settings: Settings,
+    closing: CancellationToken,
+}
+
+impl Rpc {
+    pub fn new(context: Context, registry: &mut Registry) -> Rpc {
+        let Context { settings, embedder, reactor, health, open, streams, started } = context;
+        let layer = CallLayer::new(reactor.clone(), open, registry);
+        let closing = health.closing.clone();
+        let info = ServerInfo {
+            embedder: embedder.clone(),
+            reactor,
+            draining: health.draining.clone(),
+            limits: settings.limits.clone(),
+            compute: settings.compute.clone(),
+            started,
+        };
+        let embeddings =
+            Embeddings { embedder, limits: settings.limits.clone(), closing: closing.clone(), streams };
+        let embeddings = EmbeddingServiceServer::new(embeddings)
+            .max_decoding_message_size(settings.limits.message_bytes)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd);
+        let mut routes = Routes::new(embeddings)
+            .add_service(ServerServiceServer::new(info))
+            .add_service(HealthServer::new(health));
+        if settings.reflection {
+            routes = add_reflection(routes);
+        }
+        Rpc { routes, layer, settings, closing }
+    }
+
+    /// Serves until `closing`, and on until the last open call has ended.
+    ///
+    /// # Errors
+    /// If the listener cannot be handed to the reactor, or the transport fails.
+    pub async fn serve(self, listener: Listener) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let closing = self.closing.clone().cancelled_owned();
+        let limits = &self.settings.limits;
+        let router = Server::builder()
+            .max_concurrent_streams(limits.connection_streams)
+            .http2_keepalive_interval(Some(self.settings.keepalive))
+            .http2_keepalive_timeout(Some(self.settings.keepalive))
+            .layer(self.layer)
+            .layer(CatchPanicLayer::custom(answer_panic))
+            .add_routes(self.routes);
+        match listener {
+            Listener::Tcp(listener) => {
+                router.serve_with_incoming_shutdown(listen::tcp(listener)?, closing).await?;
+            }
+            Listener::Unix { listener, .. } => {
+                router.serve_with_incoming_shutdown(listen::unix(listener)?, closing).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A panic in a handler costs its call alone.
+fn answer_panic(_: Box<dyn std::any::Any + Send>) -> http::Response<tonic::body::Body> {
+    tracing::error!("a handler panicked; its call is answered with INTERNAL");
+    status::internal().into_http()
+}
+
+fn add_reflection(routes: Routes) -> Routes {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    const VALID: &str = "the descriptors were made by the build";
+    routes.add_service(builder().build_v1().expect(VALID)).add_service(builder().build_v1alpha().expect(VALID))
+}

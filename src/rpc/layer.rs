@@ -1,0 +1,319 @@
+//! What every call gets: an id, a deadline, one log line, its metrics, and a place in the count of open calls.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body, Frame};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use super::{deadline, status};
+use crate::{deadline::Deadline, stall};
+
+const REQUEST_ID: &str = "x-request-id";
+const TRACEPARENT: &str = "traceparent";
+/// A gRPC client's wait-for-ready does not travel; this does. Any value but `false` asks to wait.
+const WAIT_FOR_READY: &str = "assay-wait-for-ready";
+
+/// Every method that is served; others are counted together.
+const METHODS: [&str; 9] = [
+    "assay.v1.EmbeddingService/Embed",
+    "assay.v1.EmbeddingService/EmbedStream",
+    "assay.v1.EmbeddingService/Tokenize",
+    "assay.v1.ServerService/GetServerInfo",
+    "grpc.health.v1.Health/Check",
+    "grpc.health.v1.Health/Watch",
+    "grpc.health.v1.Health/List",
+    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
+/// What a handler may know of its call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    /// The caller's own deadline, if it has one.
+    pub deadline: Option<Deadline>,
+    /// Whether it rather waits for the model than be refused.
+    pub waits_for_ready: bool,
+}
+
+#[derive(Clone)]
+pub(super) struct CallLayer {
+    metrics: Metrics,
+    reactor: stall::Reader,
+    open: OpenCalls,
+}
+
+/// Calls that are not answered to the last byte.
+#[derive(Clone, Default)]
+pub(crate) struct OpenCalls {
+    /// All but health watches, which end on their own.
+    count: Arc<AtomicUsize>,
+}
+
+impl OpenCalls {
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+impl CallLayer {
+    pub fn new(reactor: stall::Reader, open: OpenCalls, registry: &mut Registry) -> CallLayer {
+        CallLayer { metrics: Metrics::register(registry), reactor, open }
+    }
+}
+
+impl<S> Layer<S> for CallLayer {
+    type Service = CallService<S>;
+
+    fn layer(&self, inner: S) -> CallService<S> {
+        CallService { inner, layer: self.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct CallService<S> {
+    inner: S,
+    layer: CallLayer,
+}
+
+impl<S, B, R> Service<Request<B>> for CallService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<ObservedBody<R>>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let mut observed = self.layer.observe(&request);
+        request.extensions_mut().insert(Call::of(request.headers()));
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let (mut parts, body) = answer.await?.into_parts();
+            observed.echo(&mut parts.headers);
+            // An answer without messages carries its status here.
+            if let Some(status) = Status::from_header_map(&parts.headers) {
+                observed.ended(&mut parts.headers, &status);
+            }
+            Ok(Response::from_parts(parts, ObservedBody { inner: body, observed }))
+        })
+    }
+}
+
+impl Call {
+    fn of(headers: &HeaderMap) -> Call {
+        Call {
+            deadline: deadline::of(headers),
+            waits_for_ready: headers.get(WAIT_FOR_READY).is_some_and(|value| value != "false"),
+        }
+    }
+
+    /// Of a request that came through the layer.
+    pub fn of_request<T>(request: &tonic::Request<T>) -> Call {
+        let call = request.extensions().get::<Call>().copied();
+        call.unwrap_or(Call { deadline: None, waits_for_ready: false })
+    }
+}
+
+impl CallLayer {
+    fn observe<B>(&self, request: &Request<B>) -> Observed {
+        let path = request.uri().path().trim_start_matches('/');
+        let method = METHODS.into_iter().find(|&method| method == path).unwrap_or("other");
+        self.reactor.note_rpc(method);
+        self.metrics.started.get_or_create(&MethodLabel { method }).inc();
+        let counted = !method.ends_with("/Watch");
+        if counted {
+            self.open.count.fetch_add(1, Ordering::Relaxed);
+        }
+        let open = self.metrics.open.get_or_create(&MethodLabel { method }).clone();
+        open.inc();
+        let id = request.headers().get(REQUEST_ID).filter(|id| id.len() <= 128).cloned();
+        Observed {
+            method,
+            started: Instant::now(),
+            request_id: id.unwrap_or_else(new_request_id),
+            traceparent: request.headers().get(TRACEPARENT).filter(|parent| parent.len() <= 128).cloned(),
+            code: None,
+            metrics: self.metrics.clone(),
+            counted: counted.then(|| self.open.clone()),
+            open,
+        }
+    }
+}
+
+/// Unique among the requests of this process, and very likely among all.
+fn new_request_id() -> HeaderValue {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let id = format!("{:08x}-{number:x}", rand::random::<u32>());
+    HeaderValue::from_str(&id).expect("hexadecimal digits are a valid header")
+}
+
+/// One call from its arrival to the last byte of its answer, or to the caller's leaving.
+struct Observed {
+    method: &'static str,
+    started: Instant,
+    request_id: HeaderValue,
+    traceparent: Option<HeaderValue>,
+    code: Option<Code>,
+    metrics: Metrics,
+    counted: Option<OpenCalls>,
+    open: Gauge,
+}
+
+impl Observed {
+    fn echo(&self, headers: &mut HeaderMap) {
+        headers.insert(REQUEST_ID, self.request_id.clone());
+        if let Some(traceparent) = &self.traceparent {
+            headers.insert(TRACEPARENT, traceparent.clone());
+        }
+    }
+
+    /// Notes the status that `headers` carry, and corrects it where tonic's own would mislead.
+    fn ended(&mut self, headers: &mut HeaderMap, status: &Status) {
+        self.code = Some(status.code());
+        if status.code() == Code::OutOfRange {
+            let status = status::message_too_large(status);
+            self.code = Some(status.code());
+            // What cannot be written as a header leaves the status as it was.
+            let _ = status.add_header(headers);
+        }
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        self.open.dec();
+        if let Some(open) = &self.counted {
+            open.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        let code = code_name(self.code.unwrap_or(Code::Cancelled));
+        let took = self.started.elapsed();
+        let label = RpcLabel { method: self.method, code };
+        self.metrics.seconds.get_or_create(&label).observe(took.as_secs_f64());
+        tracing::debug!(
+            method = self.method,
+            code,
+            took_ms = took.as_secs_f64() * 1e3,
+            request_id = self.request_id.to_str().unwrap_or_default(),
+            traceparent = self.traceparent.as_ref().and_then(|t| t.to_str().ok()).unwrap_or_default(),
+            "answered"
+        );
+    }
+}
+
+/// The answer's body; it sees the status pass by in the trailers.
+#[pin_project::pin_project]
+pub(super) struct ObservedBody<B> {
+    #[pin]
+    inner: B,
+    observed: Observed,
+}
+
+impl<B: Body> Body for ObservedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let mut frame = ready!(this.inner.poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+            && let Some(status) = Status::from_header_map(trailers)
+        {
+            this.observed.ended(trailers, &status);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodLabel {
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RpcLabel {
+    method: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone)]
+struct Metrics {
+    started: Family<MethodLabel, Counter>,
+    open: Family<MethodLabel, Gauge>,
+    seconds: Family<RpcLabel, Histogram, fn() -> Histogram>,
+}
+
+impl Metrics {
+    fn register(registry: &mut Registry) -> Metrics {
+        let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_25, 2.0, 18));
+        let metrics = Metrics {
+            started: Family::default(),
+            open: Family::default(),
+            seconds: Family::new_with_constructor(seconds),
+        };
+        let registry = registry.sub_registry_with_prefix("assay_rpc");
+        registry.register("started", "Calls begun", metrics.started.clone());
+        registry.register("open", "Calls not yet answered to the last byte", metrics.open.clone());
+        registry.register("seconds", "Time from a call's arrival to its end", metrics.seconds.clone());
+        metrics
+    }
+}
+
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,102 @@
+//! Logs to standard error, and metrics of the process itself.
+
+use std::{fmt, io, str::FromStr, time::SystemTime};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{family::Family, gauge::{ConstGauge, Gauge}},
+    registry::{Registry, Unit},
+};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A level, or directives such as `info,assay=debug`.
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LogFormat, String> {
+        match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            other => Err(format!("{other} is neither text nor json")),
+        }
+    }
+}
+
+/// # Errors
+/// What is wrong with the filter.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    EnvFilter::try_new(filter).map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// Writes what is left of the log when it is dropped.
+#[must_use]
+pub struct LogGuard {
+    _writer: WorkerGuard,
+}
+
+/// Starts logging for the whole process. Lines are written by a thread of their own; if standard error takes
+/// none, as a full pipe does, lines are dropped rather than callers held up.
+///
+/// # Errors
+/// If the filter is not valid, or logging was started before.
+pub fn start(settings: &Settings) -> Result<LogGuard, Box<dyn std::error::Error + Send + Sync>> {
+    let (writer, guard) = NonBlockingBuilder::default().lossy(true).thread_name("assay-log").finish(io::stderr());
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(&settings.filter)?)
+        .with_writer(BoxMakeWriter::new(writer))
+        .with_ansi(false)
+        .with_target(false);
+    match settings.format {
+        LogFormat::Text => subscriber.try_init()?,
+        LogFormat::Json => subscriber.json().flatten_event(true).try_init()?,
+    }
+    Ok(LogGuard { _writer: guard })
+}
+
+/// Adds what is known of the process and its build.
+pub(crate) fn register_process(registry: &mut Registry, started: SystemTime) {
+    let build = Family::<Vec<(&'static str, &'static str)>, Gauge>::default();
+    let labels = vec![("version", env!("CARGO_PKG_VERSION")), ("revision", env!("ASSAY_GIT_REVISION"))];
+    build.get_or_create(&labels).set(1);
+    registry.register("assay_build_info", "1, with version and revision", build);
+    let start: Gauge<f64, std::sync::atomic::AtomicU64> = Gauge::default();
+    start.set(started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+    registry.register("process_start_time_seconds", "When the process started, Unix time", start);
+    registry.register_collector(Box::new(ProcessMemory));
+}
+
+/// Read when it is asked for, on the thread of the admin port.
+#[derive(Debug)]
+struct ProcessMemory;
+
+impl Collector for ProcessMemory {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(bytes) = resident_bytes() else { return Ok(()) };
+        let gauge = ConstGauge::new(bytes);
+        let help = "Resident memory";
+        let metric =
+            encoder.encode_descriptor("process_resident_memory", help, Some(&Unit::Bytes), gauge.metric_type())?;
+        gauge.encode(metric)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "proc is not a disk, and the admin thread asks")]
+fn resident_bytes() -> Option<i64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: i64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * i64::try_from(rustix::param::page_size()).ok()?)
+}
