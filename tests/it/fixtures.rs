@@ -59,7 +59,7 @@ fn golden_vectors_and_ids_fit_their_headers() {
 #[test]
 fn prompts_are_in_the_goldens_of_the_models_that_have_them() {
     for (model, pooling, include_prompt) in
-        [("xlmr-mean-prompts", "mean", true), ("bert-bf16-no-prompt", "mean", false)]
+        [("xlmr-mean-prompts", "mean", true), ("bert-bf16", "mean", true), ("bert-no-prompt", "mean", false)]
     {
         let goldens = goldens(model);
         assert_eq!((goldens.pooling.as_str(), goldens.include_prompt), (pooling, include_prompt));

@@ -63,13 +63,14 @@ pub enum Truncate {
 }
 
 /// The names for [`goldens`]; all but `minilm` are names for `write_random_model` too.
-pub const MODELS: [&str; 7] = [
+pub const MODELS: [&str; 8] = [
     "minilm",
     "bert-zh-cls",
     "xlmr-mean-prompts",
     "roberta-mean-raw",
     "bert-f16-sharded",
-    "bert-bf16-no-prompt",
+    "bert-bf16",
+    "bert-no-prompt",
     "bert-last-token",
 ];
 
