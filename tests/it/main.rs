@@ -1,2 +1,3 @@
 mod fixtures;
 mod support;
+mod vectors;
