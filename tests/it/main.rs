@@ -1,1 +1,4 @@
+mod fixtures;
 mod stall;
+mod support;
+mod vectors;

@@ -1,0 +1,9 @@
+pub mod goldens;
+pub mod random_model;
+
+use std::path::PathBuf;
+
+/// A path below tests/fixtures.
+pub fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
+}

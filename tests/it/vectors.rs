@@ -1,0 +1,85 @@
+//! The model against the reference library: token ids exactly, vectors within rounding.
+
+use std::path::{Path, PathBuf};
+
+use assay::model::{Model, Packed, Settings, Truncation, source::ModelFiles};
+
+use crate::support::{
+    goldens::{Case, MODELS, Truncate, goldens},
+    random_model::write_random_model,
+};
+
+// Ours are within 4e-7 of the reference for unit vectors; a tanh in place of the erf of gelu is off by 2e-5.
+const TOLERANCE: f32 = 5e-6;
+
+#[test]
+fn random_models_give_the_vectors_of_the_reference() {
+    for name in MODELS.iter().filter(|&&name| name != "minilm" && goldens(name).include_prompt) {
+        let dir = tempfile::tempdir().unwrap();
+        write_random_model(name, dir.path());
+        check(name, dir.path());
+    }
+}
+
+#[test]
+fn a_model_that_leaves_the_prompt_out_of_pooling_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    write_random_model("bert-no-prompt", dir.path());
+    let refusal = load("bert-no-prompt", dir.path()).err().expect("not supported");
+    assert!(refusal.contains("include_prompt"), "{refusal}");
+}
+
+#[test]
+#[ignore = "needs all-MiniLM-L6-v2 in the directory that MINILM names"]
+fn minilm_gives_the_vectors_of_the_reference() {
+    let dir = PathBuf::from(std::env::var_os("MINILM").expect("MINILM names a directory"));
+    check("minilm", &dir);
+}
+
+fn load(name: &str, dir: &Path) -> Result<Model, String> {
+    let files = ModelFiles { dir: dir.to_owned(), id: name.to_owned(), revision: None };
+    Model::load(&files, &Settings::default(), &|_, _| {}).map_err(|error| error.to_string())
+}
+
+fn check(name: &str, dir: &Path) {
+    let model = load(name, dir).unwrap();
+    let goldens = goldens(name);
+    let info = &model.info;
+    assert_eq!(
+        (info.dimensions, info.max_tokens, info.normalizes),
+        (goldens.dimension, goldens.max_tokens, goldens.normalize)
+    );
+    for case in &goldens.cases {
+        let case_name = format!("{name}: {} {:?} {:?}", case.text.id, case.role, case.truncate);
+        let ids = ids(&model, case);
+        assert_eq!(ids, case.ids, "{case_name}");
+        let mut batch = Packed::new();
+        batch.push(&ids);
+        let raw = model.encode(&batch).unwrap();
+        if let Some(expected) = &case.unnormalized {
+            assert_close(&raw, expected, norm(expected), &case_name);
+        }
+        let scale = if goldens.normalize { norm(&raw) } else { 1.0 };
+        let vector: Vec<f32> = raw.iter().map(|x| x / scale).collect();
+        assert_close(&vector, &case.vector, norm(&case.vector), &case_name);
+    }
+}
+
+fn ids(model: &Model, case: &Case) -> Vec<u32> {
+    let truncation = match case.truncate {
+        Truncate::Start => Truncation::Start,
+        Truncate::End => Truncation::End,
+    };
+    model.tokenizer.encode(&case.prompt, &case.text.text, truncation).unwrap().ids
+}
+
+/// Compares relative to the length of the expected vector.
+fn assert_close(actual: &[f32], expected: &[f32], length: f32, case_name: &str) {
+    assert_eq!(actual.len(), expected.len(), "{case_name}");
+    let difference = actual.iter().zip(expected).map(|(a, e)| (a - e).abs()).fold(0.0, f32::max);
+    assert!(difference <= TOLERANCE * length, "{case_name}: off by {difference}");
+}
+
+fn norm(vector: &[f32]) -> f32 {
+    vector.iter().map(|x| x * x).sum::<f32>().sqrt()
+}
