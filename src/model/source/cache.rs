@@ -104,10 +104,16 @@ impl RepoCache {
     ///
     /// The holder may take as long as it likes while its partial file grows; after
     /// `patience` without growth it counts as stuck.
-    pub(super) async fn lock(&self, etag: &str, patience: Duration) -> Result<Option<File>, SourceError> {
+    pub(super) async fn lock(
+        &self,
+        etag: &str,
+        patience: Duration,
+        waiting: impl FnOnce(),
+    ) -> Result<Option<File>, SourceError> {
         let path = self.lock_dir.join(format!("{etag}.lock"));
         let file = File::options().create(true).append(true).open(&path).map_err(at(&path))?;
         let (mut seen_bytes, mut since) = (self.partial_bytes(etag), Instant::now());
+        let mut waiting = Some(waiting);
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Some(file)),
@@ -117,6 +123,9 @@ impl RepoCache {
                     tracing::warn!(path = %path.display(), %error, "cache cannot be locked, going on without");
                     return Ok(None);
                 }
+            }
+            if let Some(tell) = waiting.take() {
+                tell();
             }
             let bytes = self.partial_bytes(etag);
             if bytes != seen_bytes {

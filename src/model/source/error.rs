@@ -90,6 +90,15 @@ pub(super) enum Failure {
     Passing(Trouble),
 }
 
+impl Failure {
+    pub(super) fn with_advance(self, advanced: bool) -> Self {
+        match self {
+            Self::Passing(trouble) => Self::Passing(Trouble { advanced, ..trouble }),
+            Self::Final(error) => Self::Final(error),
+        }
+    }
+}
+
 /// A reason to try again.
 pub(super) struct Trouble {
     pub(super) reason: String,

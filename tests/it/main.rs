@@ -1,0 +1,2 @@
+mod model_source;
+mod support;
