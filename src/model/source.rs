@@ -16,13 +16,13 @@ use std::{
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{error::SourceError, progress::Progress};
 use self::{
     cache::{RepoCache, is_commit},
     fetch::Fetcher,
     hub::{Hub, Listing},
     retry::retry,
 };
+pub use self::{error::SourceError, progress::Progress};
 use crate::secret::Secret;
 
 /// How long a start waits to hear whether a model that it already has was changed.

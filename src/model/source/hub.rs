@@ -90,8 +90,9 @@ impl Hub {
         let response = self.follow(Method::GET, url, &what).await?.response;
         let body = timeout(self.idle_timeout, response.bytes()).await.map_err(|_| self.stalled())?;
         let body = body.map_err(|error| self.trouble(error))?;
-        let listing: Listing = serde_json::from_slice(&body)
-            .map_err(|error| unusable(&what, format!("the list of files is not what a hub sends ({error})")))?;
+        let listing: Listing = serde_json::from_slice(&body).map_err(|error| {
+            unusable(&what, format!("the list of files is not what a hub sends ({error})"))
+        })?;
         if !is_commit(&listing.sha) {
             return Err(unusable(&what, "the list of files names no commit".to_owned()).into());
         }
@@ -110,7 +111,8 @@ impl Hub {
         let etag = linked_etag.map(str::to_owned).or(first_etag).filter(|etag| is_file_name(etag));
         let etag = etag.ok_or_else(|| unusable(&what, "no usable ETag header".to_owned()))?;
         // The length of a redirect is not that of the file.
-        let own_length = || header(headers, CONTENT_LENGTH.as_str()).filter(|_| response.status().is_success());
+        let own_length =
+            || header(headers, CONTENT_LENGTH.as_str()).filter(|_| response.status().is_success());
         let bytes = header(headers, LINKED_SIZE).or_else(own_length).and_then(|bytes| bytes.parse().ok());
         Ok(Remote { file: path.file.to_owned(), etag, bytes, sha256 })
     }
@@ -151,7 +153,8 @@ impl Hub {
             let request = self.metadata.request(method.clone(), url.clone());
             let response = self.send(self.authorized(request, &url)).await?;
             let headers = response.headers();
-            first_etag = first_etag.or_else(|| header(headers, ETAG.as_str()).map(|etag| bare(etag).to_owned()));
+            first_etag =
+                first_etag.or_else(|| header(headers, ETAG.as_str()).map(|etag| bare(etag).to_owned()));
             if response.status().is_success() || headers.contains_key(LINKED_ETAG) {
                 return Ok(Answer { response, first_etag });
             }

@@ -42,7 +42,8 @@ mod tests {
 
     #[test]
     fn a_wait_names_the_request_and_the_attempt() {
-        let wait = Progress::Waiting { what: "GET model.safetensors from http://host".to_owned(), attempt: 2 };
+        let wait =
+            Progress::Waiting { what: "GET model.safetensors from http://host".to_owned(), attempt: 2 };
         assert_eq!(
             wait.to_string(),
             "GET model.safetensors from http://host: waiting for the first byte, attempt 2"

@@ -80,14 +80,18 @@ fn weights<'a>(present: &BTreeSet<&'a str>) -> Result<Vec<&'a str>, Lack> {
 /// Names the file of another format that people take for the missing one.
 fn hint_for(missing: &str, present: &BTreeSet<&str>) -> String {
     let (reads, others): (_, &[&str]) = match missing {
-        SINGLE_WEIGHTS => ("safetensors", &["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5"]),
+        SINGLE_WEIGHTS => {
+            ("safetensors", &["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5"])
+        }
         "tokenizer.json" => {
             ("tokenizer.json", &["vocab.txt", "sentencepiece.bpe.model", "spiece.model", "vocab.json"])
         }
         _ => return String::new(),
     };
     match others.iter().find(|file| present.contains(*file)) {
-        Some(only) => format!(" (only {only}; Assay reads {reads}, so convert it or choose another revision)"),
+        Some(only) => {
+            format!(" (only {only}; Assay reads {reads}, so convert it or choose another revision)")
+        }
         None => String::new(),
     }
 }
@@ -187,7 +191,8 @@ mod tests {
             &["1_Pooling/config.json", "model.safetensors", "modules.json", "config.json", "tokenizer.json"],
             &["config.json", "tokenizer.json", "modules.json", "1_Pooling/config.json", "model.safetensors"],
         );
-        let others = ["onnx/config.json", "onnx/model.onnx", "openvino/openvino_model.bin", "pytorch_model.bin"];
+        let others =
+            ["onnx/config.json", "onnx/model.onnx", "openvino/openvino_model.bin", "pytorch_model.bin"];
         let ours = ["config.json", "tokenizer.json", "model.safetensors"];
         check(&[&others[..], &ours[..]].concat(), &ours);
     }
@@ -203,7 +208,8 @@ mod tests {
 
     #[test]
     fn a_path_that_climbs_is_never_wanted() {
-        let paths = ["config.json", "tokenizer.json", "model.safetensors", "../config.json", "1_../config.json"];
+        let paths =
+            ["config.json", "tokenizer.json", "model.safetensors", "../config.json", "1_../config.json"];
         check(&paths, &paths[..3]);
     }
 
