@@ -131,6 +131,7 @@ fn source_settings(r: &mut Reader, sources: &Sources<'_>) -> source::Settings {
         idle_timeout: r.required("hub-idle-timeout", Duration::ZERO, positive_duration),
         total_timeout: r.required("hub-total-timeout", Duration::ZERO, positive_duration),
         attempts: r.required("hub-attempts", 1, number),
+        backoff: Duration::from_millis(500),
     }
 }
 

@@ -110,7 +110,8 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let mut observed = self.layer.observe(&request);
-        request.extensions_mut().insert(Call::of(request.headers()));
+        let call = Call::of(request.headers());
+        request.extensions_mut().insert(call);
         let answer = self.inner.call(request);
         Box::pin(async move {
             let (mut parts, body) = answer.await?.into_parts();

@@ -1,4 +1,5 @@
 mod fixtures;
+mod model_source;
 mod stall;
 mod support;
 mod vectors;

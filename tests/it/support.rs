@@ -1,4 +1,5 @@
 pub mod goldens;
+pub mod hub;
 pub mod random_model;
 
 use std::path::PathBuf;

@@ -1,0 +1,188 @@
+//! The standard hub cache on disk, shared with Python's huggingface_hub:
+//! `models--org--name/{refs/<revision>, snapshots/<commit>/<file>, blobs/<etag>}`,
+//! where a snapshot's files are relative links to blobs, plus `.locks/`.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use super::{ModelFiles, error::SourceError, select};
+
+/// Lock files of other processes cannot notify, so they are asked again this often.
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
+pub(super) struct RepoCache {
+    /// Invariant: has passed `check_id`, so no path made from it leaves `cache_dir`.
+    id: String,
+    cache_dir: PathBuf,
+    repo_dir: PathBuf,
+    lock_dir: PathBuf,
+}
+
+impl RepoCache {
+    pub(super) fn new(cache_dir: &Path, id: &str) -> Self {
+        let folder = format!("models--{}", id.replace('/', "--"));
+        Self {
+            id: id.to_owned(),
+            cache_dir: cache_dir.to_owned(),
+            repo_dir: cache_dir.join(&folder),
+            lock_dir: cache_dir.join(".locks").join(folder),
+        }
+    }
+
+    /// The snapshot that `revision` last meant, if everything needed is in it.
+    pub(super) fn complete(&self, revision: &str) -> Option<ModelFiles> {
+        let commit = self.commit(revision)?;
+        select::check_dir(&self.snapshot(&commit)).is_ok().then(|| self.files(&commit))
+    }
+
+    pub(super) fn files(&self, commit: &str) -> ModelFiles {
+        ModelFiles { dir: self.snapshot(commit), id: self.id.clone(), revision: Some(commit.to_owned()) }
+    }
+
+    /// Whether the snapshot has the file, that is, a link that leads to a blob.
+    pub(super) fn has(&self, commit: &str, file: &str) -> bool {
+        self.snapshot(commit).join(file).is_file()
+    }
+
+    pub(super) fn blob(&self, etag: &str) -> PathBuf {
+        self.repo_dir.join("blobs").join(etag)
+    }
+
+    /// Where a blob grows until it is whole and verified.
+    pub(super) fn partial(&self, etag: &str) -> PathBuf {
+        self.repo_dir.join("blobs").join(format!("{etag}.incomplete"))
+    }
+
+    /// Makes `file` of the snapshot lead to the blob.
+    pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<(), SourceError> {
+        let link = self.snapshot(commit).join(file);
+        let up = "../".repeat(2 + file.matches('/').count());
+        replace(&link, |fresh| symlink(format!("{up}blobs/{etag}"), fresh)).map_err(at(&link))
+    }
+
+    /// Notes what a branch or tag means now. Called last, so a ref always leads to a whole snapshot.
+    pub(super) fn note_revision(&self, revision: &str, commit: &str) -> Result<(), SourceError> {
+        if self.commit(revision).as_deref() == Some(commit) {
+            return Ok(());
+        }
+        let path = self.repo_dir.join("refs").join(revision);
+        replace(&path, |fresh| fs::write(fresh, commit)).map_err(at(&path))
+    }
+
+    /// Creates the directories and refuses early what could not be stored anyway.
+    pub(super) fn make_room(&self, needed_bytes: u64) -> Result<(), SourceError> {
+        for dir in [&self.repo_dir.join("blobs"), &self.lock_dir] {
+            fs::create_dir_all(dir).map_err(at(dir))?;
+        }
+        let free_bytes = self.free_bytes();
+        if needed_bytes > free_bytes {
+            return Err(SourceError::DiskFull { path: self.cache_dir.clone(), needed_bytes, free_bytes });
+        }
+        Ok(())
+    }
+
+    /// Turns a failed write into what the operator can do about it.
+    pub(super) fn write_error(&self, path: &Path, needed_bytes: u64, cause: io::Error) -> SourceError {
+        match cause.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SourceError::DiskFull {
+                path: self.cache_dir.clone(),
+                needed_bytes,
+                free_bytes: self.free_bytes(),
+            },
+            _ => at(path)(cause),
+        }
+    }
+
+    /// Waits until no other process fetches this blob. The lock lasts as long as the returned file.
+    ///
+    /// The holder may take as long as it likes while its partial file grows; after
+    /// `patience` without growth it counts as stuck.
+    pub(super) async fn lock(
+        &self,
+        etag: &str,
+        patience: Duration,
+        waiting: impl FnOnce(),
+    ) -> Result<Option<File>, SourceError> {
+        let path = self.lock_dir.join(format!("{etag}.lock"));
+        let file = File::options().create(true).append(true).open(&path).map_err(at(&path))?;
+        let (mut seen_bytes, mut since) = (self.partial_bytes(etag), Instant::now());
+        let mut waiting = Some(waiting);
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => {
+                    // Some network filesystems have no locks; the checksum still guards the result.
+                    tracing::warn!(path = %path.display(), %error, "cache cannot be locked, going on without");
+                    return Ok(None);
+                }
+            }
+            if let Some(tell) = waiting.take() {
+                tell();
+            }
+            let bytes = self.partial_bytes(etag);
+            if bytes != seen_bytes {
+                (seen_bytes, since) = (bytes, Instant::now());
+            }
+            if since.elapsed() >= patience {
+                return Err(SourceError::Locked { lock: path, waited: patience });
+            }
+            sleep(LOCK_POLL).await;
+        }
+    }
+
+    fn commit(&self, revision: &str) -> Option<String> {
+        if is_commit(revision) {
+            return Some(revision.to_owned());
+        }
+        let text = fs::read_to_string(self.repo_dir.join("refs").join(revision)).ok()?;
+        Some(text.trim().to_owned()).filter(|commit| is_commit(commit))
+    }
+
+    fn snapshot(&self, commit: &str) -> PathBuf {
+        self.repo_dir.join("snapshots").join(commit)
+    }
+
+    fn partial_bytes(&self, etag: &str) -> u64 {
+        file_bytes(&self.partial(etag))
+    }
+
+    /// Unlimited where the system does not say.
+    fn free_bytes(&self) -> u64 {
+        match rustix::fs::statvfs(&self.cache_dir) {
+            Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
+            Err(_) => u64::MAX,
+        }
+    }
+}
+
+pub(super) fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Length of a file, 0 where there is none.
+pub(super) fn file_bytes(path: &Path) -> u64 {
+    fs::metadata(path).map(|metadata| metadata.len()).unwrap_or(0)
+}
+
+/// Makes `path` in one step, so that no reader ever meets half of it.
+fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let parent = path.parent().expect("every path in the cache has a parent");
+    fs::create_dir_all(parent)?;
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(format!(".{}.{:08x}.new", std::process::id(), rand::random::<u32>()));
+    make(Path::new(&fresh))?;
+    fs::rename(&fresh, path)
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> SourceError {
+    let path = path.to_owned();
+    move |cause| SourceError::Cache { path, cause }
+}

@@ -1,0 +1,238 @@
+//! Brings files into the cache: resumes, verifies, and only then publishes.
+
+use std::{
+    cell::Cell,
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::Path,
+};
+
+use reqwest::{Response, StatusCode, header::CONTENT_RANGE};
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Settings,
+    cache::{RepoCache, file_bytes},
+    error::{Failure, SourceError, Trouble},
+    hub::{FilePath, Hub, Remote},
+    progress::Progress,
+    retry::retry,
+};
+
+/// Progress is told in steps of this: often enough to see, too rarely to cost.
+const REPORT_STEP_BYTES: u64 = 1 << 20;
+/// A process that fetches pauses between attempts, so a file may rest for a few idle limits.
+const LOCK_PATIENCE: u32 = 4;
+
+pub(super) struct Fetcher<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) hub: &'a Hub,
+    pub(super) cache: &'a RepoCache,
+    pub(super) cancel: &'a CancellationToken,
+    pub(super) progress: &'a dyn Fn(Progress),
+    pub(super) commit: &'a str,
+}
+
+/// A file, its place in the cache, and its share of all the bytes.
+struct Job<'a> {
+    remote: &'a Remote,
+    partial: &'a Path,
+    before_bytes: u64,
+    total_bytes: u64,
+}
+
+impl Fetcher<'_> {
+    /// Fetches `files` into the snapshot, in the given order.
+    pub(super) async fn fetch_all(&self, files: &[String]) -> Result<(), SourceError> {
+        let mut remotes = Vec::new();
+        for file in files {
+            remotes.push(self.describe(file).await?);
+        }
+        let total_bytes = sum_bytes(&remotes, |_| true);
+        let missing_bytes = sum_bytes(&remotes, |remote| !self.is_stored(remote));
+        self.cache.make_room(missing_bytes)?;
+        let (id, commit, host) = (&self.settings.model, self.commit, self.hub.host());
+        tracing::info!(id, commit, host, files = files.len(), bytes = missing_bytes, "fetching model");
+        let mut before_bytes = 0;
+        for remote in &remotes {
+            let partial = &self.cache.partial(&remote.etag);
+            self.fetch(&Job { remote, partial, before_bytes, total_bytes }).await?;
+            before_bytes += remote.bytes.unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    async fn describe(&self, file: &str) -> Result<Remote, SourceError> {
+        let what = format!("HEAD {file} from {}", self.hub.host());
+        let attempt = async || self.hub.describe(&self.path(file)).await;
+        retry(self.settings, self.progress, &what, attempt).await
+    }
+
+    async fn fetch(&self, job: &Job<'_>) -> Result<(), SourceError> {
+        let Remote { file, etag, .. } = job.remote;
+        if !self.is_stored(job.remote) {
+            let waiting = || (self.progress)(Progress::Locked { file: file.clone() });
+            let patience = self.settings.idle_timeout * LOCK_PATIENCE;
+            let _lock = self.cache.lock(etag, patience, waiting).await?;
+            // Whoever held the lock has probably fetched it.
+            if !self.is_stored(job.remote) {
+                self.download(job).await?;
+            }
+        }
+        self.cache.link(self.commit, file, etag)
+    }
+
+    /// A blob of another length than announced counts as absent, whoever left it.
+    fn is_stored(&self, remote: &Remote) -> bool {
+        let blob = self.cache.blob(&remote.etag);
+        blob.is_file() && remote.bytes.is_none_or(|bytes| bytes == file_bytes(&blob))
+    }
+
+    async fn download(&self, job: &Job<'_>) -> Result<(), SourceError> {
+        let what = format!("GET {} from {}", job.remote.file, self.hub.host());
+        let furthest_bytes = Cell::new(file_bytes(job.partial));
+        let attempt = async || {
+            let outcome = self.download_once(job).await;
+            let bytes = file_bytes(job.partial);
+            let advanced = bytes > furthest_bytes.get();
+            furthest_bytes.set(bytes.max(furthest_bytes.get()));
+            outcome.map_err(|failure| failure.with_advance(advanced))
+        };
+        retry(self.settings, self.progress, &what, attempt).await
+    }
+
+    async fn download_once(&self, job: &Job<'_>) -> Result<(), Failure> {
+        let Job { remote, partial, .. } = job;
+        // An earlier run may have stopped between the last byte and the check.
+        if !partial.is_file() || remote.bytes != Some(file_bytes(partial)) {
+            self.receive(job).await?;
+        }
+        self.verify(job)?;
+        self.publish(job).map_err(|cause| self.write_error(job, cause).into())
+    }
+
+    /// Appends to the partial file what is missing, from where the last attempt stopped.
+    async fn receive(&self, job: &Job<'_>) -> Result<(), Failure> {
+        let expected = job.remote.bytes;
+        let have = Some(file_bytes(job.partial)).filter(|have| expected.is_none_or(|bytes| *have < bytes));
+        let have = have.unwrap_or(0);
+        let response = self.hub.open(&self.path(&job.remote.file), have).await?;
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            fs::remove_file(job.partial).map_err(|cause| self.write_error(job, cause))?;
+            return Err(Trouble::new("the server cannot resume where the last attempt stopped").into());
+        }
+        let from = if continues_at(&response, have) { have } else { 0 };
+        let mut file = open_at(job.partial, from).map_err(|cause| self.write_error(job, cause))?;
+        let end = self.stream(job, response, &mut file, from).await?;
+        file.sync_all().map_err(|cause| self.write_error(job, cause))?;
+        match expected {
+            Some(bytes) if bytes != end => {
+                Err(Trouble::new(format!("the body ended after {end} of {bytes} bytes")).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns how long the file is at the end.
+    async fn stream(
+        &self,
+        job: &Job<'_>,
+        mut response: Response,
+        file: &mut File,
+        from: u64,
+    ) -> Result<u64, Failure> {
+        let (mut bytes, mut reported) = (from, from);
+        self.report(job, bytes);
+        loop {
+            let chunk = timeout(self.settings.idle_timeout, response.chunk()).await;
+            let chunk = chunk.map_err(|_| self.hub.stalled())?.map_err(|error| self.hub.trouble(error))?;
+            let Some(chunk) = chunk else { break };
+            file.write_all(&chunk).map_err(|cause| self.write_error(job, cause))?;
+            bytes += chunk.len() as u64;
+            if bytes - reported >= REPORT_STEP_BYTES {
+                self.report(job, bytes);
+                reported = bytes;
+            }
+        }
+        self.report(job, bytes);
+        Ok(bytes)
+    }
+
+    fn report(&self, job: &Job<'_>, file_fetched_bytes: u64) {
+        (self.progress)(Progress::Fetching {
+            file: job.remote.file.clone(),
+            file_fetched_bytes,
+            file_bytes: job.remote.bytes.unwrap_or(0),
+            fetched_bytes: job.before_bytes + file_fetched_bytes,
+            total_bytes: job.total_bytes,
+        });
+    }
+
+    /// Drops a partial file that is not what the hub promised, so that the next attempt starts clean.
+    fn verify(&self, job: &Job<'_>) -> Result<(), Failure> {
+        let Some(expected) = &job.remote.sha256 else { return Ok(()) };
+        let file = job.remote.file.clone();
+        (self.progress)(Progress::Verifying { file: file.clone() });
+        let found = sha256(job.partial, self.cancel).map_err(|cause| self.write_error(job, cause))?;
+        let found = found.ok_or(SourceError::Cancelled)?;
+        if found.eq_ignore_ascii_case(expected) {
+            return Ok(());
+        }
+        fs::remove_file(job.partial).map_err(|cause| self.write_error(job, cause))?;
+        let verdict = SourceError::Corrupt { file, host: self.hub.host(), expected: expected.clone(), found };
+        Err(Trouble { verdict: Some(verdict), ..Trouble::new("the checksum does not match") }.into())
+    }
+
+    fn publish(&self, job: &Job<'_>) -> io::Result<()> {
+        let blob = self.cache.blob(&job.remote.etag);
+        fs::rename(job.partial, &blob)?;
+        File::open(blob.parent().expect("a blob lies in the blobs directory"))?.sync_all()
+    }
+
+    fn path<'a>(&'a self, file: &'a str) -> FilePath<'a> {
+        FilePath { id: &self.settings.model, commit: self.commit, file }
+    }
+
+    fn write_error(&self, job: &Job<'_>, cause: io::Error) -> SourceError {
+        self.cache.write_error(job.partial, job.remote.bytes.unwrap_or(0), cause)
+    }
+}
+
+fn sum_bytes(remotes: &[Remote], counts: impl Fn(&Remote) -> bool) -> u64 {
+    remotes.iter().filter(|remote| counts(remote)).filter_map(|remote| remote.bytes).sum()
+}
+
+/// Whether the server sends the part that was asked for, not the file from its start.
+fn continues_at(response: &Response, from: u64) -> bool {
+    let range = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
+    response.status() == StatusCode::PARTIAL_CONTENT
+        && range.is_some_and(|range| range.starts_with(&format!("bytes {from}-")))
+}
+
+fn open_at(partial: &Path, from: u64) -> io::Result<File> {
+    let mut options = File::options();
+    if from > 0 {
+        return options.append(true).open(partial);
+    }
+    options.write(true).create(true).truncate(true).open(partial)
+}
+
+/// `None` when cancelled: hashing a large file takes seconds.
+fn sha256(path: &Path, cancel: &CancellationToken) -> io::Result<Option<String>> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            break;
+        }
+        if cancel.is_cancelled() {
+            return Ok(None);
+        }
+        hasher.update(&buffer[..read]);
+    }
+    Ok(Some(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+}
