@@ -76,7 +76,7 @@ impl Settings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFiles {
     pub dir: PathBuf,
-    /// The hub id, or the directory as it was given.
+    /// The hub id, or the name of the directory.
     pub id: String,
     /// The commit, where the files came from the hub.
     pub revision: Option<String>,
@@ -103,7 +103,14 @@ pub fn locate(
 
 fn from_directory(dir: &Path) -> Result<ModelFiles, SourceError> {
     select::check_dir(dir).map_err(|lack| lack.at(format!("directory {}", dir.display())))?;
-    Ok(ModelFiles { dir: dir.to_owned(), id: dir.display().to_string(), revision: None })
+    Ok(ModelFiles { dir: dir.to_owned(), id: directory_name(dir), revision: None })
+}
+
+/// The last part of its path, as the path itself may tell more than callers should know.
+fn directory_name(dir: &Path) -> String {
+    let whole = dir.canonicalize();
+    let whole = whole.as_deref().unwrap_or(dir);
+    whole.file_name().map_or_else(|| dir.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 fn from_hub(
