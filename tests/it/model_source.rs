@@ -319,7 +319,6 @@ fn a_fetch_that_was_given_up_goes_on_in_the_next_run() {
     let mut bench = Bench::new().impatient();
     bench.settings.attempts = 1;
     bench.hub.set_fault_times(Fault::Stall { after_bytes: 5000 }, 1);
-    // The stalled attempt brought bytes, so one more is due; it meets the same fault without any.
     let first = bench.locate();
     assert!(first.is_err(), "{first:?}");
     bench.hub.clear_fault();

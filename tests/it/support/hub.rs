@@ -14,7 +14,7 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Router,
     body::Body,
     extract::{Request, State},
     response::{IntoResponse, Response},
@@ -57,7 +57,8 @@ impl Fault {
 pub struct Hub {
     shared: Arc<Shared>,
     hub: Mutex<Option<Server>>,
-    storage: Server,
+    /// Kept for its thread.
+    _storage: Server,
     address: SocketAddr,
 }
 
@@ -92,15 +93,11 @@ impl Hub {
         *lock(&shared.storage_url) = format!("http://{}", storage.address);
         let hub = Server::start(([127, 0, 0, 1], 0).into(), router(&shared, Role::Hub));
         let address = hub.address;
-        Self { shared, hub: Mutex::new(Some(hub)), storage, address }
+        Self { shared, hub: Mutex::new(Some(hub)), _storage: storage, address }
     }
 
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
-    }
-
-    pub fn storage_endpoint(&self) -> String {
-        format!("http://{}", self.storage.address)
     }
 
     /// Until `clear_fault`.
@@ -300,7 +297,8 @@ impl Shared {
         }
         let siblings: Vec<_> =
             self.files().iter().map(|file| serde_json::json!({ "rfilename": file })).collect();
-        Json(serde_json::json!({ "id": MODEL_ID, "sha": commit, "siblings": siblings })).into_response()
+        let list = serde_json::json!({ "id": MODEL_ID, "sha": commit, "siblings": siblings });
+        ([(header::CONTENT_TYPE, "application/json")], list.to_string()).into_response()
     }
 
     fn resolve(&self, file: &str, method: &Method, headers: &HeaderMap) -> Response {
@@ -308,7 +306,8 @@ impl Shared {
         if !path.is_file() {
             return (StatusCode::NOT_FOUND, [("x-error-code", "EntryNotFound")]).into_response();
         }
-        let mut response = match (lock(&self.inner).uses_storage, is_weights(file)) {
+        let uses_storage = lock(&self.inner).uses_storage;
+        let mut response = match (uses_storage, is_weights(file)) {
             (true, true) => redirect(&format!("{}/{file}?signature=s", lock(&self.storage_url))),
             (true, false) => redirect(&format!("/api/resolve-cache/{file}?etag=e")),
             (false, _) => None,
