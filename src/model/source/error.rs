@@ -107,7 +107,7 @@ pub(super) struct Trouble {
     /// More of the file is there than ever before, so the attempt was worth it.
     pub(super) advanced: bool,
     /// What to report in place of `Unreachable` when this was the last attempt.
-    pub(super) verdict: Option<SourceError>,
+    pub(super) verdict: Option<Box<SourceError>>,
 }
 
 impl Trouble {

@@ -182,7 +182,8 @@ impl Fetcher<'_> {
         }
         fs::remove_file(job.partial).map_err(|cause| self.write_error(job, cause))?;
         let verdict = SourceError::Corrupt { file, host: self.hub.host(), expected: expected.clone(), found };
-        Err(Trouble { verdict: Some(verdict), ..Trouble::new("the checksum does not match") }.into())
+        Err(Trouble { verdict: Some(Box::new(verdict)), ..Trouble::new("the checksum does not match") }
+            .into())
     }
 
     fn publish(&self, job: &Job<'_>) -> io::Result<()> {
