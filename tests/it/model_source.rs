@@ -8,7 +8,7 @@ use std::{
 };
 
 use assay::{
-    model::source::{ModelFiles, Progress, Settings, SourceError, locate},
+    model::source::{ModelFiles, Progress, Settings, SourceError, locate, verify},
     secret::Secret,
 };
 use sha2::{Digest, Sha256};
@@ -312,6 +312,9 @@ fn a_server_without_ranges_sends_it_all_again() {
     bench.hub.ignore_ranges();
     bench.hub.set_fault_times(Fault::Short { after_bytes: 1000 }, 1);
     bench.assert_whole(&bench.locate().expect("one short body"));
+    let asked = bench.hub.requests();
+    let asked = asked.iter().filter(|request| request.starts_with("GET model.safetensors"));
+    assert_eq!(asked.collect::<Vec<_>>(), ["GET model.safetensors", "GET model.safetensors from 1000"]);
 }
 
 #[test]
@@ -432,6 +435,25 @@ fn a_new_commit_that_cannot_be_fetched_leaves_the_old_one() {
     assert_eq!(bench.locate().expect("a warm cache"), old);
     bench.settings.offline = true;
     assert_eq!(bench.locate().expect("a warm cache"), old, "the ref still means the whole snapshot");
+}
+
+#[test]
+fn a_cached_model_starts_although_the_endpoint_makes_no_sense() {
+    let (mut bench, files, _) = Bench::warm();
+    bench.settings.endpoint = "hub without scheme".to_owned();
+    assert_eq!(bench.locate().expect("a warm cache"), files);
+}
+
+#[test]
+fn weights_damaged_in_the_cache_are_found_and_fetched_again() {
+    let (bench, files, _) = Bench::warm();
+    let check = || verify(&files, &CancellationToken::new(), &|_| ());
+    check().expect("whole files");
+    write(&files.dir, WEIGHTS, &[7; WEIGHTS_BYTES]);
+    let error = check().expect_err("damaged weights");
+    assert!(matches!(error, SourceError::Damaged { .. }), "{error}");
+    bench.assert_whole(&bench.locate().expect("a healthy hub"));
+    check().expect("whole files");
 }
 
 #[test]
