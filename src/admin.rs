@@ -2,7 +2,12 @@
 //!
 //! It has a thread and a runtime of its own, so it answers also when the reactor does not.
 
-use std::{io, net::{SocketAddr, TcpListener}, sync::Arc, thread::JoinHandle};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread::JoinHandle,
+};
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use prometheus_client::{encoding::text::encode, registry::Registry};

@@ -165,5 +165,7 @@ fn add_reflection(routes: Routes) -> Routes {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     const VALID: &str = "the descriptors were made by the build";
-    routes.add_service(builder().build_v1().expect(VALID)).add_service(builder().build_v1alpha().expect(VALID))
+    routes
+        .add_service(builder().build_v1().expect(VALID))
+        .add_service(builder().build_v1alpha().expect(VALID))
 }

@@ -1,12 +1,13 @@
-//! Which sequences share the next forward pass: start-time fair queueing over callers, counted in tokens.
+//! Which sequences share the next forward pass: fair queueing over callers, counted in tokens.
 //!
 //! Every job gets a start tag: the later of the queue's virtual time and the point where its flow's own work
-//! before it ends. Jobs leave in the order of their tags, and the virtual time is the tag of the job that left
-//! last. So the first job of a new flow stands beside the work in service, not behind all that others have
-//! queued, and two flows with work waiting get equal shares of tokens.
+//! before it ends. Jobs leave in the order of their tags, and the virtual time advances by the tokens that left,
+//! divided by the flows that had work waiting. So the first job of a new flow stands beside the work in service,
+//! not behind all that others have queued; flows with work waiting get equal shares of tokens; and as time passes
+//! every tag, no stream of newcomers can hold a job back for ever.
 //!
-//! Bound: while a job waits, no other flow gets more than the tokens that the waiting job's own flow has before
-//! it, plus one job. Source: Goyal, Vin and Cheng, Start-time Fair Queueing, SIGCOMM 1996.
+//! Source: Demers, Keshav and Shenker, Analysis and Simulation of a Fair Queueing Algorithm, SIGCOMM 1989; start
+//! tags as in Goyal, Vin and Cheng, Start-time Fair Queueing, SIGCOMM 1996.
 
 use std::{
     cmp::Reverse,
@@ -19,14 +20,23 @@ pub(super) struct FlowId(pub u64);
 
 pub(super) struct FairQueue<T> {
     heap: BinaryHeap<Reverse<Entry<T>>>,
-    /// Where the queued work of each flow ends, in virtual tokens.
-    ends: HashMap<FlowId, u64>,
+    flows: HashMap<FlowId, Flow>,
     virtual_time: u64,
+    /// Flows with a job that waits.
+    waiting_flows: u64,
     arrivals: u64,
     tokens: usize,
 }
 
+#[derive(Default)]
+struct Flow {
+    /// Where its work ends, in virtual tokens.
+    end: u64,
+    waiting_jobs: usize,
+}
+
 struct Entry<T> {
+    flow: FlowId,
     start: u64,
     arrival: u64,
     tokens: usize,
@@ -35,16 +45,25 @@ struct Entry<T> {
 
 impl<T> FairQueue<T> {
     pub fn new() -> FairQueue<T> {
-        FairQueue { heap: BinaryHeap::new(), ends: HashMap::new(), virtual_time: 0, arrivals: 0, tokens: 0 }
+        FairQueue {
+            heap: BinaryHeap::new(),
+            flows: HashMap::new(),
+            virtual_time: 0,
+            waiting_flows: 0,
+            arrivals: 0,
+            tokens: 0,
+        }
     }
 
-    pub fn push(&mut self, flow: FlowId, tokens: usize, job: T) {
-        let end = self.ends.entry(flow).or_insert(0);
-        let start = self.virtual_time.max(*end);
-        *end = start + tokens as u64;
+    pub fn push(&mut self, id: FlowId, tokens: usize, job: T) {
+        let flow = self.flows.entry(id).or_default();
+        let start = self.virtual_time.max(flow.end);
+        flow.end = start + tokens as u64;
+        self.waiting_flows += u64::from(flow.waiting_jobs == 0);
+        flow.waiting_jobs += 1;
         self.tokens += tokens;
         self.arrivals += 1;
-        self.heap.push(Reverse(Entry { start, arrival: self.arrivals, tokens, job }));
+        self.heap.push(Reverse(Entry { flow: id, start, arrival: self.arrivals, tokens, job }));
     }
 
     pub fn is_empty(&self) -> bool {
@@ -63,28 +82,40 @@ impl<T> FairQueue<T> {
     /// callers left, which count for nothing.
     pub fn next_batch(&mut self, limit: usize, keep: impl Fn(&T) -> bool) -> Vec<T> {
         let (mut batch, mut taken) = (Vec::new(), 0);
+        let sharing = self.waiting_flows.max(1);
         while let Some(Reverse(next)) = self.heap.peek() {
             let kept = keep(&next.job);
             if kept && !batch.is_empty() && taken + next.tokens > limit {
                 break;
             }
             let Some(Reverse(entry)) = self.heap.pop() else { break };
-            self.tokens -= entry.tokens;
+            self.left(entry.flow, entry.tokens);
             if kept {
-                self.virtual_time = self.virtual_time.max(entry.start);
                 taken += entry.tokens;
                 batch.push(entry.job);
             }
         }
+        self.virtual_time += (taken as u64).div_ceil(sharing);
         self.forget_idle_flows();
         batch
     }
 
-    /// Flows whose work has all begun start at the virtual time again, as unknown ones do.
+    fn left(&mut self, id: FlowId, tokens: usize) {
+        self.tokens -= tokens;
+        if let Some(flow) = self.flows.get_mut(&id) {
+            flow.waiting_jobs -= 1;
+            self.waiting_flows -= u64::from(flow.waiting_jobs == 0);
+        }
+    }
+
+    /// A flow without waiting work that ended before now starts at the virtual time again, as an unknown one does;
+    /// and where nobody waits, nobody is owed anything.
     fn forget_idle_flows(&mut self) {
-        if self.ends.len() > 2 * self.heap.len() + 64 {
+        if self.heap.is_empty() {
+            self.flows.clear();
+        } else if self.flows.len() > 2 * self.heap.len() + 64 {
             let now = self.virtual_time;
-            self.ends.retain(|_, end| *end > now);
+            self.flows.retain(|_, flow| flow.waiting_jobs > 0 || flow.end > now);
         }
     }
 }
@@ -161,13 +192,34 @@ mod tests {
     }
 
     #[test]
-    fn flows_that_are_done_are_forgotten() {
+    fn flows_that_are_done_are_forgotten_while_others_wait() {
         let mut queue = FairQueue::new();
         for flow in 0..10_000 {
             queue.push(FlowId(flow), 7, ());
-            queue.next_batch(100, |_| true);
+            if flow > 3 {
+                queue.next_batch(7, |_| true);
+            }
         }
-        assert!(queue.ends.len() < 100, "{}", queue.ends.len());
+        assert!(!queue.is_empty() && queue.flows.len() < 100, "{}", queue.flows.len());
+    }
+
+    #[test]
+    fn newcomers_do_not_starve_what_waits() {
+        let mut queue = FairQueue::new();
+        for _ in 0..10 {
+            queue.push(FlowId(0), 10, true);
+        }
+        let mut newcomers = 0;
+        while queue.jobs() > 0 && newcomers < 1000 {
+            newcomers += 1;
+            queue.push(FlowId(newcomers), 10, false);
+            queue.next_batch(10, |_| true);
+            if !queue.heap.iter().any(|entry| entry.0.job) {
+                break;
+            }
+        }
+        // Ten jobs at half of the service each.
+        assert!(newcomers < 40, "{newcomers}");
     }
 
     proptest! {

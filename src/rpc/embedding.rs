@@ -183,7 +183,8 @@ impl EmbedStream {
         let (embedder, limits, call) = (self.embedder.clone(), self.limits.clone(), self.call);
         self.in_flight.push(Box::pin(async move {
             let result = embed_item(&embedder, &limits, call, flow, item, deadline).await;
-            let result = result.map_or_else(|e| ItemResult::Error(status::to_item(&e)), ItemResult::Embedding);
+            let result =
+                result.map_or_else(|e| ItemResult::Error(status::to_item(&e)), ItemResult::Embedding);
             (ticket, result)
         }));
     }

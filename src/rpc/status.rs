@@ -39,7 +39,9 @@ pub(super) fn invalid(violations: Vec<Violation>) -> Status {
 pub(super) fn of_embed(error: EmbedError, field: impl Fn(usize) -> String) -> Status {
     let message = error.to_string();
     match error {
-        EmbedError::NotReady { retry_in, .. } => come_again(Code::Unavailable, "NOT_READY", message, retry_in),
+        EmbedError::NotReady { retry_in, .. } => {
+            come_again(Code::Unavailable, "NOT_READY", message, retry_in)
+        }
         EmbedError::QueueFull { retry_in, .. } => {
             come_again(Code::ResourceExhausted, "QUEUE_FULL", message, retry_in)
         }

@@ -42,7 +42,8 @@ impl Output {
             ("-", Format::Jsonl) => To::Stdout(BufWriter::new(io::stdout())),
             (path, _) => {
                 let partial = partial(path);
-                let file = File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
+                let file =
+                    File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
                 To::File { writer: BufWriter::new(file), path: path.into(), partial }
             }
         };
@@ -73,7 +74,9 @@ impl Output {
                 let writer = self.writer();
                 values(&input)?.iter().try_for_each(|x| writer.write_all(&x.to_le_bytes()))?;
             }
-            (Format::Npy, Err(error)) => anyhow::bail!("line {}: {error}; --format jsonl can leave it out", index + 1),
+            (Format::Npy, Err(error)) => {
+                anyhow::bail!("line {}: {error}; --format jsonl can leave it out", index + 1)
+            }
         }
         self.rows += 1;
         Ok(())
