@@ -23,7 +23,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prometheus_client::registry::Registry;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::gauge::ConstGauge,
+    registry::Registry,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -167,6 +172,7 @@ impl Embedder {
             metrics: shared.metrics.clone(),
             cancel: shared.cancel.clone(),
         };
+        registry.register_collector(Box::new(QueueDepth(Arc::downgrade(&shared))));
         let filled = Arc::clone(&shared);
         let thread = warm_up::spawn(context, move |engine| {
             // Only the warm-up sets it, and it does so once.
@@ -259,11 +265,6 @@ impl Engine {
     /// A flow of its own for one call or stream.
     pub fn flow(&self) -> Flow {
         Flow(FlowId(self.0.flows.fetch_add(1, Ordering::Relaxed)))
-    }
-
-    /// Inputs and tokens that wait for a compute thread.
-    pub fn queue_depth(&self) -> (usize, usize) {
-        self.0.compute.depth()
     }
 
     /// Embeds the texts of one call, all or none; refuses at once where the queue is full.
@@ -415,6 +416,44 @@ impl Engine {
         self.0.compute.push(flow.0, jobs);
         let computed = receiver.await.map_err(|_| EmbedError::Stopping)?;
         computed.into_iter().collect::<Result<_, _>>().map_err(|Defect| EmbedError::Defect)
+    }
+}
+
+/// Read when metrics are asked for. Weak, as the registry outlives the embedder.
+#[derive(Debug)]
+struct QueueDepth(std::sync::Weak<Shared>);
+
+impl Collector for QueueDepth {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let Some(shared) = self.0.upgrade() else { return Ok(()) };
+        let Some(Engine(engine)) = shared.engine.get() else { return Ok(()) };
+        let (inputs, tokens) = engine.compute.depth();
+        let held = |permits: &Semaphore| engine.capacity - permits.available_permits().min(engine.capacity);
+        for (name, help, value) in [
+            ("assay_queue_inputs", "Inputs that wait for a compute thread", inputs),
+            ("assay_queue_tokens", "Tokens that wait for a compute thread", tokens),
+            ("assay_admitted_call_tokens", "Tokens of calls that wait or are computed", held(&engine.calls)),
+            (
+                "assay_admitted_stream_tokens",
+                "Tokens of streams that wait or are computed",
+                held(&engine.streams),
+            ),
+            (
+                "assay_admission_limit_tokens",
+                "The most tokens of calls, and as many of streams",
+                engine.capacity,
+            ),
+        ] {
+            let gauge = ConstGauge::new(value as i64);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
     }
 }
 

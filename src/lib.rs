@@ -19,7 +19,7 @@ pub mod telemetry;
 
 /// The messages and services of `assay.v1`, generated from proto/.
 pub mod proto {
-    #![allow(unreachable_pub, unused_qualifications, clippy::all)]
+    #![allow(clippy::all)]
     tonic::include_proto!("assay.v1");
 
     /// Descriptors of all of it, comments included.
