@@ -172,7 +172,7 @@ impl Embedder {
             metrics: shared.metrics.clone(),
             cancel: shared.cancel.clone(),
         };
-        registry.register_collector(Box::new(QueueDepth(Arc::downgrade(&shared))));
+        registry.register_collector(Box::new(Gauges(Arc::downgrade(&shared))));
         let filled = Arc::clone(&shared);
         let thread = warm_up::spawn(context, move |engine| {
             // Only the warm-up sets it, and it does so once.
@@ -245,7 +245,7 @@ impl Engine {
         };
         let encoder = Arc::clone(&model);
         let forward = Arc::new(move |batch: &model::Packed| encoder.encode(batch).map_err(|e| e.to_string()));
-        let capacity = settings.queue_tokens / 2;
+        let capacity = capacity(settings.queue_tokens, model.info.max_tokens);
         Ok(Engine(Arc::new(EngineParts {
             model,
             text: TextThreads::start(settings.text_threads, metrics)?,
@@ -421,11 +421,14 @@ impl Engine {
 
 /// Read when metrics are asked for. Weak, as the registry outlives the embedder.
 #[derive(Debug)]
-struct QueueDepth(std::sync::Weak<Shared>);
+struct Gauges(std::sync::Weak<Shared>);
 
-impl Collector for QueueDepth {
+impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         let Some(shared) = self.0.upgrade() else { return Ok(()) };
+        let ready = ConstGauge::new(i64::from(shared.status.subscribe().borrow().is_serving()));
+        let help = "1 while the model serves";
+        ready.encode(encoder.encode_descriptor("assay_model_ready", help, None, ready.metric_type())?)?;
         let Some(Engine(engine)) = shared.engine.get() else { return Ok(()) };
         let (inputs, tokens) = engine.compute.depth();
         let held = |permits: &Semaphore| engine.capacity - permits.available_permits().min(engine.capacity);
@@ -464,6 +467,15 @@ fn too_long((index, encoded): (usize, &Result<Encoded, TokenizeError>)) -> Optio
         }
         _ => None,
     }
+}
+
+/// Half of the queue, but room for one input of any length, or that would wait for ever.
+fn capacity(queue_tokens: usize, max_tokens: usize) -> usize {
+    let half = queue_tokens / 2;
+    if half < max_tokens {
+        tracing::warn!(queue_tokens, max_tokens, "the queue is raised to twice the tokens of one input");
+    }
+    half.max(max_tokens)
 }
 
 fn permits(tokens: usize) -> u32 {

@@ -127,7 +127,10 @@ impl Worker {
             tracing::warn!(%error, "a compute thread shares a pool with others");
         }
         while let Some(batch) = self.queue.next_batch(self.batch_tokens, |job| self.is_wanted(job)) {
-            self.compute(batch);
+            // Forward passes have their own guard; this one keeps the thread whatever else goes wrong.
+            if catch_unwind(AssertUnwindSafe(|| self.compute(batch))).is_err() {
+                tracing::error!("answering a batch panicked; its calls are answered with UNAVAILABLE");
+            }
         }
     }
 

@@ -25,8 +25,13 @@ pub(super) struct Output {
 }
 
 enum To {
-    Stdout(BufWriter<io::Stdout>),
-    File { writer: BufWriter<File>, path: PathBuf, partial: PathBuf },
+    /// Written line by line, for whoever reads along.
+    Stdout(io::Stdout),
+    File {
+        writer: BufWriter<File>,
+        path: PathBuf,
+        partial: PathBuf,
+    },
 }
 
 /// The header of version 1.0, with magic and length, filled up with spaces. Source: NEP 1.
@@ -39,7 +44,7 @@ impl Output {
     pub fn create(path: &str, format: Format) -> anyhow::Result<Output> {
         let to = match (path, format) {
             ("-", Format::Npy) => anyhow::bail!("--format npy needs --output FILE: its header comes last"),
-            ("-", Format::Jsonl) => To::Stdout(BufWriter::new(io::stdout())),
+            ("-", Format::Jsonl) => To::Stdout(io::stdout()),
             (path, _) => {
                 let partial = partial(path);
                 let file =
