@@ -3,7 +3,7 @@
 MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
 
-.PHONY: run build model test lint clients goldens help
+.PHONY: run build model test lint clients bench goldens help
 
 help: ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ lint: ## Formatting and clippy, warnings denied
 
 clients: model build ## The clients of clients/ against the release binary
 	clients/run.sh target/release/assay $(MODEL)
+
+bench: model ## Start, streams at full load and drain of the release binary
+	cargo bench --locked --bench serving -- $(MODEL)
 
 goldens: model ## Make the golden vectors again, in a private virtual environment
 	python3 -m venv target/goldens-venv
