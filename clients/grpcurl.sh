@@ -38,12 +38,12 @@ calls() {
     show SERVING -plaintext -d '{"service": "liveness"}' "$address" grpc.health.v1.Health/Check
 
     # Every detail of a refusal is readable.
-    show '"field": "inputs[1]"' -plaintext -d '{"inputs": ["A red fox.", ""]}' \
+    show fieldViolations -plaintext -d '{"inputs": ["A red fox.", ""]}' \
         "$address" assay.v1.EmbeddingService/Embed
 
     # Two messages in, an answer to each: the second is empty, which is its own error alone.
     printf '%s\n' '{"id": "a", "input": "A red fox.", "options": {"dimensions": 4}}' '{"id": "b"}' >"$work/stdin"
-    show '"field": "input"' -plaintext -d @ "$address" assay.v1.EmbeddingService/EmbedStream
+    show fieldViolations -plaintext -d @ "$address" assay.v1.EmbeddingService/EmbedStream
 
     # The admin port has health but no reflection, so its descriptors come from the main port.
     "$grpcurl" -plaintext -protoset-out "$work/health.binpb" "$address" describe grpc.health.v1.Health >/dev/null
