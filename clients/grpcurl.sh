@@ -50,7 +50,11 @@ calls() {
     show SERVING -plaintext -protoset "$work/health.binpb" "$admin" grpc.health.v1.Health/Check
 
     if [ -n "$socket" ]; then
-        show SERVING -plaintext "unix:$socket" grpc.health.v1.Health/Check
+        case $version in
+        # It sends the path as the authority, which is none by the rules of HTTP.
+        "$OLD") show SERVING -plaintext -unix -authority localhost "$socket" grpc.health.v1.Health/Check ;;
+        *) show SERVING -plaintext "unix:$socket" grpc.health.v1.Health/Check ;;
+        esac
     fi
 }
 

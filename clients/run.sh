@@ -19,6 +19,8 @@ main() {
     trap clean_up EXIT
     trap 'exit 130' INT TERM
 
+    [ -x "$BIN" ] || fail "$BIN is not a program; build it, or name another"
+    [ -d "$MODEL" ] || fail "$MODEL is not a directory"
     prepare_python
     start_server
     run_python
@@ -111,6 +113,7 @@ stop_server() {
     wait "$server" || code=$?
     [ "$code" -eq 0 ] || fail "the server's exit code after SIGTERM is $code"
     server=
+    ! grep '"level":"ERROR"' "$work/log" || fail "the server logged errors"
     [ ! -e "$work/assay.sock" ] || fail "the server left its socket behind"
     echo "the server stopped with exit code 0"
 }

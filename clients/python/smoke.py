@@ -114,7 +114,7 @@ def decode(embedding, encoding):
     if encoding == pb.ENCODING_INT8_BYTES:
         return np.frombuffer(embedding.raw, dtype=np.int8) * np.float32(embedding.scale)
     if encoding == pb.ENCODING_BINARY_BYTES:
-        return np.unpackbits(np.frombuffer(embedding.raw, dtype=np.uint8), bitorder="big")
+        return np.unpackbits(np.frombuffer(embedding.raw, dtype=np.uint8))[:MODEL_DIMENSIONS]
     return np.array(embedding.values, dtype=np.float32)
 
 
