@@ -197,7 +197,7 @@ impl Observed {
     /// Notes the status that `headers` carry, and corrects it where tonic's own would mislead.
     fn ended(&mut self, headers: &mut HeaderMap, status: &Status) {
         self.code = Some(status.code());
-        if status.code() == Code::OutOfRange {
+        if status::is_too_large(status) {
             let status = status::message_too_large(status);
             self.code = Some(status.code());
             // What cannot be written as a header leaves the status as it was.
