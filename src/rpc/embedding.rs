@@ -215,8 +215,5 @@ async fn embed_item(
 
 /// tonic's status for a message above the limit misleads; all others say what they mean.
 fn readable(status: Status) -> Status {
-    match status.code() {
-        tonic::Code::OutOfRange => status::message_too_large(&status),
-        _ => status,
-    }
+    if status::is_too_large(&status) { status::message_too_large(&status) } else { status }
 }

@@ -22,8 +22,8 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use tonic::{Code, Status};
-use tower::{Layer, Service};
+use tonic::{Code, Status, metadata::MetadataMap};
+use tower::{BoxError, Layer, Service};
 
 use super::{deadline, status};
 use crate::{deadline::Deadline, stall};
@@ -98,23 +98,26 @@ pub(super) struct CallService<S> {
 impl<S, B, R> Service<Request<B>> for CallService<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError> + 'static,
     S::Future: Send + 'static,
+    R: 'static,
 {
     type Response = Response<ObservedBody<R>>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let mut observed = self.layer.observe(&request);
         let call = Call::of(request.headers());
         request.extensions_mut().insert(call);
-        let answer = self.inner.call(request);
+        let answer = within(call.deadline, self.inner.call(request));
         Box::pin(async move {
-            let (mut parts, body) = answer.await?.into_parts();
+            let Some(answer) = answer.await else { return Err(observed.late().into()) };
+            let (mut parts, body) = answer.map_err(Into::into)?.into_parts();
             observed.echo(&mut parts.headers);
             // An answer without messages carries its status here.
             if let Some(status) = Status::from_header_map(&parts.headers) {
@@ -122,6 +125,14 @@ where
             }
             Ok(Response::from_parts(parts, ObservedBody { inner: body, observed }))
         })
+    }
+}
+
+/// None once the deadline has passed. It covers the request's arrival too, of which handlers know nothing.
+async fn within<T>(deadline: Option<Deadline>, answer: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), answer).await.ok(),
+        None => Some(answer.await),
     }
 }
 
@@ -194,10 +205,20 @@ impl Observed {
         }
     }
 
+    /// The answer to a call whose deadline passed before its handler answered; tonic writes it.
+    fn late(&mut self) -> Status {
+        let mut status = status::deadline_exceeded();
+        self.code = Some(status.code());
+        let mut headers = status.metadata().clone().into_headers();
+        self.echo(&mut headers);
+        *status.metadata_mut() = MetadataMap::from_headers(headers);
+        status
+    }
+
     /// Notes the status that `headers` carry, and corrects it where tonic's own would mislead.
     fn ended(&mut self, headers: &mut HeaderMap, status: &Status) {
         self.code = Some(status.code());
-        if status.code() == Code::OutOfRange {
+        if status::is_too_large(status) {
             let status = status::message_too_large(status);
             self.code = Some(status.code());
             // What cannot be written as a header leaves the status as it was.

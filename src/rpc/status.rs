@@ -82,7 +82,13 @@ pub(super) fn draining() -> Status {
     come_again(Code::Unavailable, "DRAINING", message, Duration::from_millis(100))
 }
 
-/// tonic answers OUT_OF_RANGE for a message above the limit, which says nothing to the caller.
+/// Whether tonic refused a message above the limit: OUT_OF_RANGE as it arrived, RESOURCE_EXHAUSTED unpacked. Ours of
+/// those codes have details.
+pub(super) fn is_too_large(status: &Status) -> bool {
+    matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted) && status.details().is_empty()
+}
+
+/// tonic's own codes for a message above the limit would have the caller send it again.
 pub(super) fn message_too_large(tonic: &Status) -> Status {
     invalid(vec![Violation { field: "message".into(), description: tonic.message().to_owned() }])
 }

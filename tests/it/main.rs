@@ -1,3 +1,4 @@
+mod embed_rpc;
 mod fixtures;
 mod model_source;
 mod stall;

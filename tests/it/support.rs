@@ -1,3 +1,4 @@
+pub mod app;
 pub mod goldens;
 pub mod hub;
 pub mod random_model;
