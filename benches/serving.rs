@@ -17,7 +17,9 @@ use assay::proto::{
 use futures::future::join_all;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -219,12 +221,17 @@ fn percentile(sorted: &[Duration], share: f64) -> Duration {
 }
 
 /// SIGTERM while 32 calls are in flight: how many fail, and how long until exit code 0.
-async fn drain(server: &mut Server, channel: Channel, texts: Vec<String>) -> Result<(usize, Duration), Error> {
-    let options = Some(EmbedOptions { truncation: Truncation::End as i32, ..Default::default() });
+async fn drain(
+    server: &mut Server,
+    channel: Channel,
+    texts: Vec<String>,
+) -> Result<(usize, Duration), Error> {
+    let options = EmbedOptions { truncation: Truncation::End as i32, ..Default::default() };
     let calls: Vec<_> = (0..32)
         .map(|_| {
             let (mut client, inputs) = (EmbeddingServiceClient::new(channel.clone()), texts[..16].to_vec());
-            tokio::spawn(async move { client.embed(EmbedRequest { inputs, options }).await.is_err() })
+            let request = EmbedRequest { inputs, options: Some(options.clone()) };
+            tokio::spawn(async move { client.embed(request).await.is_err() })
         })
         .collect();
     // In flight is what has been computed in part.

@@ -267,6 +267,11 @@ impl Engine {
         Flow(FlowId(self.0.flows.fetch_add(1, Ordering::Relaxed)))
     }
 
+    /// Inputs and tokens that wait for a compute thread.
+    pub fn queue_depth(&self) -> (usize, usize) {
+        self.0.compute.depth()
+    }
+
     /// Embeds the texts of one call, all or none; refuses at once where the queue is full.
     ///
     /// # Errors
@@ -429,8 +434,9 @@ impl Collector for Gauges {
         let ready = ConstGauge::new(i64::from(shared.status.subscribe().borrow().is_serving()));
         let help = "1 while the model serves";
         ready.encode(encoder.encode_descriptor("assay_model_ready", help, None, ready.metric_type())?)?;
-        let Some(Engine(engine)) = shared.engine.get() else { return Ok(()) };
-        let (inputs, tokens) = engine.compute.depth();
+        let Some(engine) = shared.engine.get() else { return Ok(()) };
+        let (inputs, tokens) = engine.queue_depth();
+        let engine = &engine.0;
         let held = |permits: &Semaphore| engine.capacity - permits.available_permits().min(engine.capacity);
         for (name, help, value) in [
             ("assay_queue_inputs", "Inputs that wait for a compute thread", inputs),

@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods, reason = "tests wait, read and write on their own threads")]
+
 mod embed_rpc;
 mod fixtures;
 mod model_source;

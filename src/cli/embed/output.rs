@@ -40,7 +40,6 @@ const NPY_HEADER: usize = 128;
 impl Output {
     /// # Errors
     /// If the file cannot be made, or the format cannot be written to a pipe.
-    #[expect(clippy::disallowed_methods, reason = "there is no reactor to hold up")]
     pub fn create(path: &str, format: Format) -> anyhow::Result<Output> {
         let to = match (path, format) {
             ("-", Format::Npy) => anyhow::bail!("--format npy needs --output FILE: its header comes last"),
@@ -89,7 +88,6 @@ impl Output {
 
     /// # Errors
     /// If it cannot be written.
-    #[expect(clippy::disallowed_methods, reason = "there is no reactor to hold up")]
     pub fn finish(mut self, dimensions: usize) -> anyhow::Result<()> {
         let rows = self.rows;
         self.writer().flush()?;
