@@ -1,4 +1,9 @@
-#![allow(clippy::disallowed_methods, reason = "tests wait, read and write on their own threads")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "tests wait, read and write on their own threads, tell what they measured, and fail where they must"
+)]
 
 mod embed_rpc;
 mod fixtures;
