@@ -357,8 +357,9 @@ def the_request_id_is_echoed_or_made(server):
     request = pb.EmbedRequest(inputs=["A red fox."])
     _, call = server.embedding.Embed.with_call(request, timeout=TIMEOUT, metadata=[("x-request-id", "smoke-1")])
     assert dict(call.initial_metadata())["x-request-id"] == "smoke-1"
-    _, call = server.embedding.Embed.with_call(request, timeout=TIMEOUT)
-    assert dict(call.initial_metadata())["x-request-id"]
+    for metadata in [[], [("x-request-id", "")]]:
+        _, call = server.embedding.Embed.with_call(request, timeout=TIMEOUT, metadata=metadata)
+        assert dict(call.initial_metadata())["x-request-id"]
 
 
 @check

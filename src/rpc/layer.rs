@@ -163,7 +163,7 @@ impl CallLayer {
         }
         let open = self.metrics.open.get_or_create(&MethodLabel { method }).clone();
         open.inc();
-        let id = request.headers().get(REQUEST_ID).filter(|id| id.len() <= 128).cloned();
+        let id = request.headers().get(REQUEST_ID).filter(|id| !id.is_empty() && id.len() <= 128).cloned();
         Observed {
             method,
             started: Instant::now(),
