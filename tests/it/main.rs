@@ -1,4 +1,5 @@
 mod embed_rpc;
+mod embed_stream;
 mod fixtures;
 mod model_source;
 mod stall;
