@@ -1,6 +1,6 @@
 //! EmbeddingService: unary calls, and the stream that keeps a bounded number of inputs in flight.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{collections::VecDeque, panic::AssertUnwindSafe, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::mpsc;
@@ -65,6 +65,7 @@ impl EmbeddingService for Embeddings {
             answers: answers.clone(),
             reorder: Reorder::new(),
             in_flight: FuturesUnordered::new(),
+            unsent: VecDeque::new(),
         };
         self.streams.spawn(async move {
             let run = AssertUnwindSafe(stream.run(request.into_inner())).catch_unwind();
@@ -128,7 +129,10 @@ struct EmbedStream {
     closing: CancellationToken,
     answers: mpsc::Sender<Answer>,
     reorder: Reorder<ItemResult>,
+    // Invariant: polled at all times, as an input that nobody polls may hold a place in the queue.
     in_flight: FuturesUnordered<BoxFuture<'static, (Ticket, ItemResult)>>,
+    /// Answers that wait for the caller to read.
+    unsent: VecDeque<EmbedStreamResponse>,
 }
 
 /// How long a stream may be silent while the server shuts down.
@@ -153,21 +157,26 @@ impl EmbedStream {
     }
 
     async fn pump(mut self, mut incoming: Streaming<EmbedStreamRequest>) -> Result<(), Status> {
-        let closing = self.closing.clone();
+        let (closing, answers) = (self.closing.clone(), self.answers.clone());
         let mut open = true;
-        while open || !self.in_flight.is_empty() {
-            let has_room = self.reorder.pending() < self.limits.stream_inputs;
+        while open || !self.in_flight.is_empty() || !self.unsent.is_empty() {
+            let has_room = self.reorder.pending() + self.unsent.len() < self.limits.stream_inputs;
             let silence = async {
                 closing.cancelled().await;
                 tokio::time::sleep(LAST_SILENCE).await;
             };
             tokio::select! {
-                Some((ticket, result)) = self.in_flight.next() => self.answer(ticket, result).await,
+                Some((ticket, result)) = self.in_flight.next() => self.answer(ticket, result),
+                place = answers.reserve(), if !self.unsent.is_empty() => match (place, self.unsent.pop_front()) {
+                    (Ok(place), Some(answer)) => place.send(Ok(answer)),
+                    // The caller left.
+                    _ => return Ok(()),
+                },
                 message = incoming.message(), if open && has_room => match message.map_err(readable)? {
                     Some(item) => self.begin(item),
                     None => open = false,
                 },
-                () = silence, if self.in_flight.is_empty() => return Err(status::draining()),
+                () = silence, if self.in_flight.is_empty() && self.unsent.is_empty() => return Err(status::draining()),
             }
         }
         Ok(())
@@ -189,12 +198,9 @@ impl EmbedStream {
         }));
     }
 
-    async fn answer(&mut self, ticket: Ticket, result: ItemResult) {
-        for (id, result) in self.reorder.finish(ticket, result) {
-            let answer = EmbedStreamResponse { id, result: Some(result) };
-            // A caller that left ends the stream elsewhere.
-            let _ = self.answers.send(Ok(answer)).await;
-        }
+    fn answer(&mut self, ticket: Ticket, result: ItemResult) {
+        let leaving = self.reorder.finish(ticket, result).into_iter();
+        self.unsent.extend(leaving.map(|(id, result)| EmbedStreamResponse { id, result: Some(result) }));
     }
 }
 

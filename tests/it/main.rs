@@ -6,6 +6,7 @@
 )]
 
 mod embed_rpc;
+mod embed_stream;
 mod fixtures;
 mod model_source;
 mod stall;
