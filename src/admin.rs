@@ -12,10 +12,8 @@ use std::{
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
-use tonic_health::pb::health_server::HealthServer;
 
-use crate::rpc::health::Health;
+use crate::rpc::{self, health::Health};
 
 pub(crate) struct Admin {
     address: SocketAddr,
@@ -26,17 +24,23 @@ pub(crate) struct Admin {
 #[derive(Clone)]
 struct Parts {
     health: Health,
+    reflection: bool,
     registry: Arc<Registry>,
 }
 
 impl Admin {
     /// # Errors
     /// If the operating system gives no thread, or the socket no address.
-    pub fn start(listener: TcpListener, health: Health, registry: Registry) -> io::Result<Admin> {
+    pub fn start(
+        listener: TcpListener,
+        health: Health,
+        reflection: bool,
+        registry: Registry,
+    ) -> io::Result<Admin> {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let parts = Parts { health, registry: Arc::new(registry) };
+        let parts = Parts { health, reflection, registry: Arc::new(registry) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("assay-admin".into()).spawn(move || {
             run(&runtime, listener, parts, &stopped);
@@ -82,7 +86,7 @@ fn router(parts: Parts) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(parts.clone());
-    Routes::new(HealthServer::new(parts.health)).into_axum_router().merge(http)
+    rpc::admin_routes(parts.health, parts.reflection).into_axum_router().merge(http)
 }
 
 async fn livez(State(parts): State<Parts>) -> impl IntoResponse {

@@ -91,8 +91,9 @@ impl App {
             started,
         };
         let rpc = Rpc::new(context, &mut registry);
-        let admin =
-            admin_listener.map(|listener| Admin::start(listener, health.clone(), registry)).transpose()?;
+        let admin = admin_listener
+            .map(|listener| Admin::start(listener, health.clone(), settings.rpc.reflection, registry))
+            .transpose()?;
         let servers = listeners.into_iter().map(|listener| reactor.spawn(serve(rpc.clone(), listener)));
         let app = App {
             addresses,
