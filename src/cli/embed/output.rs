@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use serde_json::json;
+use serde::Serialize;
 
 use super::partial;
 use crate::embed::{EmbeddedInput, Vector};
@@ -22,6 +22,13 @@ pub(super) struct Output {
     format: Format,
     to: To,
     rows: u64,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Line<'a> {
+    Vector { index: u64, tokens: usize, truncated: bool, embedding: &'a [f32] },
+    Failure { index: u64, error: &'a str },
 }
 
 enum To {
@@ -63,15 +70,16 @@ impl Output {
     pub fn write(&mut self, index: u64, answer: Result<EmbeddedInput, String>) -> anyhow::Result<()> {
         match (self.format, answer) {
             (Format::Jsonl, answer) => {
-                let line = match answer {
-                    Ok(input) => json!({
-                        "index": index,
-                        "embedding": values(&input)?,
-                        "tokens": input.tokens,
-                        "truncated": input.truncated,
-                    }),
-                    Err(error) => json!({ "index": index, "error": error }),
+                let line = match &answer {
+                    Ok(input) => Line::Vector {
+                        index,
+                        tokens: input.tokens,
+                        truncated: input.truncated,
+                        embedding: values(input)?,
+                    },
+                    Err(error) => Line::Failure { index, error },
                 };
+                let line = serde_json::to_string(&line)?;
                 writeln!(self.writer(), "{line}")?;
             }
             (Format::Npy, Ok(input)) => {
