@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use assay::model::{Model, Packed, Settings, Truncation, source::ModelFiles};
+use assay::{
+    embed::{Vector, VectorEncoding, VectorOptions},
+    model::{Model, Packed, Settings, Truncation, source::ModelFiles},
+};
 
 use crate::support::{
     goldens::{Case, MODELS, Truncate, goldens},
@@ -30,10 +33,48 @@ fn a_model_that_leaves_the_prompt_out_of_pooling_is_refused() {
 }
 
 #[test]
-#[ignore = "needs all-MiniLM-L6-v2 in the directory that MINILM names"]
 fn minilm_gives_the_vectors_of_the_reference() {
-    let dir = PathBuf::from(std::env::var_os("MINILM").expect("MINILM names a directory"));
-    check("minilm", &dir);
+    check("minilm", &minilm());
+}
+
+#[test]
+fn a_vector_is_the_same_in_any_company() {
+    let model = load("minilm", &minilm()).unwrap();
+    let cases = goldens("minilm").cases;
+    for company in cases.chunks(9) {
+        let mut batch = Packed::new();
+        company.iter().for_each(|case| batch.push(&case.ids));
+        let together = model.encode(&batch).unwrap();
+        for (case, together) in company.iter().zip(together.chunks_exact(model.info.dimensions)) {
+            let mut batch = Packed::new();
+            batch.push(&case.ids);
+            assert_close(together, &model.encode(&batch).unwrap(), norm(together), &case.text.id);
+        }
+    }
+}
+
+#[test]
+fn a_cut_vector_is_that_of_the_reference() {
+    let model = load("minilm", &minilm()).unwrap();
+    let options = VectorOptions { dimensions: 128, normalize: true, encoding: VectorEncoding::Float32Values };
+    let cases = goldens("minilm").cases;
+    let cut: Vec<_> = cases.iter().filter_map(|case| Some((case, case.matryoshka_128.as_ref()?))).collect();
+    assert!(!cut.is_empty());
+    for (case, expected) in cut {
+        let mut batch = Packed::new();
+        batch.push(&case.ids);
+        let Vector::Values(values) = Vector::new(&model.encode(&batch).unwrap(), options) else {
+            panic!("another encoding")
+        };
+        assert_close(&values, expected, 1.0, &case.text.id);
+    }
+}
+
+/// `make model` puts it there.
+fn minilm() -> PathBuf {
+    let dir = std::env::var_os("MINILM").map_or_else(|| "models/all-MiniLM-L6-v2".into(), PathBuf::from);
+    assert!(dir.join("model.safetensors").is_file(), "{} has no model: run make model", dir.display());
+    dir
 }
 
 fn load(name: &str, dir: &Path) -> Result<Model, String> {
