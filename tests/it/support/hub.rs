@@ -308,7 +308,8 @@ impl Shared {
         if !path.is_file() {
             return (StatusCode::NOT_FOUND, [("x-error-code", "EntryNotFound")]).into_response();
         }
-        let mut response = match (lock(&self.inner).uses_storage, is_weights(file)) {
+        let uses_storage = lock(&self.inner).uses_storage;
+        let mut response = match (uses_storage, is_weights(file)) {
             (true, true) => redirect(&format!("{}/{file}?signature=s", lock(&self.storage_url))),
             (true, false) => redirect(&format!("/api/resolve-cache/{file}?etag=e")),
             (false, _) => None,
