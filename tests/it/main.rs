@@ -1,6 +1,8 @@
+mod drain;
 mod embed_rpc;
 mod embed_stream;
 mod fixtures;
+mod health;
 mod model_source;
 mod stall;
 mod support;
