@@ -6,4 +6,5 @@ mod health;
 mod model_source;
 mod stall;
 mod support;
+mod tidy;
 mod vectors;
