@@ -8,3 +8,4 @@ mod stall;
 mod support;
 mod tidy;
 mod vectors;
+mod warm_up_story;
