@@ -1,6 +1,8 @@
 //! Compiles the protocol without protoc, writes its descriptors for reflection
 //! and notes the git revision.
 
+#![allow(clippy::disallowed_methods, reason = "no reactor runs in a build")]
+
 use std::{env, error::Error, fs, path::PathBuf, process::Command};
 
 use protox::prost::Message;

@@ -2,7 +2,12 @@
 //!
 //! It has a thread and a runtime of its own, so it answers also when the reactor does not.
 
-use std::{io, net::{SocketAddr, TcpListener}, sync::Arc, thread::JoinHandle};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread::JoinHandle,
+};
 
 use axum::{
     Router,
@@ -13,10 +18,8 @@ use axum::{
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
-use tonic_health::pb::health_server::HealthServer;
 
-use crate::rpc::health::Health;
+use crate::rpc::{self, health::Health};
 
 pub(crate) struct Admin {
     address: SocketAddr,
@@ -27,17 +30,23 @@ pub(crate) struct Admin {
 #[derive(Clone)]
 struct Parts {
     health: Health,
+    reflection: bool,
     registry: Arc<Registry>,
 }
 
 impl Admin {
     /// # Errors
     /// If the operating system gives no thread, or the socket no address.
-    pub fn start(listener: TcpListener, health: Health, registry: Registry) -> io::Result<Admin> {
+    pub fn start(
+        listener: TcpListener,
+        health: Health,
+        reflection: bool,
+        registry: Registry,
+    ) -> io::Result<Admin> {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let parts = Parts { health, registry: Arc::new(registry) };
+        let parts = Parts { health, reflection, registry: Arc::new(registry) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("assay-admin".into()).spawn(move || {
             run(&runtime, listener, parts, &stopped);
@@ -83,12 +92,13 @@ fn router(parts: Parts) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(parts.clone());
-    Routes::new(HealthServer::new(parts.health)).into_axum_router().merge(http).fallback(elsewhere)
+    rpc::admin_routes(parts.health, parts.reflection).into_axum_router().merge(http).fallback(elsewhere)
 }
 
 /// tonic would answer every path with HTTP 200, and a probe of a mistyped one would always pass.
 async fn elsewhere(headers: HeaderMap) -> Response {
-    let is_grpc = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let is_grpc =
+        headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if is_grpc {
         return tonic::Status::unimplemented("the service is not served here").into_http();
     }

@@ -91,8 +91,9 @@ impl App {
             started,
         };
         let rpc = Rpc::new(context, &mut registry);
-        let admin =
-            admin_listener.map(|listener| Admin::start(listener, health.clone(), registry)).transpose()?;
+        let admin = admin_listener
+            .map(|listener| Admin::start(listener, health.clone(), settings.rpc.reflection, registry))
+            .transpose()?;
         let servers = listeners.into_iter().map(|listener| reactor.spawn(serve(rpc.clone(), listener)));
         let app = App {
             addresses,
@@ -207,7 +208,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> io::Result<Signals> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {

@@ -11,7 +11,7 @@ use clap::{ArgMatches, Command};
 
 use crate::{
     app,
-    config::{Config, Group, arguments},
+    config::{Config, Group, arguments, markdown},
     telemetry,
 };
 
@@ -48,6 +48,7 @@ pub fn main() -> ExitCode {
         Some(("healthcheck", flags)) => finish(healthcheck::run(flags)),
         Some(("config", flags)) => match flags.subcommand() {
             Some(("show", flags)) => read(flags).map_or_else(|code| code, |config| show(&config)),
+            Some(("table", _)) => table(),
             Some((_, flags)) => read(flags).map_or_else(|code| code, |_| ExitCode::SUCCESS),
             None => ExitCode::from(USAGE),
         },
@@ -69,10 +70,18 @@ pub fn command() -> Command {
         .max_term_width(120)
         .args(arguments(&ALL))
         .subcommand(settings("serve", "Serve (what is done without a command)", &ALL))
-        .subcommand(settings("pull", "Fetch the model into the cache and check it", &[Group::Model, Group::Log]))
+        .subcommand(settings(
+            "pull",
+            "Fetch the model into the cache and check it",
+            &[Group::Model, Group::Log],
+        ))
         .subcommand(
-            settings("embed", "Texts to vectors, without a server", &[Group::Model, Group::Compute, Group::Log])
-                .args(embed::arguments()),
+            settings(
+                "embed",
+                "Texts to vectors, without a server",
+                &[Group::Model, Group::Compute, Group::Log],
+            )
+            .args(embed::arguments()),
         )
         .subcommand(
             Command::new("healthcheck")
@@ -84,7 +93,10 @@ pub fn command() -> Command {
                 .about("Check or show the settings in force")
                 .subcommand_required(true)
                 .subcommand(settings("check", "Exit code 64 and every mistake, or 0", &ALL))
-                .subcommand(settings("show", "Print them with their origins, secrets hidden", &ALL)),
+                .subcommand(settings("show", "Print them with their origins, secrets hidden", &ALL))
+                .subcommand(
+                    Command::new("table").about("Print all there are, as the Markdown table of the README"),
+                ),
         )
 }
 
@@ -115,6 +127,12 @@ fn read(flags: &ArgMatches) -> Result<Config, ExitCode> {
 #[expect(clippy::print_stdout, reason = "it is what was asked for")]
 fn show(config: &Config) -> ExitCode {
     print!("{}", config.shown);
+    ExitCode::SUCCESS
+}
+
+#[expect(clippy::print_stdout, reason = "it is what was asked for")]
+fn table() -> ExitCode {
+    print!("{}", markdown());
     ExitCode::SUCCESS
 }
 

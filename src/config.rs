@@ -16,10 +16,10 @@ use crate::{
     telemetry::{self, LogFormat},
 };
 
-use reader::{Reader, Sources};
 pub use reader::Shown;
-pub(crate) use table::{Group, arguments};
+use reader::{Reader, Sources};
 pub use table::markdown;
+pub(crate) use table::{Group, arguments};
 
 /// All settings, checked.
 #[derive(Clone, Debug)]
@@ -113,7 +113,9 @@ fn limits(r: &mut Reader, queue_tokens: usize) -> Limits {
     };
     if limits.input_bytes > limits.message_bytes {
         let (input, message) = (limits.input_bytes, limits.message_bytes);
-        r.mistake(format!("max-input-bytes ({input}) is more than max-message-bytes ({message}) lets through"));
+        r.mistake(format!(
+            "max-input-bytes ({input}) is more than max-message-bytes ({message}) lets through"
+        ));
     }
     limits
 }
@@ -167,7 +169,10 @@ fn count(value: &str) -> Result<usize, String> {
 
 fn bytes(value: &str) -> Result<usize, String> {
     let size: bytesize::ByteSize = value.parse().map_err(|_| "a size such as 64KiB or 16MiB is needed")?;
-    usize::try_from(size.as_u64()).ok().filter(|&n| n > 0).ok_or_else(|| "more than 0 bytes are needed".into())
+    usize::try_from(size.as_u64())
+        .ok()
+        .filter(|&n| n > 0)
+        .ok_or_else(|| "more than 0 bytes are needed".into())
 }
 
 fn duration(value: &str) -> Result<Duration, String> {
@@ -220,8 +225,12 @@ mod tests {
     use super::*;
 
     fn read(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Config, Mistakes> {
-        let command = clap::Command::new("assay")
-            .args(arguments(&[Group::Serving, Group::Model, Group::Compute, Group::Log]));
+        let command = clap::Command::new("assay").args(arguments(&[
+            Group::Serving,
+            Group::Model,
+            Group::Compute,
+            Group::Log,
+        ]));
         let flags = command.get_matches_from(std::iter::once("assay").chain(flags.iter().copied()));
         let variables: HashMap<_, _> = variables.iter().copied().collect();
         Config::from_sources(&Sources {
@@ -254,7 +263,9 @@ mod tests {
         let file = "drain_limit = \"soon\"\nnonsense = 1";
         let flags = ["--config", "f.toml", "--listen", "nowhere", "--pooling", "max"];
         let mistakes = read(&flags, &variables, file).expect_err("refused").0.join("\n");
-        for part in ["ASSAY_THREADS", "ASSAY_KEEPALIVE", "f.toml", "drain-limit", "nonsense", "listen", "pooling"] {
+        for part in
+            ["ASSAY_THREADS", "ASSAY_KEEPALIVE", "f.toml", "drain-limit", "nonsense", "listen", "pooling"]
+        {
             assert!(mistakes.contains(part), "{part} is not in:\n{mistakes}");
         }
         assert_eq!(mistakes.lines().count(), 6, "{mistakes}");

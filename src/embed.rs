@@ -23,7 +23,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prometheus_client::registry::Registry;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::gauge::ConstGauge,
+    registry::Registry,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -167,6 +172,7 @@ impl Embedder {
             metrics: shared.metrics.clone(),
             cancel: shared.cancel.clone(),
         };
+        registry.register_collector(Box::new(Gauges(Arc::downgrade(&shared))));
         let filled = Arc::clone(&shared);
         let thread = warm_up::spawn(context, move |engine| {
             // Only the warm-up sets it, and it does so once.
@@ -239,7 +245,7 @@ impl Engine {
         };
         let encoder = Arc::clone(&model);
         let forward = Arc::new(move |batch: &model::Packed| encoder.encode(batch).map_err(|e| e.to_string()));
-        let capacity = settings.queue_tokens / 2;
+        let capacity = capacity(settings.queue_tokens, model.info.max_tokens);
         Ok(Engine(Arc::new(EngineParts {
             model,
             text: TextThreads::start(settings.text_threads, metrics)?,
@@ -418,6 +424,48 @@ impl Engine {
     }
 }
 
+/// Read when metrics are asked for. Weak, as the registry outlives the embedder.
+#[derive(Debug)]
+struct Gauges(std::sync::Weak<Shared>);
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let Some(shared) = self.0.upgrade() else { return Ok(()) };
+        let ready = ConstGauge::new(i64::from(shared.status.subscribe().borrow().is_serving()));
+        let help = "1 while the model serves";
+        ready.encode(encoder.encode_descriptor("assay_model_ready", help, None, ready.metric_type())?)?;
+        let Some(engine) = shared.engine.get() else { return Ok(()) };
+        let (inputs, tokens) = engine.queue_depth();
+        let engine = &engine.0;
+        let held = |permits: &Semaphore| engine.capacity - permits.available_permits().min(engine.capacity);
+        for (name, help, value) in [
+            ("assay_queue_inputs", "Inputs that wait for a compute thread", inputs),
+            ("assay_queue_tokens", "Tokens that wait for a compute thread", tokens),
+            ("assay_admitted_call_tokens", "Tokens of calls that wait or are computed", held(&engine.calls)),
+            (
+                "assay_admitted_stream_tokens",
+                "Tokens of streams that wait or are computed",
+                held(&engine.streams),
+            ),
+            (
+                "assay_admission_limit_tokens",
+                "The most tokens of calls, and as many of streams",
+                engine.capacity,
+            ),
+        ] {
+            let gauge = ConstGauge::new(value as i64);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
 fn too_long((index, encoded): (usize, &Result<Encoded, TokenizeError>)) -> Option<TooLong> {
     match encoded {
         Err(TokenizeError::TooLong { tokens, limit }) => {
@@ -425,6 +473,15 @@ fn too_long((index, encoded): (usize, &Result<Encoded, TokenizeError>)) -> Optio
         }
         _ => None,
     }
+}
+
+/// Half of the queue, but room for one input of any length, or that would wait for ever.
+fn capacity(queue_tokens: usize, max_tokens: usize) -> usize {
+    let half = queue_tokens / 2;
+    if half < max_tokens {
+        tracing::warn!(queue_tokens, max_tokens, "the queue is raised to twice the tokens of one input");
+    }
+    half.max(max_tokens)
 }
 
 fn permits(tokens: usize) -> u32 {

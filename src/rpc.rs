@@ -121,7 +121,9 @@ impl Rpc {
             .add_service(ServerServiceServer::new(info))
             .add_service(HealthServer::new(health));
         if settings.reflection {
-            routes = add_reflection(routes);
+            let details = tonic_types::pb::FILE_DESCRIPTOR_SET;
+            routes =
+                add_reflection(routes, &[proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET, details]);
         }
         Rpc { routes, layer, settings, closing }
     }
@@ -158,12 +160,20 @@ fn answer_panic(_: Box<dyn std::any::Any + Send>) -> http::Response<tonic::body:
     status::internal().into_http()
 }
 
-fn add_reflection(routes: Routes) -> Routes {
-    let builder = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
+/// What the admin port serves over gRPC: health, and reflection of it.
+pub(crate) fn admin_routes(health: Health, reflection: bool) -> Routes {
+    let routes = Routes::new(HealthServer::new(health));
+    if reflection { add_reflection(routes, &[tonic_health::pb::FILE_DESCRIPTOR_SET]) } else { routes }
+}
+
+fn add_reflection(routes: Routes, descriptors: &[&'static [u8]]) -> Routes {
     const VALID: &str = "the descriptors were made by the build";
-    routes.add_service(builder().build_v1().expect(VALID)).add_service(builder().build_v1alpha().expect(VALID))
+    let builder = || {
+        descriptors.iter().fold(tonic_reflection::server::Builder::configure(), |builder, descriptors| {
+            builder.register_encoded_file_descriptor_set(descriptors)
+        })
+    };
+    routes
+        .add_service(builder().build_v1().expect(VALID))
+        .add_service(builder().build_v1alpha().expect(VALID))
 }

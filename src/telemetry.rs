@@ -5,7 +5,10 @@ use std::{fmt, io, str::FromStr, time::SystemTime};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{family::Family, gauge::{ConstGauge, Gauge}},
+    metrics::{
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
     registry::{Registry, Unit},
 };
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -54,7 +57,8 @@ pub struct LogGuard {
 /// # Errors
 /// If the filter is not valid, or logging was started before.
 pub fn start(settings: &Settings) -> Result<LogGuard, Box<dyn std::error::Error + Send + Sync>> {
-    let (writer, guard) = NonBlockingBuilder::default().lossy(true).thread_name("assay-log").finish(io::stderr());
+    let (writer, guard) =
+        NonBlockingBuilder::default().lossy(true).thread_name("assay-log").finish(io::stderr());
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(&settings.filter)?)
         .with_writer(BoxMakeWriter::new(writer))
@@ -88,8 +92,12 @@ impl Collector for ProcessMemory {
         let Some(bytes) = resident_bytes() else { return Ok(()) };
         let gauge = ConstGauge::new(bytes);
         let help = "Resident memory";
-        let metric =
-            encoder.encode_descriptor("process_resident_memory", help, Some(&Unit::Bytes), gauge.metric_type())?;
+        let metric = encoder.encode_descriptor(
+            "process_resident_memory",
+            help,
+            Some(&Unit::Bytes),
+            gauge.metric_type(),
+        )?;
         gauge.encode(metric)
     }
 }

@@ -12,9 +12,11 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, builder::PossibleValuesParser, value_parser};
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use indicatif::ProgressBar;
 use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::progress;
 use crate::{
@@ -75,12 +77,25 @@ pub(super) fn run(config: Config, flags: &ArgMatches) -> anyhow::Result<bool> {
     Ok(failed == 0)
 }
 
+/// Lines as they come, read by a thread: input that pauses must not hold finished vectors back.
 #[expect(clippy::disallowed_methods, reason = "there is no reactor to hold up")]
-fn open(path: &str) -> anyhow::Result<Box<dyn BufRead>> {
-    Ok(match path {
-        "-" => Box::new(io::stdin().lock()),
-        path => Box::new(BufReader::new(File::open(path).with_context(|| format!("cannot read {path}"))?)),
-    })
+fn open(path: &str) -> anyhow::Result<mpsc::Receiver<io::Result<String>>> {
+    let input: Box<dyn io::Read + Send> = match path {
+        "-" => Box::new(io::stdin()),
+        path => Box::new(File::open(path).with_context(|| format!("cannot read {path}"))?),
+    };
+    let (lines, receiver) = mpsc::channel(IN_FLIGHT);
+    let read = move || {
+        for line in BufReader::new(input).lines() {
+            let ends = line.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::InvalidData);
+            if lines.blocking_send(line).is_err() || ends {
+                return;
+            }
+        }
+    };
+    // It ends with its input or its reader; a terminal that gives neither is left behind at exit.
+    std::thread::Builder::new().name("assay-input".into()).spawn(read)?;
+    Ok(receiver)
 }
 
 /// Waits for the model; one failed attempt ends the program, as someone waits in front of it.
@@ -129,19 +144,23 @@ fn options(engine: &Engine, flags: &ArgMatches) -> anyhow::Result<InputOptions> 
 /// Lines and failed lines. Vectors are written in the order of the lines, as they come.
 async fn embed(
     engine: &Engine,
-    input: Box<dyn BufRead>,
+    input: mpsc::Receiver<io::Result<String>>,
     options: InputOptions,
     mut output: Output,
     bar: &ProgressBar,
 ) -> anyhow::Result<(u64, u64)> {
     let flow = engine.flow();
-    let lines = stream::iter(input.lines()).map(|line| {
+    let lines = ReceiverStream::new(input).map(|line| {
         let options = options.clone();
         async move {
-            let line = line.context("the input cannot be read")?;
-            if line.is_empty() {
-                return Ok(Err("the line is empty".to_owned()));
-            }
+            let line = match line {
+                Ok(line) if line.is_empty() => return Ok(Err("the line is empty".to_owned())),
+                Ok(line) => line,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    return Ok(Err("the line is not UTF-8".to_owned()));
+                }
+                Err(error) => return Err(error).context("the input cannot be read"),
+            };
             let deadline = Deadline::after(NO_HURRY);
             let result = engine.embed_in_stream(flow, line, options, deadline).await;
             anyhow::Ok(result.map_err(|error| readable(&error)))

@@ -1,32 +1,24 @@
 //! `assay pull`: the model into the cache, checked as far as serving it would.
 
+use indicatif::ProgressBar;
 use tokio_util::sync::CancellationToken;
 
 use super::progress;
 use crate::{
     config::Config,
-    model::{Model, source},
+    embed,
+    model::{
+        Model, ModelInfo,
+        source::{self, ModelFiles, Progress, SourceError},
+    },
 };
 
 #[expect(clippy::print_stdout, reason = "the directory is what a script wants to know")]
 pub(super) fn run(config: Config) -> anyhow::Result<bool> {
-    let settings = config.app.embed;
     let bar = progress::bytes();
-    let files = source::locate(&settings.source, &CancellationToken::new(), &|progress| {
-        if let Some((fetched, total)) = progress.bytes() {
-            bar.set_length(total);
-            bar.set_position(fetched);
-        }
-        bar.set_message(progress.to_string());
-    });
-    let files = files.inspect_err(|_| bar.finish_and_clear())?;
-    bar.set_message("checking the weights");
-    let model = Model::load(&files, &settings.model, &|read, total| {
-        bar.set_length(total);
-        bar.set_position(read);
-    });
+    let pulled = pull(&config.app.embed, &bar);
     bar.finish_and_clear();
-    let info = model?.info;
+    let (files, info) = pulled?;
     tracing::info!(
         model = info.id,
         revision = info.revision.as_deref().unwrap_or_default(),
@@ -37,4 +29,35 @@ pub(super) fn run(config: Config) -> anyhow::Result<bool> {
     );
     println!("{}", files.dir.display());
     Ok(true)
+}
+
+fn pull(settings: &embed::Settings, bar: &ProgressBar) -> anyhow::Result<(ModelFiles, ModelInfo)> {
+    let files = match verified(&settings.source, bar) {
+        // The damaged file is gone, so this time it is fetched.
+        Err(error @ SourceError::Damaged { .. }) => {
+            tracing::warn!(%error, "fetching it again");
+            verified(&settings.source, bar)?
+        }
+        files => files?,
+    };
+    bar.set_message("checking the tensors");
+    let model = Model::load(&files, &settings.model, &|read, total| {
+        bar.set_length(total);
+        bar.set_position(read);
+    })?;
+    Ok((files, model.info))
+}
+
+fn verified(settings: &source::Settings, bar: &ProgressBar) -> Result<ModelFiles, SourceError> {
+    let show = |progress: Progress| {
+        if let Some((fetched, total)) = progress.bytes() {
+            bar.set_length(total);
+            bar.set_position(fetched);
+        }
+        bar.set_message(progress.to_string());
+    };
+    let never = CancellationToken::new();
+    let files = source::locate(settings, &never, &show)?;
+    source::verify(&files, &never, &show)?;
+    Ok(files)
 }

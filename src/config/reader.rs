@@ -72,7 +72,12 @@ impl Reader {
     }
 
     /// As [`Reader::optional`]; `stand_in` only stands until the mistakes are reported.
-    pub fn required<T>(&mut self, name: &str, stand_in: T, parse: impl FnOnce(&str) -> Result<T, String>) -> T {
+    pub fn required<T>(
+        &mut self,
+        name: &str,
+        stand_in: T,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> T {
         self.optional(name, parse).unwrap_or(stand_in)
     }
 
@@ -102,7 +107,8 @@ impl Reader {
             } else if let Some(value) = scalar(&value) {
                 values.insert(key, (value, Origin::File(path.to_owned())));
             } else {
-                self.mistakes.push(format!("{path}: {key} must be a string, a number, a boolean or a list of these"));
+                self.mistakes
+                    .push(format!("{path}: {key} must be a string, a number, a boolean or a list of these"));
             }
         }
         values
@@ -117,7 +123,9 @@ impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for setting in &SETTINGS {
             match self.0.get(setting.name) {
-                Some((_, origin)) if setting.secret => writeln!(f, "{} = \"(hidden)\" # {origin}", setting.key())?,
+                Some((_, origin)) if setting.secret => {
+                    writeln!(f, "{} = \"(hidden)\" # {origin}", setting.key())?
+                }
                 Some((value, origin)) => {
                     writeln!(f, "{} = {} # {origin}", setting.key(), toml::Value::from(value.as_str()))?;
                 }
@@ -129,7 +137,8 @@ impl fmt::Display for Shown {
 }
 
 fn variable(setting: &Setting, sources: &Sources<'_>) -> Option<(String, Origin)> {
-    let names = std::iter::once(setting.variable()).chain(setting.fallbacks.iter().map(|&name| name.to_owned()));
+    let names =
+        std::iter::once(setting.variable()).chain(setting.fallbacks.iter().map(|&name| name.to_owned()));
     names
         .filter_map(|name| (sources.variable)(&name).map(|value| (value, Origin::Variable(name))))
         .find(|(value, _)| !value.is_empty())
@@ -141,7 +150,9 @@ fn scalar(value: &toml::Value) -> Option<String> {
         toml::Value::Integer(number) => Some(number.to_string()),
         toml::Value::Float(number) => Some(number.to_string()),
         toml::Value::Boolean(switch) => Some(switch.to_string()),
-        toml::Value::Array(items) => items.iter().map(scalar).collect::<Option<Vec<_>>>().map(|items| items.join(",")),
+        toml::Value::Array(items) => {
+            items.iter().map(scalar).collect::<Option<Vec<_>>>().map(|items| items.join(","))
+        }
         _ => None,
     }
 }

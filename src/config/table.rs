@@ -113,7 +113,8 @@ impl Setting {
     }
 
     fn argument(&self) -> Arg {
-        let default = if self.default.is_empty() { String::new() } else { format!(" [default: {}]", self.default) };
+        let default =
+            if self.default.is_empty() { String::new() } else { format!(" [default: {}]", self.default) };
         Arg::new(self.name)
             .long(self.name)
             .value_name(self.placeholder)

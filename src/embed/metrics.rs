@@ -36,7 +36,6 @@ struct Inner {
     worker_failures: Counter,
     warm_up_attempts: Counter,
     warm_up_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
-    ready: Gauge,
     fetched_bytes: Gauge,
 }
 
@@ -57,7 +56,6 @@ impl Metrics {
             worker_failures: Counter::default(),
             warm_up_attempts: Counter::default(),
             warm_up_seconds: Gauge::default(),
-            ready: Gauge::default(),
             fetched_bytes: Gauge::default(),
         };
         inner.register(registry);
@@ -105,10 +103,6 @@ impl Metrics {
         self.0.warm_up_seconds.set(took.as_secs_f64());
     }
 
-    pub fn ready(&self, ready: bool) {
-        self.0.ready.set(i64::from(ready));
-    }
-
     pub fn fetched(&self, bytes: u64) {
         self.0.fetched_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
@@ -132,7 +126,6 @@ impl Inner {
         registry.register("worker_failures", "Forward passes that failed", self.worker_failures.clone());
         registry.register("warm_up_attempts", "Attempts to load the model", self.warm_up_attempts.clone());
         registry.register("warm_up_seconds", "Time until the model served", self.warm_up_seconds.clone());
-        registry.register("model_ready", "1 while the model serves", self.ready.clone());
         registry.register("model_fetched_bytes", "Bytes of model files fetched", self.fetched_bytes.clone());
     }
 }

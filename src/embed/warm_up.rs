@@ -139,7 +139,6 @@ impl Context {
     }
 
     fn announce(&self, model: &crate::model::ModelInfo) {
-        self.metrics.ready(true);
         self.status.update(|status| {
             let took = status.started.elapsed();
             self.metrics.warm(took);

@@ -127,7 +127,10 @@ impl Worker {
             tracing::warn!(%error, "a compute thread shares a pool with others");
         }
         while let Some(batch) = self.queue.next_batch(self.batch_tokens, |job| self.is_wanted(job)) {
-            self.compute(batch);
+            // Forward passes have their own guard; this one keeps the thread whatever else goes wrong.
+            if catch_unwind(AssertUnwindSafe(|| self.compute(batch))).is_err() {
+                tracing::error!("answering a batch panicked; its calls are answered with UNAVAILABLE");
+            }
         }
     }
 
@@ -283,11 +286,8 @@ mod tests {
     fn push(threads: &ComputeThreads, inputs: &[u32]) -> (Answers, Arc<Caller>) {
         let caller = Caller::new(Deadline::after(Duration::from_secs(60)));
         let (answers, receiver) = Gather::new(inputs.len());
-        let options = VectorOptions {
-            dimensions: 2,
-            normalize: false,
-            encoding: VectorEncoding::Float32Values,
-        };
+        let options =
+            VectorOptions { dimensions: 2, normalize: false, encoding: VectorEncoding::Float32Values };
         let permits = Arc::new(Semaphore::new(inputs.len()));
         let job = |(index, &id)| Job {
             ids: vec![id],

@@ -7,6 +7,7 @@ mod hub;
 mod progress;
 mod retry;
 mod select;
+mod verify;
 
 use std::{
     path::{Path, PathBuf},
@@ -22,7 +23,7 @@ use self::{
     hub::{Hub, Listing},
     retry::retry,
 };
-pub use self::{error::SourceError, progress::Progress};
+pub use self::{error::SourceError, progress::Progress, verify::verify};
 use crate::secret::Secret;
 
 /// How long a start waits to hear whether a model that it already has was changed.
@@ -126,8 +127,19 @@ fn from_hub(
     if settings.offline || (cached.is_some() && is_commit(settings.revision())) {
         return cached.ok_or_else(|| not_cached(settings));
     }
-    let source = Source { settings, hub: Hub::new(settings)?, cache, cancel, progress };
-    block_on(cancel, source.current(cached))
+    let outcome = Hub::new(settings).and_then(|hub| {
+        let source = Source { settings, hub, cache, cancel, progress };
+        block_on(cancel, source.current(cached.is_some()))
+    });
+    match (outcome, cached) {
+        (Err(SourceError::Cancelled), _) => Err(SourceError::Cancelled),
+        (Err(error), Some(cached)) => {
+            let ModelFiles { id, revision, .. } = &cached;
+            tracing::warn!(%error, id, revision, "hub not usable, going on with the cached model");
+            Ok(cached)
+        }
+        (outcome, _) => outcome,
+    }
 }
 
 fn block_on<T>(
@@ -151,16 +163,12 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    async fn current(&self, cached: Option<ModelFiles>) -> Result<ModelFiles, SourceError> {
-        let Some(cached) = cached else { return self.within_total(self.first_fetch()).await };
-        match self.within_total(self.refresh()).await {
-            Err(error) if !matches!(error, SourceError::Cancelled) => {
-                let ModelFiles { id, revision, .. } = &cached;
-                tracing::warn!(%error, id, revision, "hub not usable, going on with the cached model");
-                Ok(cached)
-            }
-            outcome => outcome,
-        }
+    async fn current(&self, is_cached: bool) -> Result<ModelFiles, SourceError> {
+        let limit = self.settings.total_timeout;
+        let work = async { if is_cached { self.refresh().await } else { self.first_fetch().await } };
+        timeout(limit, work).await.unwrap_or_else(|_| {
+            Err(SourceError::TimedOut { id: self.settings.model.clone(), host: self.hub.host(), limit })
+        })
     }
 
     async fn first_fetch(&self) -> Result<ModelFiles, SourceError> {
@@ -209,16 +217,6 @@ impl Source<'_> {
         if let Err(error) = self.cache.note_revision(self.settings.revision(), commit) {
             tracing::warn!(%error, "the cache does not remember which commit the revision means");
         }
-    }
-
-    async fn within_total<T>(
-        &self,
-        work: impl Future<Output = Result<T, SourceError>>,
-    ) -> Result<T, SourceError> {
-        let limit = self.settings.total_timeout;
-        timeout(limit, work).await.unwrap_or_else(|_| {
-            Err(SourceError::TimedOut { id: self.settings.model.clone(), host: self.hub.host(), limit })
-        })
     }
 
     fn list_request(&self) -> String {

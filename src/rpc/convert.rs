@@ -117,7 +117,10 @@ impl Check {
                 if prompt.is_none() {
                     let known: Vec<&str> = model.prompts.keys().map(String::as_str).collect();
                     let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-                    self.add(format!("{path}prompt_name"), format!("the model has no such prompt; it has: {known}"));
+                    self.add(
+                        format!("{path}prompt_name"),
+                        format!("the model has no such prompt; it has: {known}"),
+                    );
                 }
                 prompt
             }
@@ -147,7 +150,9 @@ impl Check {
 
     fn encoding(&mut self, value: i32) -> VectorEncoding {
         match proto::Encoding::try_from(value) {
-            Ok(proto::Encoding::Unspecified | proto::Encoding::Float32Values) => VectorEncoding::Float32Values,
+            Ok(proto::Encoding::Unspecified | proto::Encoding::Float32Values) => {
+                VectorEncoding::Float32Values
+            }
             Ok(proto::Encoding::Float32Bytes) => VectorEncoding::Float32Bytes,
             Ok(proto::Encoding::Float16Bytes) => VectorEncoding::Float16Bytes,
             Ok(proto::Encoding::Int8Bytes) => VectorEncoding::Int8Bytes,
@@ -164,7 +169,11 @@ impl Check {
     }
 }
 
-pub(super) fn embed_response(embedded: Embedded, dimensions: usize, model: &ModelInfo) -> proto::EmbedResponse {
+pub(super) fn embed_response(
+    embedded: Embedded,
+    dimensions: usize,
+    model: &ModelInfo,
+) -> proto::EmbedResponse {
     proto::EmbedResponse {
         total_tokens: embedded.inputs.iter().map(|input| input.tokens as u64).sum(),
         embeddings: embedded.inputs.into_iter().map(embedding).collect(),
@@ -189,7 +198,10 @@ pub(super) fn embedding(input: EmbeddedInput) -> proto::Embedding {
     proto::Embedding { values, raw: raw.into(), scale, token_count, truncated }
 }
 
-pub(super) fn tokenize_response(inputs: Vec<Vec<model::Token>>, max_tokens: usize) -> proto::TokenizeResponse {
+pub(super) fn tokenize_response(
+    inputs: Vec<Vec<model::Token>>,
+    max_tokens: usize,
+) -> proto::TokenizeResponse {
     let input = |tokens: Vec<model::Token>| proto::TokenizedInput {
         exceeds_limit: tokens.len() > max_tokens,
         tokens: tokens.into_iter().map(token).collect(),
@@ -232,7 +244,10 @@ mod tests {
             max_tokens: 16,
             pooling: model::Pooling::Mean,
             normalizes: true,
-            prompts: prompts.iter().map(|&(name, text)| (name.into(), text.into())).collect::<BTreeMap<_, _>>(),
+            prompts: prompts
+                .iter()
+                .map(|&(name, text)| (name.into(), text.into()))
+                .collect::<BTreeMap<_, _>>(),
             default_prompt_name: None,
             parameters: 0,
         }

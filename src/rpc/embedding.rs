@@ -184,7 +184,7 @@ impl EmbedStream {
 
     fn begin(&mut self, item: EmbedStreamRequest) {
         // An id that is too long is cut for its answer, which tells so.
-        let id = item.id.chars().take(convert::ID_BYTES).collect();
+        let id = item.id[..item.id.floor_char_boundary(convert::ID_BYTES)].to_owned();
         let ticket = self.reorder.add(id);
         let deadline = self.call.deadline.unwrap_or_else(|| Deadline::after(self.limits.default_deadline));
         let flow = self.flow.or_else(|| self.embedder.ready().ok().map(Engine::flow));
@@ -192,7 +192,8 @@ impl EmbedStream {
         let (embedder, limits, call) = (self.embedder.clone(), self.limits.clone(), self.call);
         self.in_flight.push(Box::pin(async move {
             let result = embed_item(&embedder, &limits, call, flow, item, deadline).await;
-            let result = result.map_or_else(|e| ItemResult::Error(status::to_item(&e)), ItemResult::Embedding);
+            let result =
+                result.map_or_else(|e| ItemResult::Error(status::to_item(&e)), ItemResult::Embedding);
             (ticket, result)
         }));
     }
@@ -218,7 +219,7 @@ async fn embed_item(
     embedded.map(convert::embedding).map_err(|error| status::of_embed(error, |_| "input".into()))
 }
 
-/// tonic's status for a message above the limit misleads; all others say what they mean.
+/// tonic's own status for a message that it could not take may mislead.
 fn readable(status: Status) -> Status {
-    if status::is_too_large(&status) { status::message_too_large(&status) } else { status }
+    status::corrected(&status).unwrap_or(status)
 }

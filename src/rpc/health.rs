@@ -87,12 +87,8 @@ impl health_server::Health for Health {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let watcher = Watcher {
-            health: self.clone(),
-            service: request.into_inner().service,
-            last: None,
-            ended: false,
-        };
+        let watcher =
+            Watcher { health: self.clone(), service: request.into_inner().service, last: None, ended: false };
         Ok(Response::new(Box::pin(stream::unfold(watcher, Watcher::next))))
     }
 }

@@ -34,14 +34,13 @@ const TRACEPARENT: &str = "traceparent";
 const WAIT_FOR_READY: &str = "assay-wait-for-ready";
 
 /// Every method that is served; others are counted together.
-const METHODS: [&str; 9] = [
+const METHODS: [&str; 8] = [
     "assay.v1.EmbeddingService/Embed",
     "assay.v1.EmbeddingService/EmbedStream",
     "assay.v1.EmbeddingService/Tokenize",
     "assay.v1.ServerService/GetServerInfo",
     "grpc.health.v1.Health/Check",
     "grpc.health.v1.Health/Watch",
-    "grpc.health.v1.Health/List",
     "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
@@ -163,7 +162,7 @@ impl CallLayer {
         }
         let open = self.metrics.open.get_or_create(&MethodLabel { method }).clone();
         open.inc();
-        let id = request.headers().get(REQUEST_ID).filter(|id| id.len() <= 128).cloned();
+        let id = request.headers().get(REQUEST_ID).filter(|id| !id.is_empty() && id.len() <= 128).cloned();
         Observed {
             method,
             started: Instant::now(),
@@ -218,8 +217,7 @@ impl Observed {
     /// Notes the status that `headers` carry, and corrects it where tonic's own would mislead.
     fn ended(&mut self, headers: &mut HeaderMap, status: &Status) {
         self.code = Some(status.code());
-        if status::is_too_large(status) {
-            let status = status::message_too_large(status);
+        if let Some(status) = status::corrected(status) {
             self.code = Some(status.code());
             // What cannot be written as a header leaves the status as it was.
             let _ = status.add_header(headers);

@@ -27,7 +27,11 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Address, String> {
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.is_empty() { Err("unix: needs a path".into()) } else { Ok(Address::Unix(path.into())) };
+            return if path.is_empty() {
+                Err("unix: needs a path".into())
+            } else {
+                Ok(Address::Unix(path.into()))
+            };
         }
         let address = text.replace("localhost:", "127.0.0.1:");
         address.parse().map(Address::Tcp).map_err(|_| format!("{text} is neither HOST:PORT nor unix:PATH"))
@@ -91,7 +95,9 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 
 /// Connections of `listener` for ever. Failures to accept, such as too many open files, are logged and waited
 /// out, as the next attempt may work.
-pub(super) fn tcp(listener: TcpListener) -> io::Result<impl Stream<Item = io::Result<tokio::net::TcpStream>>> {
+pub(super) fn tcp(
+    listener: TcpListener,
+) -> io::Result<impl Stream<Item = io::Result<tokio::net::TcpStream>>> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     Ok(accepted(listener, async |listener: &tokio::net::TcpListener| {
         let (connection, _) = listener.accept().await?;
@@ -102,7 +108,9 @@ pub(super) fn tcp(listener: TcpListener) -> io::Result<impl Stream<Item = io::Re
 }
 
 /// As [`tcp`].
-pub(super) fn unix(listener: UnixListener) -> io::Result<impl Stream<Item = io::Result<tokio::net::UnixStream>>> {
+pub(super) fn unix(
+    listener: UnixListener,
+) -> io::Result<impl Stream<Item = io::Result<tokio::net::UnixStream>>> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
     Ok(accepted(listener, async |listener: &tokio::net::UnixListener| Ok(listener.accept().await?.0)))
 }

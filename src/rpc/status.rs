@@ -39,7 +39,9 @@ pub(super) fn invalid(violations: Vec<Violation>) -> Status {
 pub(super) fn of_embed(error: EmbedError, field: impl Fn(usize) -> String) -> Status {
     let message = error.to_string();
     match error {
-        EmbedError::NotReady { retry_in, .. } => come_again(Code::Unavailable, "NOT_READY", message, retry_in),
+        EmbedError::NotReady { retry_in, .. } => {
+            come_again(Code::Unavailable, "NOT_READY", message, retry_in)
+        }
         EmbedError::QueueFull { retry_in, .. } => {
             come_again(Code::ResourceExhausted, "QUEUE_FULL", message, retry_in)
         }
@@ -80,15 +82,17 @@ pub(super) fn draining() -> Status {
     come_again(Code::Unavailable, "DRAINING", message, Duration::from_millis(100))
 }
 
-/// Whether tonic refused a message above the limit: OUT_OF_RANGE as it arrived, RESOURCE_EXHAUSTED unpacked. Ours of
-/// those codes have details.
-pub(super) fn is_too_large(status: &Status) -> bool {
-    matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted) && status.details().is_empty()
-}
-
-/// tonic's own codes for a message above the limit would have the caller send it again.
-pub(super) fn message_too_large(tonic: &Status) -> Status {
-    invalid(vec![Violation { field: "message".into(), description: tonic.message().to_owned() }])
+/// What tonic should have answered to a message that it could not take, where its own code misleads: OUT_OF_RANGE or,
+/// for one that was compressed, RESOURCE_EXHAUSTED for a size above the limit, INTERNAL for bytes that are not the
+/// message. Ours of these codes have details.
+pub(super) fn corrected(tonic: &Status) -> Option<Status> {
+    let misleads = match tonic.code() {
+        Code::OutOfRange | Code::ResourceExhausted => true,
+        Code::Internal => tonic.message().starts_with("failed to decode Protobuf message"),
+        _ => false,
+    };
+    let violation = || Violation { field: "message".into(), description: tonic.message().to_owned() };
+    (misleads && tonic.details().is_empty()).then(|| invalid(vec![violation()]))
 }
 
 /// The form in which a stream carries the failure of one of its items.
@@ -154,6 +158,23 @@ mod tests {
         let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(fields, ["inputs[2]", "inputs[7]"]);
         assert!(violations[1].description.contains("607") && violations[1].description.contains("256"));
+    }
+
+    #[test]
+    fn a_message_that_tonic_cannot_take_is_the_callers_mistake_and_a_defect_stays_ours() {
+        for (code, message) in [
+            (Code::OutOfRange, "decoded message length too large"),
+            (Code::ResourceExhausted, "decompressed message too large"),
+            (Code::Internal, "failed to decode Protobuf message: invalid string value"),
+        ] {
+            let corrected = corrected(&Status::new(code, message)).expect("it is corrected");
+            assert_eq!(
+                (corrected.code(), corrected.message().contains(message)),
+                (Code::InvalidArgument, true)
+            );
+        }
+        assert!(corrected(&internal()).is_none());
+        assert!(corrected(&Status::internal("connection reset")).is_none());
     }
 
     #[test]

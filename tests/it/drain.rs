@@ -37,7 +37,9 @@ fn a_drain_finishes_every_call_and_stream_in_flight() {
     run(async {
         let calls: Vec<_> = join_all((0..4).map(|_| app.client())).await;
         let calls = calls.into_iter().map(|mut client| {
-            tokio::spawn(async move { client.embed(request(vec![page(); 2])).await.map(|r| r.get_ref().embeddings.len()) })
+            tokio::spawn(async move {
+                client.embed(request(vec![page(); 2])).await.map(|r| r.get_ref().embeddings.len())
+            })
         });
         let calls: Vec<_> = calls.collect();
         let mut clients = join_all((0..4).map(|_| app.client())).await;
@@ -45,7 +47,9 @@ fn a_drain_finishes_every_call_and_stream_in_flight() {
         for client in &mut clients {
             let items = stream::iter(0..3).map(|n| item(n, page()));
             let answers = client.embed_stream(items).await.expect("a stream").into_inner();
-            streams.push(tokio::spawn(answers.map(|answer| answer.expect("an answer").result).collect::<Vec<_>>()));
+            streams.push(tokio::spawn(
+                answers.map(|answer| answer.expect("an answer").result).collect::<Vec<_>>(),
+            ));
         }
         app.until_metric("assay_rpc_open", CALLS, |open| open == 4.0).await;
         app.until_metric("assay_rpc_open", STREAMS, |open| open == 4.0).await;
@@ -56,7 +60,10 @@ fn a_drain_finishes_every_call_and_stream_in_flight() {
         for stream in streams {
             let results = stream.await.expect("no panic");
             assert_eq!(results.len(), 3);
-            assert!(results.iter().all(|result| matches!(result, Some(ItemResult::Embedding(_)))), "{results:?}");
+            assert!(
+                results.iter().all(|result| matches!(result, Some(ItemResult::Embedding(_)))),
+                "{results:?}"
+            );
         }
     });
 }
@@ -178,10 +185,9 @@ impl Drop for Program {
 }
 
 async fn until_serving(channel: Channel) {
-    let mut watch = HealthClient::new(channel).watch(HealthCheckRequest::default()).await.expect("a watch").into_inner();
-    while watch.message().await.expect("open").expect("a change").status()
-        != ServingStatus::Serving
-    {}
+    let mut watch =
+        HealthClient::new(channel).watch(HealthCheckRequest::default()).await.expect("a watch").into_inner();
+    while watch.message().await.expect("open").expect("a change").status() != ServingStatus::Serving {}
 }
 
 fn path(dir: &Path) -> &str {
@@ -222,7 +228,8 @@ fn sigterm_under_load_finishes_what_is_in_flight_and_exits_with_0() {
 fn a_second_sigterm_stops_at_once() {
     let model = random_model(LARGE);
     let wait = ["--drain-wait", "1h"];
-    let mut program = Program::start(&[&["--listen", "127.0.0.1:0", "--model", path(model.path())], &wait[..]].concat());
+    let mut program =
+        Program::start(&[&["--listen", "127.0.0.1:0", "--model", path(model.path())], &wait[..]].concat());
     run(async {
         program.address();
         program.line("serving");

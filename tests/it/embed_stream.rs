@@ -140,7 +140,10 @@ fn a_bad_item_has_its_own_status_and_the_stream_goes_on() {
             let answer = answers.message().await.expect("an open stream").expect("an answer");
             assert_eq!(answer.id, id);
             let status = error(answer);
-            assert_eq!((status.code(), &details(&status).fields[..]), (Code::InvalidArgument, &fields.iter().map(|&f| f.to_owned()).collect::<Vec<_>>()[..]));
+            assert_eq!(
+                (status.code(), &details(&status).fields[..]),
+                (Code::InvalidArgument, &fields.iter().map(|&f| f.to_owned()).collect::<Vec<_>>()[..])
+            );
             sender.send(item("good", "x")).await.expect("an open stream");
             vector(answers.message().await.expect("an open stream").expect("an answer"));
         }
@@ -267,6 +270,9 @@ fn the_deadline_of_a_stream_ends_it() {
         let mut answers = app.bare_client().embed_stream(opening).await.expect("a stream").into_inner();
         vector(answers.message().await.expect("an open stream").expect("an answer"));
         let status = answers.message().await.expect_err("its deadline passed");
-        assert_eq!((status.code(), details(&status).reason.as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
+        assert_eq!(
+            (status.code(), details(&status).reason.as_str()),
+            (Code::DeadlineExceeded, "DEADLINE_EXCEEDED")
+        );
     });
 }

@@ -4,7 +4,7 @@ use futures::StreamExt;
 use tonic::{Code, Request, Streaming, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse,
-    health_check_response::ServingStatus::{self, NotServing, Serving, ServiceUnknown},
+    health_check_response::ServingStatus::{self, NotServing, ServiceUnknown, Serving},
     health_client::HealthClient,
 };
 use tonic_reflection::pb::v1::{

@@ -1,3 +1,10 @@
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "tests wait, read and write on their own threads, tell what they measured, and fail where they must"
+)]
+
 mod drain;
 mod embed_rpc;
 mod embed_stream;

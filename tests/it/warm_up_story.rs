@@ -21,7 +21,9 @@ use tokio::sync::mpsc::Sender;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Streaming, transport::Channel};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::support::{
     app::{SMALL, TestApp, details, item, random_model, request, run, settings, until},
@@ -87,6 +89,7 @@ impl BareThread {
 #[derive(Debug)]
 struct Lag {
     p99: Duration,
+    #[expect(dead_code, reason = "it is printed")]
     max: Duration,
     stalls: u64,
     bare_p99: Duration,
@@ -178,8 +181,12 @@ struct Story<'a> {
 impl Story<'_> {
     async fn play(&self) -> Lag {
         let channel = self.app.channel().await;
-        let mut watch = HealthClient::new(channel.clone()).watch(health_request()).await.expect("a watch").into_inner();
-        assert_eq!(watch.message().await.expect("open").expect("a status").status(), ServingStatus::NotServing);
+        let mut watch =
+            HealthClient::new(channel.clone()).watch(health_request()).await.expect("a watch").into_inner();
+        assert_eq!(
+            watch.message().await.expect("open").expect("a status").status(),
+            ServingStatus::NotServing
+        );
         let mut streams = Vec::new();
         for _ in 0..STREAMS {
             let stream = Stream::open(channel.clone(), false).await;

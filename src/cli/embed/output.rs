@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use serde_json::json;
+use serde::Serialize;
 
 use super::partial;
 use crate::embed::{EmbeddedInput, Vector};
@@ -24,9 +24,21 @@ pub(super) struct Output {
     rows: u64,
 }
 
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Line<'a> {
+    Vector { index: u64, tokens: usize, truncated: bool, embedding: &'a [f32] },
+    Failure { index: u64, error: &'a str },
+}
+
 enum To {
-    Stdout(BufWriter<io::Stdout>),
-    File { writer: BufWriter<File>, path: PathBuf, partial: PathBuf },
+    /// Written line by line, for whoever reads along.
+    Stdout(io::Stdout),
+    File {
+        writer: BufWriter<File>,
+        path: PathBuf,
+        partial: PathBuf,
+    },
 }
 
 /// The header of version 1.0, with magic and length, filled up with spaces. Source: NEP 1.
@@ -35,14 +47,14 @@ const NPY_HEADER: usize = 128;
 impl Output {
     /// # Errors
     /// If the file cannot be made, or the format cannot be written to a pipe.
-    #[expect(clippy::disallowed_methods, reason = "there is no reactor to hold up")]
     pub fn create(path: &str, format: Format) -> anyhow::Result<Output> {
         let to = match (path, format) {
             ("-", Format::Npy) => anyhow::bail!("--format npy needs --output FILE: its header comes last"),
-            ("-", Format::Jsonl) => To::Stdout(BufWriter::new(io::stdout())),
+            ("-", Format::Jsonl) => To::Stdout(io::stdout()),
             (path, _) => {
                 let partial = partial(path);
-                let file = File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
+                let file =
+                    File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
                 To::File { writer: BufWriter::new(file), path: path.into(), partial }
             }
         };
@@ -58,22 +70,25 @@ impl Output {
     pub fn write(&mut self, index: u64, answer: Result<EmbeddedInput, String>) -> anyhow::Result<()> {
         match (self.format, answer) {
             (Format::Jsonl, answer) => {
-                let line = match answer {
-                    Ok(input) => json!({
-                        "index": index,
-                        "embedding": values(&input)?,
-                        "tokens": input.tokens,
-                        "truncated": input.truncated,
-                    }),
-                    Err(error) => json!({ "index": index, "error": error }),
+                let line = match &answer {
+                    Ok(input) => Line::Vector {
+                        index,
+                        tokens: input.tokens,
+                        truncated: input.truncated,
+                        embedding: values(input)?,
+                    },
+                    Err(error) => Line::Failure { index, error },
                 };
+                let line = serde_json::to_string(&line)?;
                 writeln!(self.writer(), "{line}")?;
             }
             (Format::Npy, Ok(input)) => {
                 let writer = self.writer();
                 values(&input)?.iter().try_for_each(|x| writer.write_all(&x.to_le_bytes()))?;
             }
-            (Format::Npy, Err(error)) => anyhow::bail!("line {}: {error}; --format jsonl can leave it out", index + 1),
+            (Format::Npy, Err(error)) => {
+                anyhow::bail!("line {}: {error}; --format jsonl can leave it out", index + 1)
+            }
         }
         self.rows += 1;
         Ok(())
@@ -81,7 +96,6 @@ impl Output {
 
     /// # Errors
     /// If it cannot be written.
-    #[expect(clippy::disallowed_methods, reason = "there is no reactor to hold up")]
     pub fn finish(mut self, dimensions: usize) -> anyhow::Result<()> {
         let rows = self.rows;
         self.writer().flush()?;

@@ -40,6 +40,11 @@ pub enum SourceError {
     )]
     Corrupt { file: String, host: String, expected: String, found: String },
     #[error(
+        "{} was damaged (expected sha256 {expected}, found {found}) and is removed; the next try fetches it again",
+        path.display()
+    )]
+    Damaged { path: PathBuf, expected: String, found: String },
+    #[error(
         "{} is held by a process that made no progress for {}; end that process, then try again",
         lock.display(), format_duration(*waited)
     )]
@@ -75,6 +80,7 @@ impl SourceError {
             | Self::Unusable { .. }
             | Self::Client { .. } => true,
             Self::Corrupt { .. }
+            | Self::Damaged { .. }
             | Self::Locked { .. }
             | Self::Unreachable { .. }
             | Self::TimedOut { .. }
@@ -107,7 +113,7 @@ pub(super) struct Trouble {
     /// More of the file is there than ever before, so the attempt was worth it.
     pub(super) advanced: bool,
     /// What to report in place of `Unreachable` when this was the last attempt.
-    pub(super) verdict: Option<SourceError>,
+    pub(super) verdict: Option<Box<SourceError>>,
 }
 
 impl Trouble {

@@ -3,12 +3,11 @@
 use std::{
     cell::Cell,
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Write},
     path::Path,
 };
 
 use reqwest::{Response, StatusCode, header::CONTENT_RANGE};
-use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +18,7 @@ use super::{
     hub::{FilePath, Hub, Remote},
     progress::Progress,
     retry::retry,
+    verify::sha256,
 };
 
 /// Progress is told in steps of this: often enough to see, too rarely to cost.
@@ -182,7 +182,8 @@ impl Fetcher<'_> {
         }
         fs::remove_file(job.partial).map_err(|cause| self.write_error(job, cause))?;
         let verdict = SourceError::Corrupt { file, host: self.hub.host(), expected: expected.clone(), found };
-        Err(Trouble { verdict: Some(verdict), ..Trouble::new("the checksum does not match") }.into())
+        Err(Trouble { verdict: Some(Box::new(verdict)), ..Trouble::new("the checksum does not match") }
+            .into())
     }
 
     fn publish(&self, job: &Job<'_>) -> io::Result<()> {
@@ -217,22 +218,4 @@ fn open_at(partial: &Path, from: u64) -> io::Result<File> {
         return options.append(true).open(partial);
     }
     options.write(true).create(true).truncate(true).open(partial)
-}
-
-/// `None` when cancelled: hashing a large file takes seconds.
-fn sha256(path: &Path, cancel: &CancellationToken) -> io::Result<Option<String>> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            break;
-        }
-        if cancel.is_cancelled() {
-            return Ok(None);
-        }
-        hasher.update(&buffer[..read]);
-    }
-    Ok(Some(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
 }

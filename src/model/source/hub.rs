@@ -18,6 +18,7 @@ use super::{
     Settings,
     cache::is_commit,
     error::{Failure, SourceError, Trouble},
+    verify::is_sha256,
 };
 use crate::secret::Secret;
 
@@ -266,10 +267,6 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 /// `W/"abc"` -> `abc`
 fn bare(etag: &str) -> &str {
     etag.trim_start_matches("W/").trim_matches('"')
-}
-
-fn is_sha256(etag: &str) -> bool {
-    etag.len() == 64 && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn is_file_name(etag: &str) -> bool {

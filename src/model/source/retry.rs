@@ -45,7 +45,10 @@ pub(super) async fn retry<T>(
 
 fn give_up(trouble: Trouble, what: &str, attempts: u32) -> SourceError {
     let Trouble { reason, verdict, .. } = trouble;
-    verdict.unwrap_or_else(|| SourceError::Unreachable { what: what.to_owned(), attempts, reason })
+    match verdict {
+        Some(verdict) => *verdict,
+        None => SourceError::Unreachable { what: what.to_owned(), attempts, reason },
+    }
 }
 
 fn pauses(settings: &Settings) -> impl Iterator<Item = Duration> + use<> {

@@ -300,4 +300,3 @@ pub fn details(status: &Status) -> Details {
         pushback_ms: pushback.and_then(|ms| ms.to_str().ok()?.parse().ok()),
     }
 }
-

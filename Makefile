@@ -1,0 +1,38 @@
+# The words of the README and of .ci/run.
+
+MODEL ?= models/all-MiniLM-L6-v2
+ARGS ?=
+
+.PHONY: run build model test lint clients bench goldens help
+
+help: ## This list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+run: model build ## Fetch the default model, build, and serve it on 127.0.0.1:50051
+	target/release/assay --model $(MODEL) $(ARGS)
+
+build: ## target/release/assay
+	cargo build --release --locked
+
+model: $(MODEL)/model.safetensors ## The default model into models/all-MiniLM-L6-v2
+
+models/all-MiniLM-L6-v2/model.safetensors:
+	python3 scripts/fetch_model.py models/all-MiniLM-L6-v2
+
+test: model ## All tests
+	cargo test --locked
+
+lint: ## Formatting and clippy, warnings denied
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+clients: model build ## The clients of clients/ against the release binary
+	clients/run.sh target/release/assay $(MODEL)
+
+bench: model ## Start, streams at full load and drain of the release binary
+	cargo bench --locked --bench serving -- $(MODEL)
+
+goldens: model ## Make the golden vectors again, in a private virtual environment
+	python3 -m venv target/goldens-venv
+	target/goldens-venv/bin/pip install --quiet -r tests/fixtures/requirements.txt
+	target/goldens-venv/bin/python tests/fixtures/make_goldens.py --minilm models/all-MiniLM-L6-v2
