@@ -9,7 +9,13 @@ use std::{
     thread::JoinHandle,
 };
 
-use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio_util::sync::CancellationToken;
 
@@ -86,7 +92,17 @@ fn router(parts: Parts) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(parts.clone());
-    rpc::admin_routes(parts.health, parts.reflection).into_axum_router().merge(http)
+    rpc::admin_routes(parts.health, parts.reflection).into_axum_router().merge(http).fallback(elsewhere)
+}
+
+/// tonic would answer every path with HTTP 200, and a probe of a mistyped one would always pass.
+async fn elsewhere(headers: HeaderMap) -> Response {
+    let is_grpc =
+        headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    if is_grpc {
+        return tonic::Status::unimplemented("the service is not served here").into_http();
+    }
+    (StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n").into_response()
 }
 
 async fn livez(State(parts): State<Parts>) -> impl IntoResponse {

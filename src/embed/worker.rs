@@ -241,3 +241,138 @@ fn lower_priority() {
         tracing::warn!(%error, "a compute thread runs at the reactor's priority");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use prometheus_client::registry::Registry;
+    use tokio::sync::{Semaphore, oneshot};
+
+    use super::*;
+    use crate::{
+        deadline::Deadline,
+        embed::{
+            gather::LeaveOnDrop,
+            status::{Phase, Status},
+            vector::VectorEncoding,
+        },
+    };
+
+    const PROBE: u32 = 7;
+    const CULPRIT: u32 = 666;
+    const FLOW: FlowId = FlowId(0);
+
+    type Answers = oneshot::Receiver<Vec<Result<Computed, Defect>>>;
+
+    /// One thread, and the status that it reports to.
+    fn start(
+        forward: impl Fn(&Packed) -> Result<Vec<f32>, String> + Send + Sync + 'static,
+    ) -> (ComputeThreads, StatusHandle) {
+        let status = StatusHandle::new();
+        status.enter(Phase::Ready, "serving");
+        let settings = Settings { threads: 1, batch_tokens: 100, probe: vec![PROBE] };
+        let metrics = Metrics::register(&mut Registry::default());
+        let threads = ComputeThreads::start(&settings, Arc::new(forward), &status, &metrics);
+        (threads.expect("a thread"), status)
+    }
+
+    /// Two numbers a sequence: its first id and its length.
+    fn states(packed: &Packed) -> Vec<f32> {
+        let bounds = packed.offsets().windows(2);
+        bounds.flat_map(|b| [packed.ids()[b[0]] as f32, (b[1] - b[0]) as f32]).collect()
+    }
+
+    fn push(threads: &ComputeThreads, inputs: &[u32]) -> (Answers, Arc<Caller>) {
+        let caller = Caller::new(Deadline::after(Duration::from_secs(60)));
+        let (answers, receiver) = Gather::new(inputs.len());
+        let options =
+            VectorOptions { dimensions: 2, normalize: false, encoding: VectorEncoding::Float32Values };
+        let permits = Arc::new(Semaphore::new(inputs.len()));
+        let job = |(index, &id)| Job {
+            ids: vec![id],
+            options,
+            index,
+            answers: Arc::clone(&answers),
+            caller: Arc::clone(&caller),
+            queued: Instant::now(),
+            permit: Arc::clone(&permits).try_acquire_owned().expect("one for each"),
+        };
+        threads.push(FLOW, inputs.iter().enumerate().map(job).collect());
+        (receiver, caller)
+    }
+
+    /// The first number of each vector, none for a defect.
+    fn first_numbers(answers: Answers) -> Vec<Option<f32>> {
+        let first = |computed: Result<Computed, Defect>| match computed.ok()?.vector {
+            Vector::Values(values) => Some(values[0]),
+            other => panic!("{other:?}"),
+        };
+        answers.blocking_recv().expect("answers").into_iter().map(first).collect()
+    }
+
+    fn until(status: &StatusHandle, holds: impl FnMut(&Status) -> bool) {
+        futures::executor::block_on(status.subscribe().wait_for(holds)).expect("it is still told");
+    }
+
+    fn check_only_the_culprit_pays(fail: fn() -> Result<Vec<f32>, String>) {
+        let broken = Arc::new(AtomicBool::new(true));
+        let is_broken = Arc::clone(&broken);
+        let (threads, status) = start(move |packed| match packed.ids() {
+            [PROBE] if is_broken.load(Ordering::Relaxed) => fail(),
+            ids if ids.contains(&CULPRIT) => fail(),
+            _ => Ok(states(packed)),
+        });
+        let (answers, _caller) = push(&threads, &[1, CULPRIT, 2]);
+        assert_eq!(first_numbers(answers), [Some(1.0), None, Some(2.0)]);
+        until(&status, |status| status.phase == Phase::Unhealthy && !status.is_serving());
+        broken.store(false, Ordering::Relaxed);
+        until(&status, Status::is_serving);
+        let (answers, _caller) = push(&threads, &[3]);
+        assert_eq!(first_numbers(answers), [Some(3.0)]);
+        threads.stop();
+    }
+
+    #[test]
+    fn a_panic_costs_its_own_input_alone_and_a_probe_brings_the_thread_back() {
+        check_only_the_culprit_pays(|| panic!("on purpose"));
+    }
+
+    #[test]
+    fn an_error_and_numbers_that_are_not_finite_cost_their_own_input_alone() {
+        check_only_the_culprit_pays(|| Err("on purpose".into()));
+        check_only_the_culprit_pays(|| Ok(vec![f32::NAN, 0.0]));
+    }
+
+    #[test]
+    fn a_thread_that_waits_for_its_probe_is_stopped_at_once() {
+        let (threads, status) = start(|_| Err("for ever".into()));
+        let (answers, _caller) = push(&threads, &[1]);
+        assert_eq!(first_numbers(answers), [None]);
+        until(&status, |status| status.phase == Phase::Unhealthy);
+        threads.stop();
+    }
+
+    #[test]
+    fn a_caller_that_left_costs_no_forward_pass() {
+        let passes = Arc::new(AtomicUsize::new(0));
+        let (begun, has_begun) = mpsc::channel();
+        let (go, may_go) = mpsc::channel::<()>();
+        let (counted, may_go) = (Arc::clone(&passes), Mutex::new(may_go));
+        let (threads, _status) = start(move |packed| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            begun.send(()).map_err(|e| e.to_string())?;
+            may_go.lock().map_err(|e| e.to_string())?.recv().map_err(|e| e.to_string())?;
+            Ok(states(packed))
+        });
+        let (first, _caller) = push(&threads, &[1]);
+        has_begun.recv().expect("the first pass");
+        let (left, caller) = push(&threads, &[2, 3]);
+        drop(LeaveOnDrop(caller));
+        go.send(()).expect("the thread waits");
+        assert_eq!(first_numbers(first), [Some(1.0)]);
+        assert!(left.blocking_recv().is_err());
+        threads.stop();
+        assert_eq!(passes.load(Ordering::Relaxed), 1);
+    }
+}

@@ -64,7 +64,7 @@ pub(super) struct CallLayer {
 /// Calls that are not answered to the last byte.
 #[derive(Clone, Default)]
 pub(crate) struct OpenCalls {
-    /// All but health watches, which end on their own.
+    /// All but health watches, which end on their own, and reflection, which a caller may leave open and idle.
     count: Arc<AtomicUsize>,
 }
 
@@ -156,7 +156,7 @@ impl CallLayer {
         let method = METHODS.into_iter().find(|&method| method == path).unwrap_or("other");
         self.reactor.note_rpc(method);
         self.metrics.started.get_or_create(&MethodLabel { method }).inc();
-        let counted = !method.ends_with("/Watch");
+        let counted = !method.ends_with("/Watch") && !method.ends_with("/ServerReflectionInfo");
         if counted {
             self.open.count.fetch_add(1, Ordering::Relaxed);
         }

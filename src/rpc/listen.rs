@@ -3,7 +3,10 @@
 use std::{
     fmt, fs, io,
     net::{SocketAddr, TcpListener},
-    os::unix::net::{UnixListener, UnixStream},
+    os::unix::{
+        fs::FileTypeExt as _,
+        net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -82,8 +85,10 @@ impl Listener {
 /// A socket file outlives its process; one that refuses connections is nobody's.
 #[expect(clippy::disallowed_methods, reason = "it runs before the reactor starts")]
 fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        // Plain files refuse connections too.
+        Err(error) if is_socket && error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         _ => Ok(()),
     }
 }

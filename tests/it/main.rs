@@ -5,10 +5,14 @@
     reason = "tests wait, read and write on their own threads, tell what they measured, and fail where they must"
 )]
 
+mod drain;
 mod embed_rpc;
 mod embed_stream;
 mod fixtures;
+mod health;
 mod model_source;
 mod stall;
 mod support;
+mod tidy;
 mod vectors;
+mod warm_up_story;

@@ -23,7 +23,11 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use tempfile::TempDir;
-use tonic::{Status, body::Body, transport::Channel};
+use tonic::{
+    Status,
+    body::Body,
+    transport::{Channel, Endpoint},
+};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -222,7 +226,7 @@ pub fn plain_http() -> reqwest::Client {
 }
 
 pub async fn connect(url: String) -> Channel {
-    let endpoint = Channel::from_shared(url).expect("a URL").tcp_nodelay(true);
+    let endpoint = Endpoint::from_shared(url).expect("a URL").tcp_nodelay(true);
     endpoint.connect().await.expect("a connection")
 }
 

@@ -1,0 +1,188 @@
+//! Who knows whom, read from the sources. docs/ARCHITECTURE.md says why.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Above this, a file has more than one subject.
+const LONGEST_FILE_LINES: usize = 450;
+
+/// One source file: its path below src/ without `.rs`, and its lines without comments and inline tests.
+struct Source {
+    name: String,
+    lines: Vec<String>,
+}
+
+impl Source {
+    fn read(root: &Path, file: &Path) -> Source {
+        let name = file.strip_prefix(root).expect("a file below src").with_extension("");
+        let text = fs::read_to_string(file).expect("a source file");
+        let code = text.lines().take_while(|line| *line != "#[cfg(test)]");
+        let lines = code.map(without_comment).collect();
+        Source { name: name.to_string_lossy().into_owned(), lines }
+    }
+
+    /// Whether it is one of these modules, or below one.
+    fn is_in(&self, modules: &[&str]) -> bool {
+        modules.iter().any(|module| {
+            self.name.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+
+    /// Whether a path or a `use` begins with this crate.
+    fn knows_crate(&self, name: &str) -> bool {
+        let (path, import) = (format!("{name}::"), format!("use {name};"));
+        self.lines.iter().any(|line| has_word(line, &path) || line.contains(&import))
+    }
+
+    /// Whether it names this module of ours.
+    fn knows_module(&self, name: &str) -> bool {
+        let text = self.lines.join(" ");
+        let by_path = has_word(&text, &format!("crate::{name}"));
+        by_path || text.split("crate::{").skip(1).any(|group| top_level_names(group).contains(&name))
+    }
+
+    fn has(&self, word: &str) -> bool {
+        self.lines.iter().any(|line| has_word(line, word))
+    }
+}
+
+fn without_comment(line: &str) -> String {
+    line.split("//").next().unwrap_or_default().to_owned()
+}
+
+/// Whether `word` stands in `text`, not as the end or start of a longer word.
+fn has_word(text: &str, word: &str) -> bool {
+    let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let open_end = word.ends_with("::");
+    text.match_indices(word).any(|(at, _)| {
+        let (before, after) = (text[..at].chars().next_back(), text[at + word.len()..].chars().next());
+        !is_part(before) && (open_end || !is_part(after))
+    })
+}
+
+/// `a::{b, c}, d, e as f};…` gives a, d and e.
+fn top_level_names(group: &str) -> Vec<&str> {
+    let (mut depth, mut from, mut names) = (0, 0, Vec::new());
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            ',' | '}' if depth == 0 => {
+                names.push(&group[from..at]);
+                from = at + 1;
+                if c == '}' {
+                    break;
+                }
+            }
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+    names.into_iter().filter_map(|name| name.trim().split([':', ' ']).next()).collect()
+}
+
+fn sources() -> Vec<Source> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    assert!(files.len() > 20, "{files:?}");
+    files.iter().map(|file| Source::read(&root, file)).collect()
+}
+
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).expect("a directory of sources").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+fn check(fact: &str, is_broken_by: impl Fn(&Source) -> bool) {
+    let sources = sources();
+    let broken: Vec<&str> = sources.iter().filter(|source| is_broken_by(source)).map(|s| &*s.name).collect();
+    assert!(broken.is_empty(), "{fact}; not so: {broken:?}");
+}
+
+#[test]
+fn only_the_edge_knows_the_protocol() {
+    // lib includes what the build generated.
+    let edge = ["rpc", "admin", "cli/healthcheck", "lib"];
+    for name in ["tonic", "tonic_health", "tonic_reflection", "tonic_types", "prost", "prost_types"] {
+        check("only rpc, admin and cli/healthcheck know tonic", |s| s.knows_crate(name) && !s.is_in(&edge));
+    }
+    check("only rpc knows the messages", |s| s.knows_module("proto") && !s.is_in(&edge));
+}
+
+#[test]
+fn only_model_knows_the_tensors_and_only_its_source_knows_http_clients() {
+    for name in ["candle_core", "candle_nn", "safetensors", "tokenizers"] {
+        check("only model knows tensors and tokenizers", |s| s.knows_crate(name) && !s.is_in(&["model"]));
+    }
+    check("only model/source knows reqwest", |s| s.knows_crate("reqwest") && !s.is_in(&["model/source"]));
+}
+
+#[test]
+fn only_config_reads_the_environment() {
+    for word in ["env::var", "env::var_os", "env::vars"] {
+        check("only config reads the environment", |s| s.has(word) && !s.is_in(&["config"]));
+    }
+}
+
+#[test]
+fn unsafe_stands_in_the_kernels_alone() {
+    check("unsafe stands in model/kernel alone", |s| s.has("unsafe") && !s.is_in(&["model/kernel"]));
+}
+
+#[test]
+fn lower_modules_know_nothing_of_those_above_them() {
+    for (lower, above) in [
+        ("model", &["embed", "stall", "rpc", "admin", "app", "config", "cli", "telemetry"][..]),
+        ("embed", &["stall", "rpc", "admin", "app", "config", "cli", "telemetry"]),
+        ("stall", &["model", "embed", "rpc", "admin", "app", "config", "cli", "telemetry"]),
+        ("rpc", &["admin", "app", "config", "cli", "telemetry"]),
+        ("admin", &["app", "config", "cli", "telemetry"]),
+        ("app", &["config", "cli"]),
+    ] {
+        for name in above {
+            check(&format!("{lower} knows nothing of {name}"), |s| s.is_in(&[lower]) && s.knows_module(name));
+        }
+    }
+}
+
+#[test]
+fn pure_files_neither_wait_nor_read_nor_look_at_the_clock() {
+    let pure = ["embed/batch", "rpc/reorder"];
+    assert_eq!(sources().iter().filter(|source| source.is_in(&pure)).count(), pure.len());
+    for word in ["async", "await", "tokio", "io", "fs", "net", "thread", "Instant", "SystemTime", "tracing"] {
+        check("pure files only compute", |s| s.is_in(&pure) && s.has(word));
+    }
+}
+
+#[test]
+fn no_file_is_long() {
+    check("a file has one subject", |s| s.lines.len() > LONGEST_FILE_LINES);
+}
+
+#[test]
+fn the_readme_has_the_table_of_settings_as_it_is() {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let Ok(readme) = fs::read_to_string(&file) else {
+        println!("skipped: there is no {} yet", file.display());
+        return;
+    };
+    let table = assay::config::markdown();
+    assert!(readme.contains(table.trim_end()), "README.md lacks this table of settings:\n{table}");
+}
+
+#[test]
+fn the_reader_of_sources_sees_what_it_is_to_see() {
+    assert_eq!(top_level_names("a::{b, c}, d, e as f}; g"), ["a", "d", "e"]);
+    assert!(has_word("use tonic::Code;", "tonic::") && !has_word("use mytonic::Code;", "tonic::"));
+    assert!(has_word("crate::rpc;", "crate::rpc") && !has_word("crate::rpcs;", "crate::rpc"));
+    let source = Source { name: "embed/queue".into(), lines: vec!["use crate::{a, rpc::Limits};".into()] };
+    assert!(source.knows_module("rpc") && !source.knows_module("Limits") && source.is_in(&["embed"]));
+}
