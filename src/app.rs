@@ -95,7 +95,7 @@ impl App {
             .map(|listener| Admin::start(listener, health.clone(), settings.rpc.reflection, registry))
             .transpose()?;
         let servers = listeners.into_iter().map(|listener| reactor.spawn(serve(rpc.clone(), listener)));
-        let app = App {
+        Ok(App {
             addresses,
             drain_wait: settings.drain_wait,
             drain_limit: settings.drain_limit,
@@ -107,9 +107,7 @@ impl App {
             watchdog: Some(watchdog),
             reactor: Some(reactor),
             admin,
-        };
-        app.announce(&settings);
-        Ok(app)
+        })
     }
 
     /// Where it listens, with the ports that were picked.
@@ -186,10 +184,12 @@ impl Drop for App {
 /// As [`App::start`].
 #[expect(clippy::disallowed_methods, reason = "the main thread exists to wait for the end")]
 pub fn run(settings: Settings) -> anyhow::Result<bool> {
-    let mut app = App::start(settings)?;
+    let mut app = App::start(settings.clone())?;
     let handle = app.reactor.as_ref().context("it was just started")?.handle().clone();
     handle.block_on(async {
         let mut signals = Signals::new()?;
+        // Whoever reads this line may send one.
+        app.announce(&settings);
         signals.next().await;
         tokio::select! {
             clean = app.drain() => Ok(clean),

@@ -60,9 +60,13 @@ pub(super) fn spawn(
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("assay-warm-up".into()).spawn(move || {
         if let Some(engine) = context.until_ready() {
-            let model = engine.model().clone();
-            ready(engine);
-            context.announce(&model);
+            ready(engine.clone());
+            // Whoever stopped the embedder just before has not seen it.
+            if context.cancel.is_cancelled() {
+                engine.stop();
+            } else {
+                context.announce(engine.model());
+            }
         }
     })
 }

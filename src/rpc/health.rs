@@ -87,8 +87,13 @@ impl health_server::Health for Health {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let watcher =
-            Watcher { health: self.clone(), service: request.into_inner().service, last: None, ended: false };
+        let watcher = Watcher {
+            health: self.clone(),
+            service: request.into_inner().service,
+            last: None,
+            closing: false,
+            ended: false,
+        };
         Ok(Response::new(Box::pin(stream::unfold(watcher, Watcher::next))))
     }
 }
@@ -97,6 +102,7 @@ struct Watcher {
     health: Health,
     service: String,
     last: Option<ServingStatus>,
+    closing: bool,
     ended: bool,
 }
 
@@ -111,10 +117,12 @@ impl Watcher {
             if self.last.replace(now) != Some(now) {
                 return Some((Ok(response(now)), self));
             }
-            if !self.health.changed().await {
+            // Ended only after the last change was told.
+            if self.closing {
                 self.ended = true;
                 return Some((Err(status::draining()), self));
             }
+            self.closing = !self.health.changed().await;
         }
     }
 }
