@@ -22,9 +22,10 @@ models/all-MiniLM-L6-v2/model.safetensors:
 test: model ## All tests
 	cargo test --locked
 
-lint: ## Formatting and clippy, warnings denied
+lint: ## Formatting and clippy with warnings denied, and the protocol by buf where it can be had
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	proto/lint.sh
 
 clients: model build ## The clients of clients/ against the release binary
 	clients/run.sh target/release/assay $(MODEL)

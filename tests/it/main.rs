@@ -5,6 +5,7 @@
     reason = "tests wait, read and write on their own threads, tell what they measured, and fail where they must"
 )]
 
+mod bad_input;
 mod drain;
 mod embed_rpc;
 mod embed_stream;
