@@ -6,6 +6,7 @@
 )]
 
 mod bad_input;
+mod cli;
 mod drain;
 mod embed_rpc;
 mod embed_stream;
