@@ -17,7 +17,7 @@ build: ## target/release/assay
 model: $(MODEL)/model.safetensors ## The default model into models/all-MiniLM-L6-v2
 
 models/all-MiniLM-L6-v2/model.safetensors:
-	python3 scripts/fetch_model.py models/all-MiniLM-L6-v2
+	python3 deploy/fetch_model.py models/all-MiniLM-L6-v2
 
 test: model ## All tests
 	cargo test --locked
