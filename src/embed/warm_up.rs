@@ -74,8 +74,8 @@ pub(super) fn spawn(
 impl Context {
     /// None if it was cancelled.
     fn until_ready(&self) -> Option<Engine> {
-        let mut pause = Duration::from_secs(1);
         for attempt in 1_u32.. {
+            let pause = pause_after(attempt, self.settings.retry_pause);
             self.metrics.warm_up_attempt();
             self.status.update(|status| {
                 status.attempt = attempt;
@@ -87,12 +87,11 @@ impl Context {
             match result {
                 Ok(engine) => return Some(engine),
                 Err(_) if self.cancel.is_cancelled() => return None,
-                Err(error) => self.failed(&error, attempt, pause.min(self.settings.retry_pause)),
+                Err(error) => self.failed(&error, attempt, pause),
             }
-            if self.cancelled_within(pause.min(self.settings.retry_pause)) {
+            if self.cancelled_within(pause) {
                 return None;
             }
-            pause *= 2;
         }
         None
     }
@@ -179,6 +178,11 @@ impl Context {
     }
 }
 
+/// One second, twice as long each time, up to `longest`.
+fn pause_after(attempt: u32, longest: Duration) -> Duration {
+    Duration::from_secs(1_u64.checked_shl(attempt - 1).unwrap_or(u64::MAX)).min(longest)
+}
+
 /// A short and a full-length pass, so that the first caller pays for neither memory nor lazy set-up.
 fn warm(model: &Model) -> Result<(), WarmUpError> {
     let ids = model.tokenizer.encode("", "warm-up", Truncation::End);
@@ -192,4 +196,17 @@ fn warm(model: &Model) -> Result<(), WarmUpError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest_however_many_attempts_fail() {
+        let longest = Duration::from_secs(60);
+        for (attempt, seconds) in [(1, 1), (2, 2), (6, 32), (7, 60), (64, 60), (65, 60), (u32::MAX, 60)] {
+            assert_eq!(pause_after(attempt, longest), Duration::from_secs(seconds), "{attempt}");
+        }
+    }
 }
