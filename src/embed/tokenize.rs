@@ -32,15 +32,14 @@ const BYTES_AT_A_TIME: usize = 4096;
 
 impl TextThreads {
     pub fn start(count: usize, metrics: &Metrics) -> io::Result<TextThreads> {
-        let queue = Arc::new(SharedQueue::new());
-        let threads = (0..count).map(|index| {
-            let (queue, metrics) = (Arc::clone(&queue), metrics.clone());
-            std::thread::Builder::new()
-                .name(format!("assay-text-{index}"))
-                .spawn(move || work(&queue, &metrics))
-        });
-        let threads = Mutex::new(threads.collect::<io::Result<_>>()?);
-        Ok(TextThreads { queue, threads })
+        let started = TextThreads { queue: Arc::new(SharedQueue::new()), threads: Mutex::default() };
+        for index in 0..count {
+            let (queue, metrics) = (Arc::clone(&started.queue), metrics.clone());
+            let thread = std::thread::Builder::new().name(format!("assay-text-{index}"));
+            let thread = thread.spawn(move || work(&queue, &metrics))?;
+            started.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok(started)
     }
 
     /// Applies `apply` to each text; the answers come in the order of the texts. The receiver gets an error if
@@ -71,6 +70,13 @@ impl TextThreads {
             // A panic was logged where it happened.
             let _ = thread.join();
         }
+    }
+}
+
+/// Also where a later thread could not be started, or a part that comes after.
+impl Drop for TextThreads {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

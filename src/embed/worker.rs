@@ -77,14 +77,18 @@ impl ComputeThreads {
         status: &StatusHandle,
         metrics: &Metrics,
     ) -> io::Result<ComputeThreads> {
-        let queue = Arc::new(SharedQueue::new());
         let (stop, stopping) = mpsc::channel();
         let stopping = Arc::new(Mutex::new(stopping));
+        let started = ComputeThreads {
+            queue: Arc::new(SharedQueue::new()),
+            stopping: Mutex::new(Some(stop)),
+            threads: Mutex::default(),
+        };
         let mut probe = Packed::new();
         probe.push(&settings.probe);
-        let threads = (0..settings.threads).map(|index| {
+        for index in 0..settings.threads {
             let worker = Worker {
-                queue: Arc::clone(&queue),
+                queue: Arc::clone(&started.queue),
                 forward: Arc::clone(&forward),
                 batch_tokens: settings.batch_tokens,
                 probe: probe.clone(),
@@ -92,10 +96,11 @@ impl ComputeThreads {
                 metrics: metrics.clone(),
                 stopping: Arc::clone(&stopping),
             };
-            std::thread::Builder::new().name(format!("assay-compute-{index}")).spawn(move || worker.run())
-        });
-        let threads = Mutex::new(threads.collect::<io::Result<_>>()?);
-        Ok(ComputeThreads { queue, stopping: Mutex::new(Some(stop)), threads })
+            let thread = std::thread::Builder::new().name(format!("assay-compute-{index}"));
+            let thread = thread.spawn(move || worker.run())?;
+            started.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok(started)
     }
 
     pub fn push(&self, flow: FlowId, jobs: Vec<Job>) {
@@ -115,6 +120,13 @@ impl ComputeThreads {
             // A panic was logged where it happened.
             let _ = thread.join();
         }
+    }
+}
+
+/// Also where a later thread could not be started.
+impl Drop for ComputeThreads {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
