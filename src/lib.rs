@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`config`] reads flags, environment and file into each module's `Settings`; [`app`] builds
 //! the parts and owns their start and drain order; `rpc` is the protocol's edge; [`embed`] queues, batches and
-//! computes on threads of its own; [`model`] is a loaded model; [`stall`] watches the reactor; `admin` serves
+//! computes on threads of its own; [`judge`] asks a language model over HTTP; [`model`] is a loaded model; [`stall`] watches the reactor; `admin` serves
 //! probes and metrics from a thread of its own. docs/ARCHITECTURE.md has the picture.
 
 mod admin;
@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod deadline;
 pub mod embed;
+pub mod judge;
 #[expect(clippy::disallowed_methods, reason = "models are read and computed on threads of their own")]
 pub mod model;
 pub mod rpc;
