@@ -6,6 +6,8 @@
 mod capability;
 mod cost;
 mod error;
+mod extract;
+pub mod lenient;
 mod prompt;
 mod settings;
 pub mod store;
@@ -21,7 +23,7 @@ pub use self::{
     capability::Structured,
     cost::{Budget, BudgetKind, BudgetLimits, Cost, Prices},
     error::{JudgeError, StartError},
-    prompt::{Part, Prompt},
+    prompt::{Part, Prompt, PromptLanguage},
     settings::Settings,
 };
 use crate::deadline::Deadline;

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::capability::{Features, Structured, TokenLimit};
+use super::{
+    capability::{Features, Structured, TokenLimit},
+    prompt::Rendered,
+};
 
 /// What one answer says, wherever the endpoint put it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -21,10 +24,10 @@ pub(super) struct Message {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Finish {
+    #[default]
     Stop,
     Length,
     ContentFilter,
-    #[default]
     Other,
 }
 
@@ -42,7 +45,8 @@ pub(super) struct Completion {
     /// One per choice. Invariant: at least one.
     pub messages: Vec<Message>,
     pub usage: Option<Usage>,
-    /// The model and system fingerprint that the endpoint names.
+    /// As the endpoint names them.
+    pub model: Option<String>,
     pub fingerprint: Option<String>,
 }
 
@@ -69,11 +73,12 @@ pub(super) enum Malformed {
 /// Everything that a request body is made of.
 pub(super) struct Request<'a> {
     pub model: &'a str,
-    pub system: &'a str,
-    pub user: &'a str,
-    /// An earlier answer and what was wrong with it.
+    pub messages: &'a Rendered,
+    /// An answer that could not be read, and what is said to it.
     pub again: Option<(&'a str, &'a str)>,
     pub schema: &'a Schema,
+    /// The schema in words, for endpoints that cannot be bound to it.
+    pub schema_note: &'a str,
     pub samples: u32,
     pub temperature: f32,
     pub seed: Option<u64>,
@@ -84,8 +89,6 @@ pub(super) struct Request<'a> {
 pub(super) struct Schema {
     pub name: &'static str,
     pub value: Value,
-    /// The same as text, for endpoints that cannot be bound to it.
-    pub text: String,
 }
 
 impl Request<'_> {
@@ -120,15 +123,14 @@ impl Request<'_> {
     }
 
     fn messages(&self, features: &Features) -> Vec<Value> {
+        let Rendered { system, user } = self.messages;
         let bound = matches!(features.structured, Structured::JsonSchema | Structured::Tools);
-        let form = format!("Answer with one JSON object that fits this JSON schema: {}", self.schema.text);
-        let system = if bound { self.system.to_owned() } else { format!("{}\n\n{form}", self.system) };
+        let system = if bound { system.clone() } else { format!("{system}\n\n{}", self.schema_note) };
         let message = |role: &str, content: &str| json!({ "role": role, "content": content });
-        let mut messages = vec![message("system", &system), message("user", self.user)];
-        if let Some((answer, wrong)) = self.again {
+        let mut messages = vec![message("system", &system), message("user", user)];
+        if let Some((answer, reask)) = self.again {
             messages.push(message("assistant", answer));
-            let again = format!("That answer cannot be used: {wrong}. Give it again. {form}");
-            messages.push(message("user", &again));
+            messages.push(message("user", &format!("{reask}\n\n{}", self.schema_note)));
         }
         messages
     }
@@ -165,12 +167,11 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Malformed> {
         let status = body["error"]["code"].as_u64().and_then(|code| u16::try_from(code).ok());
         return Err(Malformed::Error { status, complaint: complaint_in(&body) });
     }
-    let fingerprint = [&body["model"], &body["system_fingerprint"]].map(Value::as_str);
-    let fingerprint: Vec<&str> = fingerprint.into_iter().flatten().collect();
     Ok(Completion {
         messages: choices.iter().map(message).collect(),
         usage: usage(&body["usage"]),
-        fingerprint: Some(fingerprint.join(" ")).filter(|text| !text.is_empty()),
+        model: body["model"].as_str().map(str::to_owned),
+        fingerprint: body["system_fingerprint"].as_str().map(str::to_owned),
     })
 }
 
@@ -275,7 +276,7 @@ mod tests {
         assert_eq!((fourth.content.as_deref(), fourth.refusal.as_deref()), (None, Some("no")));
         let usage = Usage { prompt_tokens: 7, cached_tokens: 2, completion_tokens: 3, reasoning_tokens: 1 };
         assert_eq!(completion.usage, Some(usage));
-        assert_eq!(completion.fingerprint.as_deref(), Some("m f"));
+        assert_eq!((completion.model.as_deref(), completion.fingerprint.as_deref()), (Some("m"), Some("f")));
     }
 
     #[test]

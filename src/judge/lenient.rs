@@ -1,0 +1,1 @@
+//! Values as judges really write them, read without guessing (pure).
