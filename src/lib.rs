@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod deadline;
 pub mod embed;
+mod evaluate;
 #[expect(clippy::disallowed_methods, reason = "models are read and computed on threads of their own")]
 pub mod model;
 pub mod rpc;
