@@ -2,8 +2,9 @@
 //!
 //! In reading order: [`config`] reads flags, environment and file into each module's `Settings`; [`app`] builds
 //! the parts and owns their start and drain order; `rpc` is the protocol's edge; [`embed`] queues, batches and
-//! computes on threads of its own; [`model`] is a loaded model; [`stall`] watches the reactor; `admin` serves
-//! probes and metrics from a thread of its own. docs/ARCHITECTURE.md has the picture.
+//! computes on threads of its own; [`judge`] asks a language model over HTTP; [`model`] is a loaded model;
+//! [`stall`] watches the reactor; `admin` serves probes and metrics from a thread of its own.
+//! docs/ARCHITECTURE.md has the picture.
 
 mod admin;
 pub mod app;

@@ -1,11 +1,21 @@
-//! Answers as they come over the wire.
+//! The JSON of an OpenAI-compatible chat-completions endpoint, read with tolerance.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use thiserror::Error;
 
+use super::{
+    capability::{Features, Structured, TokenLimit},
+    prompt::Rendered,
+};
+
+/// What one answer says, wherever the endpoint put it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Message {
     pub content: Option<String>,
+    /// Thinking, from `reasoning_content` or `reasoning`.
     pub reasoning: Option<String>,
+    /// Arguments of the first tool call.
     pub tool_arguments: Option<String>,
     pub refusal: Option<String>,
     pub finish: Finish,
@@ -24,5 +34,298 @@ pub(super) enum Finish {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Usage {
     pub prompt_tokens: u64,
+    pub cached_tokens: u64,
     pub completion_tokens: u64,
+    pub reasoning_tokens: u64,
+}
+
+/// An answer of status 200.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Completion {
+    /// One per choice. Invariant: at least one.
+    pub messages: Vec<Message>,
+    pub usage: Option<Usage>,
+    /// As the endpoint names them.
+    pub model: Option<String>,
+    pub fingerprint: Option<String>,
+}
+
+/// What an endpoint says is wrong, of any status.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Complaint {
+    /// The parameter it names in so many words.
+    pub param: Option<String>,
+    pub code: String,
+    pub message: String,
+}
+
+#[derive(Debug, Error, PartialEq)]
+pub(super) enum Malformed {
+    #[error("the body is no JSON object")]
+    NotJson,
+    #[error("the body has no choices")]
+    NoChoices,
+    /// Some gateways answer 200 and tell of an error inside.
+    #[error("the body is an error")]
+    Error { status: Option<u16>, complaint: Complaint },
+}
+
+/// Everything that a request body is made of.
+pub(super) struct Request<'a> {
+    pub model: &'a str,
+    pub messages: &'a Rendered,
+    /// An answer that could not be read, and what is said to it.
+    pub again: Option<(&'a str, &'a str)>,
+    pub schema: &'a Schema,
+    /// The schema in words, for endpoints that cannot be bound to it.
+    pub schema_note: &'a str,
+    pub samples: u32,
+    pub temperature: f32,
+    pub seed: Option<u64>,
+    pub max_answer_tokens: u32,
+}
+
+/// The form of an answer.
+pub(super) struct Schema {
+    pub name: &'static str,
+    pub value: Value,
+}
+
+impl Request<'_> {
+    pub fn body(&self, features: &Features) -> Vec<u8> {
+        let mut body = json!({ "model": self.model, "messages": self.messages(features) });
+        let mut set = |name: &str, value: Value| body[name] = value;
+        match features.structured {
+            Structured::JsonSchema => set("response_format", self.json_schema()),
+            Structured::JsonObject => set("response_format", json!({ "type": "json_object" })),
+            Structured::Tools => {
+                set("tools", self.tools());
+                let function = json!({ "name": self.schema.name });
+                set("tool_choice", json!({ "type": "function", "function": function }));
+            }
+            Structured::Text => {}
+        }
+        match features.token_limit {
+            TokenLimit::MaxTokens => set("max_tokens", self.max_answer_tokens.into()),
+            TokenLimit::MaxCompletionTokens => set("max_completion_tokens", self.max_answer_tokens.into()),
+            TokenLimit::Unset => {}
+        }
+        if features.temperature {
+            set("temperature", short(self.temperature));
+        }
+        if let Some(seed) = self.seed.filter(|_| features.seed) {
+            set("seed", seed.into());
+        }
+        if self.samples > 1 {
+            set("n", self.samples.into());
+        }
+        serde_json::to_vec(&body).expect("a JSON value can be written")
+    }
+
+    fn messages(&self, features: &Features) -> Vec<Value> {
+        let Rendered { system, user } = self.messages;
+        let bound = matches!(features.structured, Structured::JsonSchema | Structured::Tools);
+        let system = if bound { system.clone() } else { format!("{system}\n\n{}", self.schema_note) };
+        let message = |role: &str, content: &str| json!({ "role": role, "content": content });
+        let mut messages = vec![message("system", &system), message("user", user)];
+        if let Some((answer, reask)) = self.again {
+            messages.push(message("assistant", answer));
+            messages.push(message("user", &format!("{reask}\n\n{}", self.schema_note)));
+        }
+        messages
+    }
+
+    fn json_schema(&self) -> Value {
+        let Schema { name, value, .. } = self.schema;
+        json!({ "type": "json_schema", "json_schema": { "name": name, "strict": true, "schema": value } })
+    }
+
+    fn tools(&self) -> Value {
+        let Schema { name, value, .. } = self.schema;
+        let description = "Takes the answer.";
+        let function = json!({ "name": name, "description": description, "parameters": value });
+        json!([{ "type": "function", "function": function }])
+    }
+}
+
+/// 0.3 as 0.3, not as 0.30000001192092896.
+fn short(number: f32) -> Value {
+    number.to_string().parse::<f64>().map_or(Value::Null, Value::from)
+}
+
+/// Reads the body of an answer of status 200.
+pub(super) fn read(body: &[u8]) -> Result<Completion, Malformed> {
+    let body: Value = serde_json::from_slice(body).map_err(|_| Malformed::NotJson)?;
+    if !body.is_object() {
+        return Err(Malformed::NotJson);
+    }
+    let choices = body["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if choices.is_empty() {
+        if body["error"].is_null() {
+            return Err(Malformed::NoChoices);
+        }
+        let status = body["error"]["code"].as_u64().and_then(|code| u16::try_from(code).ok());
+        return Err(Malformed::Error { status, complaint: complaint_in(&body) });
+    }
+    Ok(Completion {
+        messages: choices.iter().map(message).collect(),
+        usage: usage(&body["usage"]),
+        model: body["model"].as_str().map(str::to_owned),
+        fingerprint: body["system_fingerprint"].as_str().map(str::to_owned),
+    })
+}
+
+fn message(choice: &Value) -> Message {
+    let message = &choice["message"];
+    let call = &message["tool_calls"][0]["function"]["arguments"];
+    let call = if call.is_null() { &message["function_call"]["arguments"] } else { call };
+    Message {
+        content: text(&message["content"]).or_else(|| text(&choice["text"])),
+        reasoning: text(&message["reasoning_content"]).or_else(|| text(&message["reasoning"])),
+        tool_arguments: text(call).or_else(|| call.is_object().then(|| call.to_string())),
+        refusal: text(&message["refusal"]),
+        finish: finish(&choice["finish_reason"]),
+    }
+}
+
+/// A string, or the text parts of a list; none if there is nothing in it.
+fn text(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
+        _ => return None,
+    };
+    Some(text).filter(|text| !text.trim().is_empty())
+}
+
+fn finish(reason: &Value) -> Finish {
+    match reason.as_str().unwrap_or_default() {
+        "stop" | "tool_calls" | "function_call" | "eos" | "end_turn" => Finish::Stop,
+        "length" | "max_tokens" | "MAX_TOKENS" => Finish::Length,
+        "content_filter" | "SAFETY" => Finish::ContentFilter,
+        _ => Finish::Other,
+    }
+}
+
+fn usage(usage: &Value) -> Option<Usage> {
+    let count = |pointer: &str| usage.pointer(pointer).and_then(whole);
+    let prompt_tokens = count("/prompt_tokens");
+    let completion_tokens = count("/completion_tokens");
+    if prompt_tokens.is_none() && completion_tokens.is_none() {
+        return None;
+    }
+    let cached = count("/prompt_tokens_details/cached_tokens").or_else(|| count("/prompt_cache_hit_tokens"));
+    Some(Usage {
+        prompt_tokens: prompt_tokens.unwrap_or_default(),
+        cached_tokens: cached.unwrap_or_default(),
+        completion_tokens: completion_tokens.unwrap_or_default(),
+        reasoning_tokens: count("/completion_tokens_details/reasoning_tokens").unwrap_or_default(),
+    })
+}
+
+fn whole(number: &Value) -> Option<u64> {
+    number.as_u64().or_else(|| number.as_f64().filter(|number| *number >= 0.0).map(|number| number as u64))
+}
+
+/// Reads the body of an answer of any other status, whatever it is.
+pub(super) fn complaint(body: &[u8]) -> Complaint {
+    match serde_json::from_slice(body) {
+        Ok(body) => complaint_in(&body),
+        Err(_) => Complaint { message: String::from_utf8_lossy(body).into_owned(), ..Complaint::default() },
+    }
+}
+
+/// `{"error": {…}}`, `{"error": "…"}`, `[{"error": …}]`, `{"message": …}` or FastAPI's `{"detail": […]}`.
+fn complaint_in(body: &Value) -> Complaint {
+    let body = if body.is_array() { &body[0] } else { body };
+    let error = if body["error"].is_object() { &body["error"] } else { body };
+    let first = &error["detail"][0];
+    let place = first["loc"].as_array().and_then(|place| place.iter().rev().find_map(Value::as_str));
+    let message = [&error["message"], &error["error"], &error["detail"], &first["msg"]];
+    let code = [&error["code"], &error["type"], &error["status"]];
+    let code: Vec<&str> = code.into_iter().filter_map(Value::as_str).collect();
+    Complaint {
+        param: error["param"].as_str().or(place).map(str::to_owned),
+        code: code.join(" "),
+        message: message.into_iter().find_map(Value::as_str).unwrap_or_default().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Complaint, Finish, Malformed, Usage, complaint, read, short};
+
+    #[test]
+    fn an_answer_is_read_wherever_the_endpoint_puts_it() {
+        let body = json!({ "model": "m", "system_fingerprint": "f", "choices": [
+            { "message": { "content": "a", "reasoning_content": "r" }, "finish_reason": "stop" },
+            { "message": { "content": [{ "type": "text", "text": "b" }, { "text": "c" }], "reasoning": "s" },
+              "finish_reason": "length" },
+            { "message": { "content": null, "tool_calls": [{ "function": { "arguments": "{}" } }] },
+              "finish_reason": "tool_calls" },
+            { "message": { "content": " ", "refusal": "no" }, "finish_reason": null },
+        ], "usage": { "prompt_tokens": 7, "completion_tokens": 3.0, "prompt_tokens_details": { "cached_tokens": 2 },
+            "completion_tokens_details": { "reasoning_tokens": 1 } } });
+        let completion = read(body.to_string().as_bytes()).expect("a completion");
+        let [first, second, third, fourth] = &completion.messages[..] else { panic!("{completion:?}") };
+        assert_eq!((first.content.as_deref(), first.reasoning.as_deref()), (Some("a"), Some("r")));
+        assert_eq!((second.content.as_deref(), second.finish), (Some("bc"), Finish::Length));
+        assert_eq!((third.tool_arguments.as_deref(), third.finish), (Some("{}"), Finish::Stop));
+        assert_eq!((fourth.content.as_deref(), fourth.refusal.as_deref()), (None, Some("no")));
+        let usage = Usage { prompt_tokens: 7, cached_tokens: 2, completion_tokens: 3, reasoning_tokens: 1 };
+        assert_eq!(completion.usage, Some(usage));
+        assert_eq!((completion.model.as_deref(), completion.fingerprint.as_deref()), (Some("m"), Some("f")));
+    }
+
+    #[test]
+    fn blank_lines_that_keep_a_connection_alive_do_no_harm() {
+        assert!(read(b"\n\n  \n{\"choices\":[{\"message\":{\"content\":\"x\"}}]}").is_ok());
+    }
+
+    #[test]
+    fn a_body_without_an_answer_says_so() {
+        assert_eq!(read(b"<html>"), Err(Malformed::NotJson));
+        assert_eq!(read(b"[]"), Err(Malformed::NotJson));
+        assert_eq!(read(b"{\"choices\":[]}"), Err(Malformed::NoChoices));
+        let inside = read(br#"{"error":{"code":429,"message":"slow down"}}"#);
+        assert!(matches!(inside, Err(Malformed::Error { status: Some(429), .. })), "{inside:?}");
+    }
+
+    #[test]
+    fn complaints_of_many_servers_are_read() {
+        let check = |body: &str, param: Option<&str>, code: &str, message: &str| {
+            let expected =
+                Complaint { param: param.map(str::to_owned), code: code.into(), message: message.into() };
+            assert_eq!(complaint(body.as_bytes()), expected, "{body}");
+        };
+        check(
+            r#"{"error":{"message":"no","type":"invalid_request_error","param":"seed","code":"unsupported"}}"#,
+            Some("seed"),
+            "unsupported invalid_request_error",
+            "no",
+        );
+        check(r#"{"error":"no n here"}"#, None, "", "no n here");
+        check(
+            r#"{"object":"error","message":"no","type":"BadRequestError","param":null,"code":400}"#,
+            None,
+            "BadRequestError",
+            "no",
+        );
+        check(
+            r#"{"detail":[{"loc":["body","n"],"msg":"extra","type":"extra_forbidden"}]}"#,
+            Some("n"),
+            "",
+            "extra",
+        );
+        check(r#"[{"error":{"message":"no","status":"INVALID_ARGUMENT"}}]"#, None, "INVALID_ARGUMENT", "no");
+        check("bad gateway", None, "", "bad gateway");
+    }
+
+    #[test]
+    fn numbers_are_sent_as_short_as_they_are_written() {
+        assert_eq!(short(0.3).to_string(), "0.3");
+        assert_eq!(short(0.0).to_string(), "0.0");
+    }
 }
