@@ -137,11 +137,32 @@ fn is_refusal(text: &str) -> bool {
 }
 
 const APOLOGIES: [&str; 10] = [
-    "i'm sorry", "i am sorry", "sorry", "i apologize", "apologies", "as an ai", "unfortunately", "抱歉", "很抱歉", "对不起",
+    "i'm sorry",
+    "i am sorry",
+    "sorry",
+    "i apologize",
+    "apologies",
+    "as an ai",
+    "unfortunately",
+    "抱歉",
+    "很抱歉",
+    "对不起",
 ];
 const REFUSALS: [&str; 14] = [
-    "i can't", "i cannot", "i can not", "i'm unable", "i am unable", "i'm not able", "i am not able", "i won't",
-    "i must decline", "我不能", "我无法", "无法", "不能", "不便",
+    "i can't",
+    "i cannot",
+    "i can not",
+    "i'm unable",
+    "i am unable",
+    "i'm not able",
+    "i am not able",
+    "i won't",
+    "i must decline",
+    "我不能",
+    "我无法",
+    "无法",
+    "不能",
+    "不便",
 ];
 
 #[cfg(test)]

@@ -35,7 +35,21 @@ pub struct Texts(pub Vec<String>);
 const YES: [&str; 12] =
     ["true", "yes", "y", "1", "1.0", "是", "是的", "对", "正确", "支持", "有用", "supported"];
 const NO: [&str; 16] = [
-    "false", "no", "n", "0", "0.0", "否", "不", "不是", "错", "错误", "不对", "不正确", "不支持", "无用", "unsupported",
+    "false",
+    "no",
+    "n",
+    "0",
+    "0.0",
+    "否",
+    "不",
+    "不是",
+    "错",
+    "错误",
+    "不对",
+    "不正确",
+    "不支持",
+    "无用",
+    "unsupported",
     "not supported",
 ];
 
@@ -296,17 +310,23 @@ mod tests {
 
     #[test]
     fn yes_and_no_are_read_in_every_common_form() {
-        for json in ["true", "1", "1.0", r#""1""#, r#""True""#, r#"" YES. ""#, r#""是""#, r#""支持""#, r#""１""#] {
+        for json in
+            ["true", "1", "1.0", r#""1""#, r#""True""#, r#"" YES. ""#, r#""是""#, r#""支持""#, r#""１""#]
+        {
             check(json, Some(Yes(true)));
         }
-        for json in ["false", "0", "-0.0", r#""0""#, r#""False""#, r#""no""#, r#""否""#, r#""不支持。""#, r#""错""#] {
+        for json in
+            ["false", "0", "-0.0", r#""0""#, r#""False""#, r#""no""#, r#""否""#, r#""不支持。""#, r#""错""#]
+        {
             check(json, Some(Yes(false)));
         }
     }
 
     #[test]
     fn what_is_neither_yes_nor_no_is_refused() {
-        for json in ["2", "-1", "0.5", "null", r#""maybe""#, r#""2""#, r#""""#, r#""部分支持""#, "[]", "{}", "[true]"] {
+        for json in
+            ["2", "-1", "0.5", "null", r#""maybe""#, r#""2""#, r#""""#, r#""部分支持""#, "[]", "{}", "[true]"]
+        {
             check::<Yes>(json, None);
         }
     }
@@ -322,7 +342,9 @@ mod tests {
 
     #[test]
     fn a_rating_is_never_guessed() {
-        for json in ["4.5", r#""4.5""#, r#""rating: 4""#, r#""4/5""#, r#""4.""#, r#""four""#, "true", "null", "1e300"] {
+        for json in
+            ["4.5", r#""4.5""#, r#""rating: 4""#, r#""4/5""#, r#""4.""#, r#""four""#, "true", "null", "1e300"]
+        {
             check::<Rating>(json, None);
         }
         check::<Rating>("18446744073709551615", None);

@@ -156,7 +156,8 @@ mod tests {
         let prompt = prompt(&[("contexts", json!([text])), ("claims", json!({ text: text }))]);
         let user = prompt.render(&nonces(1)).user;
         let found = parse(&user);
-        let expected: Vec<_> = prompt.parts.iter().map(|part| (part.name.to_owned(), part.value.clone())).collect();
+        let expected: Vec<_> =
+            prompt.parts.iter().map(|part| (part.name.to_owned(), part.value.clone())).collect();
         assert_eq!(found, expected, "{text}");
         assert_eq!(user.matches('<').count(), 4, "{text}");
         assert_eq!(user.lines().count(), 7, "{text}");
@@ -191,9 +192,13 @@ mod tests {
     fn the_nonce_of_the_same_prompt_in_the_text_closes_nothing() {
         let contexts = json!(["a"]);
         let known = prompt(&[("contexts", contexts.clone())]).render(&nonces(1)).user;
-        let attack = prompt(&[("contexts", contexts.clone()), ("response", json!(known))]).render(&nonces(1)).user;
+        let attack =
+            prompt(&[("contexts", contexts.clone()), ("response", json!(known))]).render(&nonces(1)).user;
         assert!(attack.starts_with(known.lines().next().expect("a mark")), "the nonce is the known one");
-        assert_eq!(parse(&attack), [("contexts".to_owned(), contexts), ("response".to_owned(), json!(known))]);
+        assert_eq!(
+            parse(&attack),
+            [("contexts".to_owned(), contexts), ("response".to_owned(), json!(known))]
+        );
     }
 
     #[test]
@@ -205,7 +210,8 @@ mod tests {
     #[test]
     fn equal_contexts_give_equal_prefixes() {
         let contexts = ("contexts", json!(["天空是蓝色的", "b"]));
-        let render = |claims: &str| prompt(&[contexts.clone(), ("claims", json!([claims]))]).render(&nonces(1));
+        let render =
+            |claims: &str| prompt(&[contexts.clone(), ("claims", json!([claims]))]).render(&nonces(1));
         let (one, other) = (render("one"), render("other"));
         assert_eq!(one.system, other.system);
         let shared = one.user.bytes().zip(other.user.bytes()).take_while(|(a, b)| a == b).count();

@@ -348,7 +348,10 @@ mod tests {
     fn common_damage_is_mended() {
         check(r#"{"a": [1, 2,], }"#, json!({ "a": [1, 2] }));
         check(r"{'a': 'it's', 'b': 'c'}", json!({ "a": "it's", "b": "c" }));
-        check(r#"{a: True, b_1: False, c-d: None, 键: 1}"#, json!({ "a": true, "b_1": false, "c-d": null, "键": 1 }));
+        check(
+            r#"{a: True, b_1: False, c-d: None, 键: 1}"#,
+            json!({ "a": true, "b_1": false, "c-d": null, "键": 1 }),
+        );
         check("｛“verdict”：“是”，“n”：1｝", json!({ "verdict": "是", "n": 1 }));
         check("{\"a\"：“他说“好”吧”，\"b\": ［1，2］}", json!({ "a": "他说“好”吧", "b": [1, 2] }));
         check("{\"a\": \"two\nlines\", \"b\": \"\t\"}", json!({ "a": "two\nlines", "b": "\t" }));

@@ -87,7 +87,9 @@ mod tests {
 
     #[test]
     fn hostile_text_takes_linear_time() {
-        for piece in ["{'", "{\"", "['", "[\"", "{", "[", "{\"a\":", "[1,", "{'a':'", "[{},", "“{“", "[\"[\",", "[\\\""] {
+        for piece in [
+            "{'", "{\"", "['", "[\"", "{", "[", "{\"a\":", "[1,", "{'a':'", "[{},", "“{“", "[\"[\",", "[\\\"",
+        ] {
             let text = piece.repeat(1_000_000 / piece.len());
             for quotes in [Quotes::Strict, Quotes::Loose] {
                 let found = candidates(Source { text: &text, may_close: true }, quotes).count();

@@ -179,10 +179,16 @@ fn what_is_wrong_is_told_without_the_text() {
     assert_eq!(wrong(""), "it is empty");
     assert_eq!(wrong("the secret is 7"), "it holds no JSON value");
     assert_eq!(wrong(r#"{"secret": 1}"#), "missing field `verdicts`");
-    assert_eq!(wrong(r#"{"verdicts": "secret, expected secret"}"#), "found a string, but expected a sequence at verdicts");
+    assert_eq!(
+        wrong(r#"{"verdicts": "secret, expected secret"}"#),
+        "found a string, but expected a sequence at verdicts"
+    );
     let item = r#"{"verdicts": [{"id": 1, "verdict": 1}, {"id": 2, "verdict": "secret"}]}"#;
     assert_eq!(wrong(item), "found a string, but expected true or false at verdicts[1].verdict");
-    assert_eq!(wrong(r#"{"verdicts": [{"id": 1, "verdict": 2}]}"#), "found a number, but expected true or false at verdicts[0].verdict");
+    assert_eq!(
+        wrong(r#"{"verdicts": [{"id": 1, "verdict": 2}]}"#),
+        "found a number, but expected true or false at verdicts[0].verdict"
+    );
     assert_eq!(wrong(r#"{"verdicts": []}"#), "there are no verdicts");
     assert_eq!(wrong(r#"["secret"]"#), "it is not a JSON object");
 }
@@ -198,7 +204,8 @@ fn a_rating_is_not_its_first_digit() {
 
 #[test]
 fn a_megabyte_of_brackets_is_given_up_soon() {
-    for piece in ["{", "[", "{'", "[\"", "{\"a\":", "{}", "[1]", "{\"verdict\":", "<think>", "</think>{", "<"] {
+    for piece in ["{", "[", "{'", "[\"", "{\"a\":", "{}", "[1]", "{\"verdict\":", "<think>", "</think>{", "<"]
+    {
         let content = piece.repeat(1_000_000 / piece.len());
         assert!(verdict::<Useful>(&says(&content)).is_err(), "{piece}");
     }
