@@ -2,6 +2,7 @@ pub mod app;
 pub mod goldens;
 pub mod hub;
 pub mod random_model;
+pub mod server;
 
 use std::path::PathBuf;
 
