@@ -5,6 +5,8 @@
 //! same in both languages, and a reason always comes before the verdict. A caller's own criterion stands last,
 //! so that all before it stays the same from call to call.
 
+use crate::judge::PromptLanguage;
+
 /// One task for the judge: from which parts to which answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Template {
@@ -52,14 +54,8 @@ pub(crate) enum Template {
     Refusal,
 }
 
-/// In which language a prompt is written, or its reasons are to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum PromptLanguage {
-    English,
-    Chinese,
-}
-
 impl Template {
+    #[cfg(test)]
     pub(crate) const ALL: [Template; 21] = [
         Template::Claims,
         Template::Verify,
@@ -105,7 +101,7 @@ impl Template {
         reason_language: PromptLanguage,
         fill: &[(&str, &str)],
     ) -> String {
-        let mut values = vec![("reason_language", reason_language.called_in(language))];
+        let mut values = vec![("reason_language", name_of(reason_language, language))];
         values.extend_from_slice(fill);
         filled(self.text(language).trim_end(), &values)
     }
@@ -249,15 +245,13 @@ impl Template {
     }
 }
 
-impl PromptLanguage {
-    /// The name of this language in a text written in `language`.
-    fn called_in(self, language: PromptLanguage) -> &'static str {
-        match (language, self) {
-            (PromptLanguage::English, PromptLanguage::English) => "English",
-            (PromptLanguage::English, PromptLanguage::Chinese) => "Chinese (中文)",
-            (PromptLanguage::Chinese, PromptLanguage::English) => "英文",
-            (PromptLanguage::Chinese, PromptLanguage::Chinese) => "中文",
-        }
+/// The name of a language in a text written in another.
+fn name_of(named: PromptLanguage, written_in: PromptLanguage) -> &'static str {
+    match (written_in, named) {
+        (PromptLanguage::English, PromptLanguage::English) => "English",
+        (PromptLanguage::English, PromptLanguage::Chinese) => "Chinese (中文)",
+        (PromptLanguage::Chinese, PromptLanguage::English) => "英文",
+        (PromptLanguage::Chinese, PromptLanguage::Chinese) => "中文",
     }
 }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, ops::Range};
 use serde::Serialize;
 
 use super::{metric::Metric, score::Score};
-use crate::{embed::EmbedError, judge::{Cost, JudgeError}};
+use crate::{
+    embed::EmbedError,
+    judge::{Cost, JudgeError},
+};
 
 /// How a metric went. There is a score only where it is [`Status::Ok`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

@@ -27,7 +27,6 @@ use crate::{
 };
 
 pub(super) use ask::{Answer, Question};
-pub(super) use attribute::Opinion;
 pub(super) use each::Each;
 pub(super) use verify::{Row, Table};
 
@@ -199,8 +198,7 @@ impl<'a> Steps<'a> {
             },
         };
         let flow = engine.flow();
-        let embed =
-            |text| engine.embed_in_stream(flow, text, options.clone(), self.call.deadline);
+        let embed = |text| engine.embed_in_stream(flow, text, options.clone(), self.call.deadline);
         let embedded = futures::future::try_join_all(texts.into_iter().map(embed)).await.map_err(failed)?;
         let truncated = embedded.iter().any(|input| input.truncated);
         let vectors = embedded.into_iter().map(|input| match input.vector {

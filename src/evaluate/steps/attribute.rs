@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn a_quote_that_stands_in_another_source_than_named_counts_for_both() {
-        let opinion = opinion(verdict("is the capital", &["s1"], true), &texts(&["x", "Paris is the capital."]));
+        let opinion =
+            opinion(verdict("is the capital", &["s1"], true), &texts(&["x", "Paris is the capital."]));
         assert_eq!(opinion.supporting(2), Some(vec![true, true]));
         assert!(!opinion.unverified);
     }

@@ -72,6 +72,11 @@ impl<V, T> Each<'_, V, T> {
     }
 }
 
+fn missing<T>(indices: &[usize], verdicts: &[(usize, T)]) -> Vec<usize> {
+    let is_found = |index: usize| verdicts.iter().any(|(found, _)| *found == index);
+    indices.iter().copied().filter(|&index| !is_found(index)).collect()
+}
+
 impl Steps<'_> {
     pub async fn judge_each<V: Verdict, T: Send>(&self, each: &Each<'_, V, T>) -> Judged<T> {
         let ranges = (0..each.count).step_by(each.batch);
@@ -106,14 +111,15 @@ impl Steps<'_> {
             match answer {
                 Ok(answer) => {
                     let verdicts = each.matched(&indices, answer);
-                    let has = |index: &usize| verdicts.iter().any(|(found, _)| found == index);
-                    let missing: Vec<usize> = indices.iter().filter(|index| !has(index)).copied().collect();
+                    let missing = missing(&indices, &verdicts);
                     let found = Found { verdicts, failure: None, cost };
                     match missing.len() {
                         0 => found,
                         _ if !first => found,
                         // The same question again would get the same answer.
-                        n if n == indices.len() && n > 1 => found.and(self.halves(each, missing, false).await),
+                        n if n == indices.len() && n > 1 => {
+                            found.and(self.halves(each, missing, false).await)
+                        }
                         n if n == indices.len() => found,
                         _ => found.and(self.judge_batch(each, missing, false).await),
                     }
@@ -127,14 +133,17 @@ impl Steps<'_> {
         })
     }
 
-    async fn halves<V: Verdict, T: Send>(
-        &self,
-        each: &Each<'_, V, T>,
+    fn halves<'b, V: Verdict, T: Send + 'b>(
+        &'b self,
+        each: &'b Each<'_, V, T>,
         mut indices: Vec<usize>,
         first: bool,
-    ) -> Found<T> {
+    ) -> BoxFuture<'b, Found<T>> {
         let rest = indices.split_off(indices.len() / 2);
-        let (a, b) = join(self.judge_batch(each, indices, first), self.judge_batch(each, rest, first)).await;
-        a.and(b)
+        let halves = join(self.judge_batch(each, indices, first), self.judge_batch(each, rest, first));
+        Box::pin(async move {
+            let (a, b) = halves.await;
+            a.and(b)
+        })
     }
 }

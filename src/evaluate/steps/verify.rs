@@ -175,9 +175,7 @@ impl Steps<'_> {
         let (mut answers, mut failure, mut cost) = (Vec::new(), None, Cost::default());
         for judged in join_all(groups).await {
             let verdicts = judged.verdicts.into_iter();
-            answers.extend(
-                verdicts.map(|v| v.map(|v| Answer { verdict: v.useful.0, reason: v.reason })),
-            );
+            answers.extend(verdicts.map(|v| v.map(|v| Answer { verdict: v.useful.0, reason: v.reason })));
             failure = failure.or(judged.failure);
             cost += judged.cost;
         }
