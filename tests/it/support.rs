@@ -1,6 +1,7 @@
 pub mod app;
 pub mod goldens;
 pub mod hub;
+pub mod judge;
 pub mod random_model;
 pub mod server;
 
