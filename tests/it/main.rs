@@ -13,6 +13,7 @@ mod embed_stream;
 mod fixtures;
 mod health;
 mod judge_faults;
+mod lexical;
 mod model_source;
 mod stall;
 mod support;
