@@ -71,7 +71,7 @@ struct Line<'a> {
     verdict: &'a str,
     model: Option<&'a str>,
     fingerprint: Option<&'a str>,
-    seed: Option<i64>,
+    seed: Option<u64>,
     usage: &'a Usage,
     messages: &'a [Message],
 }

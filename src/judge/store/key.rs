@@ -1,5 +1,6 @@
 //! What makes two questions the same.
 
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// Everything that an answer depends on.
@@ -13,9 +14,9 @@ pub(in crate::judge) struct KeyParts<'a> {
     /// [`Verdict::NAME`](crate::judge::Verdict::NAME) and its version.
     pub verdict: &'static str,
     pub verdict_version: u32,
-    /// Temperature, token limit and the like, as JSON with sorted keys.
-    pub decoding: &'a str,
-    pub seed: Option<i64>,
+    /// Temperature, token limit and the like.
+    pub decoding: Value,
+    pub seed: Option<u64>,
     /// Which of several samples of one prompt.
     pub sample: u32,
 }
@@ -27,7 +28,7 @@ pub(in crate::judge) struct Key {
     pub(super) template: &'static str,
     pub(super) template_hash: [u8; 32],
     pub(super) verdict: &'static str,
-    pub(super) seed: Option<i64>,
+    pub(super) seed: Option<u64>,
 }
 
 impl Key {
@@ -40,12 +41,12 @@ impl Key {
             hasher.update((bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        for text in [*endpoint, *model, *verdict, *decoding] {
+        for text in [*endpoint, *model, *verdict, decoding.to_string().as_str()] {
             add(text.as_bytes());
         }
         add(prompt);
         add(&verdict_version.to_le_bytes());
-        add(&seed.map(i64::to_le_bytes).map_or(Vec::new(), Vec::from));
+        add(&seed.map(u64::to_le_bytes).map_or(Vec::new(), Vec::from));
         add(&sample.to_le_bytes());
         Key {
             hash: hasher.finalize().into(),

@@ -21,7 +21,7 @@ fn parts() -> KeyParts<'static> {
         template_hash: [2; 32],
         verdict: "v",
         verdict_version: 1,
-        decoding: r#"{"temperature":0}"#,
+        decoding: json!({ "temperature": 0.0 }),
         seed: Some(7),
         sample: 0,
     }
@@ -67,7 +67,7 @@ fn a_key_covers_all_that_an_answer_depends_on() {
         KeyParts { prompt: [3; 32], ..parts() },
         KeyParts { verdict: "w", ..parts() },
         KeyParts { verdict_version: 2, ..parts() },
-        KeyParts { decoding: r#"{"temperature":0.7}"#, ..parts() },
+        KeyParts { decoding: json!({ "temperature": 0.7 }), ..parts() },
         KeyParts { seed: None, ..parts() },
         KeyParts { sample: 1, ..parts() },
         KeyParts { endpoint: "http://judge/v1m", model: "", ..parts() },
