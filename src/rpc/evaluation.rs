@@ -74,8 +74,7 @@ impl EvaluationService for Evaluations {
         let call = Call::of_request(&request);
         let deadline = call.deadline;
         let exchange = EvaluateStream { work: Arc::new(self.work(call)), totals: Totals::default(), open: 0 };
-        let terms = Terms { unanswered: self.limits.stream_samples, ..self.terms.clone() };
-        Ok(Response::new(stream::open(exchange, request.into_inner(), deadline, &terms)))
+        Ok(Response::new(stream::open(exchange, request.into_inner(), deadline, &self.terms)))
     }
 
     async fn list_metrics(
@@ -165,7 +164,8 @@ impl Work {
         let deadline = self.deadline()?;
         let asked = convert::stream_request(request, &self.limits, self.evaluator.judges())?;
         self.until_ready(&asked, deadline).await?;
-        let _place = self.evaluator.enter().await;
+        let place = tokio::time::timeout_at(deadline.instant().into(), self.evaluator.enter()).await;
+        let _place = place.map_err(|_| status::deadline_exceeded())?;
         Ok(self.score(asked, deadline, told).await)
     }
 }
