@@ -16,6 +16,7 @@ pub mod evaluate;
 pub mod judge;
 #[expect(clippy::disallowed_methods, reason = "models are read and computed on threads of their own")]
 pub mod model;
+mod priority;
 pub mod rpc;
 pub mod secret;
 pub mod stall;

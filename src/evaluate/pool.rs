@@ -17,7 +17,9 @@ impl Pool {
             .num_threads(threads)
             .thread_name(|index| format!("assay-score-{index}"))
             .start_handler(|_| priority::lower())
-            .panic_handler(|_| tracing::error!("comparing texts panicked; its metric is answered with FAILED"))
+            .panic_handler(|_| {
+                tracing::error!("comparing texts panicked; its metric is answered with FAILED")
+            })
             .build();
         pool.map(Pool).map_err(io::Error::other)
     }
