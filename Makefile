@@ -3,7 +3,7 @@
 MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
 
-.PHONY: run build model test lint clients bench goldens ragas-goldens help
+.PHONY: run build model test lint clients bench goldens ragas-goldens lexical-goldens help
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -42,3 +42,8 @@ ragas-goldens: ## Make ragas.json again with RAGAS itself, in a private virtual 
 	python3 -m venv target/ragas-venv
 	target/ragas-venv/bin/pip install --quiet -r tests/fixtures/requirements-ragas.txt
 	target/ragas-venv/bin/python tests/fixtures/make_ragas_goldens.py
+
+lexical-goldens: ## Make the golden scores again, in a private virtual environment
+	python3 -m venv target/lexical-venv
+	target/lexical-venv/bin/pip install --quiet -r tests/fixtures/requirements-lexical.txt
+	target/lexical-venv/bin/python tests/fixtures/make_lexical_goldens.py

@@ -25,7 +25,7 @@ const PAIRS: [(char, char); 11] = [
 ];
 
 /// A mark that isn't closed within as many characters opens nothing.
-const LONGEST_CHARS: usize = 2000;
+const LONGEST_CHARS: usize = 1000;
 
 /// What counts as a quotation.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,7 +93,7 @@ fn end(text: &str, start: usize, opening: char, closing: char) -> Option<usize> 
     None
 }
 
-/// Whether a word in letters with spaces between words ends here, so that a ' after it is no opening mark.
+/// After a letter, ' is an apostrophe and opens nothing; Chinese has none, but marks without spaces around them.
 fn ends_word(text: &str) -> bool {
     text.ends_with(|c: char| c.is_alphanumeric() && c.is_ascii())
 }

@@ -3,8 +3,8 @@
 //! A retrieved context is relevant if its similarity to some reference context is at least the threshold; precision is
 //! the average precision over the ranks: Σ P@i · vᵢ / Σ vᵢ, 0 if none is relevant. Recall is the share of reference
 //! contexts whose similarity to some retrieved context is above the threshold. Source: RAGAS's
-//! NonLLMContextPrecisionWithReference and NonLLMContextRecall; the first adds 1e-10 to the divisor, and the two treat
-//! the threshold itself as differently as here.
+//! NonLLMContextPrecisionWithReference, which adds 1e-10 to the divisor, and NonLLMContextRecall. A similarity equal to
+//! the threshold counts in the first alone, as it does there.
 
 use super::{
     Retrieval,
