@@ -18,7 +18,11 @@ pub mod text;
 pub mod vector;
 mod verdicts;
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -125,6 +129,7 @@ impl Evaluator {
     /// All metrics of one sample side by side; `told` hears of each as soon as it is known. Never fails: what goes
     /// wrong is the status of the metrics that needed it. Ends at the deadline of `task.call` with what is known.
     pub async fn evaluate(&self, task: Task, mut told: impl FnMut(&MetricResult)) -> Evaluation {
+        let started = Instant::now();
         let Task { sample, selections, judge, call, reason_language } = task;
         let assessment = Assessment::new(&self.0, sample, judge, call, reason_language);
         let mut results: Vec<Option<MetricResult>> = selections.iter().map(|_| None).collect();
@@ -142,11 +147,17 @@ impl Evaluator {
         }
         Evaluation {
             results: results.into_iter().flatten().collect(),
-            cost: assessment.cost(),
+            cost: in_all(assessment.cost(), started.elapsed()),
             language: assessment.language(),
             embedding_model: assessment.embedding_model(),
         }
     }
+}
+
+/// Questions are asked side by side, so their times don't add up to the sample's.
+fn in_all(cost: Cost, elapsed: Duration) -> Cost {
+    let asked = cost.calls > 0 || cost.cache_hits > 0;
+    Cost { wall: if asked { elapsed } else { Duration::ZERO }, ..cost }
 }
 
 /// Metrics that cost the judge least come first, so that a budget goes furthest.
