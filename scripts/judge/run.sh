@@ -7,7 +7,7 @@
 # with a typed result in time, not that the scores are good. All that it installs goes into target/ and models/; the
 # first run compiles the server (some minutes). Environment:
 #
-#   JUDGE_THREADS   threads of the model (default 1)
+#   JUDGE_THREADS   threads of the model (default: all cores)
 #   JUDGE_SECONDS   deadline of each call (default 300)
 set -eu
 
@@ -80,17 +80,18 @@ start_judge() {
     port=$("$VENV/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
     url=http://127.0.0.1:$port/v1
     nice -n 19 "$VENV/bin/python" -m llama_cpp.server --host 127.0.0.1 --port "$port" --model "$weights" \
-        --model_alias "$JUDGE" --n_ctx 8192 --n_threads "${JUDGE_THREADS:-1}" \
-        --n_threads_batch "${JUDGE_THREADS:-1}" --verbose false >"$work/judge" 2>&1 &
+        --model_alias "$JUDGE" --n_ctx 8192 --n_threads "${JUDGE_THREADS:-$(nproc)}" \
+        --n_threads_batch "${JUDGE_THREADS:-$(nproc)}" --verbose false >"$work/judge" 2>&1 &
     judge=$!
     await "$judge" "the judge's server" \
         "$VENV/bin/python" -c "import urllib.request; urllib.request.urlopen('$url/models', timeout=2).read()"
     echo "the judge $JUDGE is at $url"
 }
 
+# The judge's server answers one question at a time.
 start_assay() {
     "$BIN" --model "$MODEL" --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --log-format json \
-        --judge-url "$url" --judge-model "$JUDGE" --judge-concurrency 2 --judge-timeout 120s \
+        --judge-url "$url" --judge-model "$JUDGE" --judge-concurrency 1 --judge-timeout 120s \
         --judge-max-tokens 384 "$@" >"$work/assay" 2>&1 &
     assay=$!
     await "$assay" assay announced
