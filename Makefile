@@ -3,10 +3,10 @@
 MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
 
-.PHONY: run build model test lint clients bench goldens help
+.PHONY: run build model test lint clients bench goldens ragas-goldens lexical-goldens help
 
 help: ## This list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 run: model build ## Fetch the default model, build, and serve it on 127.0.0.1:50051
 	target/release/assay --model $(MODEL) $(ARGS)
@@ -37,3 +37,13 @@ goldens: model ## Make the golden vectors again, in a private virtual environmen
 	python3 -m venv target/goldens-venv
 	target/goldens-venv/bin/pip install --quiet -r tests/fixtures/requirements.txt
 	target/goldens-venv/bin/python tests/fixtures/make_goldens.py --minilm models/all-MiniLM-L6-v2
+
+ragas-goldens: ## Make ragas.json again with RAGAS itself, in a private virtual environment
+	python3 -m venv target/ragas-venv
+	target/ragas-venv/bin/pip install --quiet -r tests/fixtures/requirements-ragas.txt
+	target/ragas-venv/bin/python tests/fixtures/make_ragas_goldens.py
+
+lexical-goldens: ## Make the golden scores again, in a private virtual environment
+	python3 -m venv target/lexical-venv
+	target/lexical-venv/bin/pip install --quiet -r tests/fixtures/requirements-lexical.txt
+	target/lexical-venv/bin/python tests/fixtures/make_lexical_goldens.py

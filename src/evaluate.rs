@@ -131,7 +131,7 @@ impl Evaluator {
         {
             let mut pending: FuturesUnordered<_> = by_cost(&selections)
                 .map(|(index, selection)| {
-                    let result = assessment.result(selection);
+                    let result = assessment.result(index, selection);
                     async move { (index, result.await) }
                 })
                 .collect();

@@ -3,25 +3,37 @@
 //! One question gives one typed answer or one error. Between them stand, in this order: answers that were given
 //! before, the request's budget, a fair and adaptive queue, attempts with their retries, and the reading.
 
+mod ask;
+mod attempts;
+mod breaker;
 mod capability;
 mod cost;
 mod error;
+mod extract;
+pub mod lenient;
+mod limit;
+mod metrics;
 mod prompt;
+mod retry_after;
+mod schema;
 mod settings;
 pub mod store;
+mod transport;
 mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use prometheus_client::registry::Registry;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
+use self::{attempts::Endpoint, metrics::Metrics, prompt::Nonces, schema::Schemas, store::Store};
 pub use self::{
+    breaker::BreakerState,
     capability::Structured,
     cost::{Budget, BudgetKind, BudgetLimits, Cost, Prices},
     error::{JudgeError, StartError},
-    prompt::{Part, Prompt},
+    prompt::{Part, Prompt, PromptLanguage},
     settings::Settings,
 };
 use crate::deadline::Deadline;
@@ -82,28 +94,37 @@ pub struct JudgeStatus {
     pub waiting: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BreakerState {
-    Closed,
-    Open { retry_in: Duration },
-    HalfOpen,
-}
-
 /// One profile: an endpoint, a model, and all that is shared among those who ask.
 #[derive(Clone)]
 pub struct Judge(Arc<Inner>);
 
 struct Inner {
     settings: Settings,
+    endpoint: Endpoint,
+    store: Store,
+    schemas: Schemas,
+    nonces: Nonces,
+    metrics: Metrics,
+}
+
+impl fmt::Debug for Judge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Judge").field("name", &self.name()).field("model", &self.model()).finish()
+    }
 }
 
 impl Judge {
-    /// Makes a client; nothing is sent.
+    /// Prepares everything; nothing is sent.
     ///
     /// # Errors
     /// [`StartError`] if the settings cannot work.
-    pub fn start(settings: Settings, _registry: &mut Registry) -> Result<Judge, StartError> {
-        Ok(Judge(Arc::new(Inner { settings })))
+    pub fn start(settings: Settings, registry: &mut Registry) -> Result<Judge, StartError> {
+        let metrics = Metrics::register(registry, &settings.name);
+        let endpoint = Endpoint::new(&settings, metrics.clone())?;
+        let store = Store::open(&settings.store, settings.cache_bytes);
+        let store = store.map_err(|cause| StartError::Store { name: settings.name.clone(), cause })?;
+        let (schemas, nonces) = (Schemas::default(), Nonces::random());
+        Ok(Judge(Arc::new(Inner { settings, endpoint, store, schemas, nonces, metrics })))
     }
 
     pub fn name(&self) -> &str {
@@ -115,30 +136,45 @@ impl Judge {
     }
 
     pub fn status(&self) -> JudgeStatus {
+        let endpoint = &self.0.endpoint;
+        let (concurrency_limit, in_flight, waiting) = endpoint.limiter().counts();
         JudgeStatus {
-            structured: None,
-            dropped: Vec::new(),
-            breaker: BreakerState::Closed,
-            concurrency_limit: self.0.settings.initial_concurrency,
-            in_flight: 0,
-            waiting: 0,
+            structured: endpoint.capability().structured(),
+            dropped: endpoint.capability().dropped(),
+            breaker: endpoint.breaker_state(),
+            concurrency_limit,
+            in_flight,
+            waiting,
         }
     }
 
     /// One question, one typed answer.
     pub async fn ask<V: Verdict>(&self, prompt: &Prompt, call: &Call) -> Reply<V> {
-        let mut replies = self.ask_many(prompt, 1, call).await;
-        replies.pop().expect("one reply for each sample")
+        let mut replies = self.0.ask(prompt, 1, call).await;
+        replies.pop().expect("a reply for each sample")
     }
 
     /// So many independent answers, each its own reply, drawn at a temperature above 0.
-    pub async fn ask_many<V: Verdict>(
-        &self,
-        _prompt: &Prompt,
-        samples: usize,
-        _call: &Call,
-    ) -> Vec<Reply<V>> {
-        let error = JudgeError::Unavailable { detail: "it is not asked yet".to_owned(), retry_in: None };
-        vec![Reply { verdict: Err(error), cost: Cost::default() }; samples]
+    ///
+    /// What one request for all of them costs is in the first reply.
+    pub async fn ask_many<V: Verdict>(&self, prompt: &Prompt, samples: usize, call: &Call) -> Vec<Reply<V>> {
+        self.0.ask(prompt, samples, call).await
     }
+}
+
+/// Shorter work than that on so many bytes of text stays on the reactor.
+const MAX_INLINE_BYTES: usize = 32 << 10;
+
+/// Runs `work`, on a thread of its own where it goes through many bytes.
+async fn offload<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JudgeError> {
+    if bytes <= MAX_INLINE_BYTES {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "work for the judge ended early");
+        JudgeError::Defect
+    })
 }

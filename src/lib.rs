@@ -2,8 +2,9 @@
 //!
 //! In reading order: [`config`] reads flags, environment and file into each module's `Settings`; [`app`] builds
 //! the parts and owns their start and drain order; `rpc` is the protocol's edge; [`embed`] queues, batches and
-//! computes on threads of its own; [`judge`] asks a language model over HTTP; [`model`] is a loaded model; [`stall`] watches the reactor; `admin` serves
-//! probes and metrics from a thread of its own. docs/ARCHITECTURE.md has the picture.
+//! computes on threads of its own; [`judge`] asks a language model over HTTP; [`model`] is a loaded model;
+//! [`stall`] watches the reactor; `admin` serves probes and metrics from a thread of its own.
+//! docs/ARCHITECTURE.md has the picture.
 
 mod admin;
 pub mod app;
@@ -15,6 +16,7 @@ pub mod evaluate;
 pub mod judge;
 #[expect(clippy::disallowed_methods, reason = "models are read and computed on threads of their own")]
 pub mod model;
+mod priority;
 pub mod rpc;
 pub mod secret;
 pub mod stall;

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, ops::Range};
 use serde::{Deserialize, Serialize};
 
 use super::{metric::Metric, score::Score};
-use crate::{embed::EmbedError, judge::{Cost, JudgeError}};
+use crate::{
+    embed::EmbedError,
+    judge::{Cost, JudgeError},
+};
 
 /// How a metric went. There is a score only where it is [`Status::Ok`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -29,12 +32,14 @@ pub enum Status {
 pub enum Failure {
     #[error("no judge is configured; start the server with --judge-url and --judge-model")]
     JudgeNotConfigured,
-    #[error("the judge: {0}")]
+    #[error("{0}")]
     Judge(JudgeError),
-    #[error("the embedding model: {0}")]
+    #[error("{0}")]
     Embed(std::sync::Arc<EmbedError>),
     #[error("the deadline passed")]
     DeadlineExceeded,
+    #[error("scoring failed")]
+    Defect,
 }
 
 impl Failure {
@@ -42,6 +47,7 @@ impl Failure {
         match self {
             Failure::JudgeNotConfigured => Status::JudgeNotConfigured,
             Failure::DeadlineExceeded => Status::Deadline,
+            Failure::Defect => Status::Failed,
             Failure::Embed(error) => match **error {
                 EmbedError::DeadlineExceeded => Status::Deadline,
                 _ => Status::Failed,

@@ -88,6 +88,23 @@ impl AddAssign for Cost {
     }
 }
 
+/// Adds up what one question costs while it is asked.
+pub(super) struct Tally(Mutex<Cost>);
+
+impl Tally {
+    pub fn new(prices: Option<&Prices>) -> Tally {
+        Tally(Mutex::new(Cost { usd: prices.map(|_| 0.0), ..Cost::default() }))
+    }
+
+    pub fn add(&self, cost: &Cost) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += cost;
+    }
+
+    pub fn sum(&self) -> Cost {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BudgetLimits {
     pub calls: Option<u32>,
@@ -124,7 +141,9 @@ struct Account {
 #[derive(Default)]
 struct State {
     spent: Cost,
-    /// For calls that are under way.
+    /// For calls that wait for their turn.
+    reserved_calls: u32,
+    /// For calls that wait or are under way.
     reserved_tokens: u64,
     reserved_usd: f64,
 }
@@ -156,10 +175,10 @@ impl Budget {
     pub(super) fn debit(&self, tokens: u64, usd: f64) -> Result<Debit, JudgeError> {
         let mut state = self.lock();
         self.0.check(&state, tokens, usd)?;
-        state.spent.calls += 1;
+        state.reserved_calls += 1;
         state.reserved_tokens += tokens;
         state.reserved_usd += usd;
-        Ok(Debit { budget: self.clone(), tokens, usd })
+        Ok(Debit { budget: self.clone(), tokens, usd, sent: false })
     }
 
     /// What costs no call of its own: time, retries, hits.
@@ -174,12 +193,13 @@ impl Budget {
 
 impl Account {
     fn check(&self, state: &State, tokens: u64, usd: f64) -> Result<(), JudgeError> {
-        let State { spent, reserved_tokens, reserved_usd } = state;
+        let State { spent, reserved_calls, reserved_tokens, reserved_usd } = state;
+        let calls = spent.calls + reserved_calls;
         let tokens = spent.tokens() + reserved_tokens + tokens;
         let usd = spent.usd.unwrap_or_default() + reserved_usd + usd;
         let exhausted = |which, limit| Err(JudgeError::BudgetExhausted { which, limit });
         match self.limits {
-            BudgetLimits { calls: Some(limit), .. } if spent.calls >= limit => {
+            BudgetLimits { calls: Some(limit), .. } if calls >= limit => {
                 exhausted(BudgetKind::Calls, f64::from(limit))
             }
             BudgetLimits { tokens: Some(limit), .. } if tokens > limit => {
@@ -191,14 +211,23 @@ impl Account {
     }
 }
 
-/// Money set aside for one call; given back when it is dropped, but for what was used.
+/// What is set aside for one call; given back when it is dropped, but for what was used.
 pub(super) struct Debit {
     budget: Budget,
     tokens: u64,
     usd: f64,
+    sent: bool,
 }
 
 impl Debit {
+    /// The call goes out, so it counts as one whatever becomes of it.
+    pub fn send(&mut self) {
+        self.sent = true;
+        let mut state = self.budget.lock();
+        state.reserved_calls -= 1;
+        state.spent.calls += 1;
+    }
+
     /// Books what the call really used in place of the guess.
     pub fn settle(self, used: &Cost) {
         self.budget.note(used);
@@ -208,6 +237,7 @@ impl Debit {
 impl Drop for Debit {
     fn drop(&mut self) {
         let mut state = self.budget.lock();
+        state.reserved_calls -= u32::from(!self.sent);
         state.reserved_tokens -= self.tokens;
         // Sums of floats do not cancel out exactly.
         state.reserved_usd = (state.reserved_usd - self.usd).max(0.0);
@@ -241,9 +271,15 @@ mod tests {
     #[test]
     fn a_budget_of_calls_allows_just_so_many() {
         let budget = Budget::new(BudgetLimits { calls: Some(2), ..BudgetLimits::default() });
-        let first = budget.debit(10, 0.0).expect("the first");
-        drop(budget.debit(10, 0.0).expect("the second"));
+        let mut first = budget.debit(10, 0.0).expect("the first");
+        let second = budget.debit(10, 0.0).expect("the second");
+        assert_eq!(which(budget.debit(10, 0.0)), BudgetKind::Calls);
+        first.send();
         drop(first);
+        assert_eq!(which(budget.debit(10, 0.0)), BudgetKind::Calls);
+        // It never went out, so another may.
+        drop(second);
+        budget.debit(10, 0.0).expect("the second again").send();
         assert_eq!(which(budget.debit(10, 0.0)), BudgetKind::Calls);
         assert_eq!(budget.spent().calls, 2);
     }

@@ -1,10 +1,16 @@
 //! The JSON of an OpenAI-compatible chat-completions endpoint, read with tolerance.
 
+use std::{ops::AddAssign, sync::Arc};
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::capability::{Features, Structured, TokenLimit};
+use super::{
+    capability::{Features, Structured, TokenLimit},
+    prompt::Rendered,
+    schema::Schema,
+};
 
 /// What one answer says, wherever the endpoint put it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -21,10 +27,10 @@ pub(super) struct Message {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Finish {
+    #[default]
     Stop,
     Length,
     ContentFilter,
-    #[default]
     Other,
 }
 
@@ -42,7 +48,8 @@ pub(super) struct Completion {
     /// One per choice. Invariant: at least one.
     pub messages: Vec<Message>,
     pub usage: Option<Usage>,
-    /// The model and system fingerprint that the endpoint names.
+    /// As the endpoint names them.
+    pub model: Option<String>,
     pub fingerprint: Option<String>,
 }
 
@@ -67,30 +74,29 @@ pub(super) enum Malformed {
 }
 
 /// Everything that a request body is made of.
-pub(super) struct Request<'a> {
-    pub model: &'a str,
-    pub system: &'a str,
-    pub user: &'a str,
-    /// An earlier answer and what was wrong with it.
-    pub again: Option<(&'a str, &'a str)>,
-    pub schema: &'a Schema,
+#[derive(Clone)]
+pub(super) struct Request {
+    pub model: Arc<str>,
+    pub messages: Arc<Rendered>,
+    /// An answer that could not be read, and what is said to it.
+    pub again: Option<(String, String)>,
+    pub schema: Arc<Schema>,
+    /// The schema in words, for endpoints that cannot be bound to it.
+    pub schema_note: Arc<str>,
     pub samples: u32,
     pub temperature: f32,
     pub seed: Option<u64>,
     pub max_answer_tokens: u32,
 }
 
-/// The form of an answer.
-pub(super) struct Schema {
-    pub name: &'static str,
-    pub value: Value,
-    /// The same as text, for endpoints that cannot be bound to it.
-    pub text: String,
-}
+impl Request {
+    /// About as long as its body.
+    pub fn bytes(&self) -> usize {
+        self.messages.system.len() + self.messages.user.len() + self.schema_note.len()
+    }
 
-impl Request<'_> {
     pub fn body(&self, features: &Features) -> Vec<u8> {
-        let mut body = json!({ "model": self.model, "messages": self.messages(features) });
+        let mut body = json!({ "model": &*self.model, "messages": self.messages(features) });
         let mut set = |name: &str, value: Value| body[name] = value;
         match features.structured {
             Structured::JsonSchema => set("response_format", self.json_schema()),
@@ -113,33 +119,42 @@ impl Request<'_> {
         if let Some(seed) = self.seed.filter(|_| features.seed) {
             set("seed", seed.into());
         }
-        if self.samples > 1 {
+        if self.samples > 1 && features.many {
             set("n", self.samples.into());
         }
         serde_json::to_vec(&body).expect("a JSON value can be written")
     }
 
     fn messages(&self, features: &Features) -> Vec<Value> {
+        let Rendered { system, user } = &*self.messages;
         let bound = matches!(features.structured, Structured::JsonSchema | Structured::Tools);
-        let form = format!("Answer with one JSON object that fits this JSON schema: {}", self.schema.text);
-        let system = if bound { self.system.to_owned() } else { format!("{}\n\n{form}", self.system) };
+        let system = if bound { system.clone() } else { format!("{system}\n\n{}", self.schema_note) };
         let message = |role: &str, content: &str| json!({ "role": role, "content": content });
-        let mut messages = vec![message("system", &system), message("user", self.user)];
-        if let Some((answer, wrong)) = self.again {
-            messages.push(message("assistant", answer));
-            let again = format!("That answer cannot be used: {wrong}. Give it again. {form}");
-            messages.push(message("user", &again));
+        let mut messages = vec![message("system", &system)];
+        match &self.again {
+            None => messages.push(message("user", user)),
+            // Many chat templates take neither an empty message nor two in a row from the user.
+            Some((answer, reask)) if answer.is_empty() => {
+                messages.push(message("user", &format!("{user}\n\n{reask}")));
+            }
+            Some((answer, reask)) => {
+                messages.extend([
+                    message("user", user),
+                    message("assistant", answer),
+                    message("user", reask),
+                ]);
+            }
         }
         messages
     }
 
     fn json_schema(&self) -> Value {
-        let Schema { name, value, .. } = self.schema;
+        let Schema { name, value, .. } = &*self.schema;
         json!({ "type": "json_schema", "json_schema": { "name": name, "strict": true, "schema": value } })
     }
 
     fn tools(&self) -> Value {
-        let Schema { name, value, .. } = self.schema;
+        let Schema { name, value, .. } = &*self.schema;
         let description = "Takes the answer.";
         let function = json!({ "name": name, "description": description, "parameters": value });
         json!([{ "type": "function", "function": function }])
@@ -165,12 +180,11 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Malformed> {
         let status = body["error"]["code"].as_u64().and_then(|code| u16::try_from(code).ok());
         return Err(Malformed::Error { status, complaint: complaint_in(&body) });
     }
-    let fingerprint = [&body["model"], &body["system_fingerprint"]].map(Value::as_str);
-    let fingerprint: Vec<&str> = fingerprint.into_iter().flatten().collect();
     Ok(Completion {
         messages: choices.iter().map(message).collect(),
         usage: usage(&body["usage"]),
-        fingerprint: Some(fingerprint.join(" ")).filter(|text| !text.is_empty()),
+        model: body["model"].as_str().map(str::to_owned),
+        fingerprint: body["system_fingerprint"].as_str().map(str::to_owned),
     })
 }
 
@@ -203,6 +217,22 @@ fn finish(reason: &Value) -> Finish {
         "length" | "max_tokens" | "MAX_TOKENS" => Finish::Length,
         "content_filter" | "SAFETY" => Finish::ContentFilter,
         _ => Finish::Other,
+    }
+}
+
+impl Message {
+    pub fn bytes(&self) -> usize {
+        let texts = [&self.content, &self.reasoning, &self.tool_arguments, &self.refusal];
+        texts.into_iter().flatten().map(String::len).sum()
+    }
+}
+
+impl AddAssign for Usage {
+    fn add_assign(&mut self, other: Usage) {
+        self.prompt_tokens += other.prompt_tokens;
+        self.cached_tokens += other.cached_tokens;
+        self.completion_tokens += other.completion_tokens;
+        self.reasoning_tokens += other.reasoning_tokens;
     }
 }
 
@@ -275,7 +305,7 @@ mod tests {
         assert_eq!((fourth.content.as_deref(), fourth.refusal.as_deref()), (None, Some("no")));
         let usage = Usage { prompt_tokens: 7, cached_tokens: 2, completion_tokens: 3, reasoning_tokens: 1 };
         assert_eq!(completion.usage, Some(usage));
-        assert_eq!(completion.fingerprint.as_deref(), Some("m f"));
+        assert_eq!((completion.model.as_deref(), completion.fingerprint.as_deref()), (Some("m"), Some("f")));
     }
 
     #[test]

@@ -49,6 +49,7 @@ impl ServerService for ServerInfo {
             compute: Some(compute(&self.compute)),
             reactor: Some(reactor(&self.reactor)),
             judge_configured: false,
+            judges: Vec::new(),
             start_time: Some(self.started.into()),
         }))
     }
@@ -107,6 +108,8 @@ fn limits(limits: &Limits) -> proto::Limits {
         stream_inputs: saturating(limits.stream_inputs),
         connection_streams: limits.connection_streams,
         default_deadline: duration(limits.default_deadline),
+        contexts: 0,
+        stream_samples: 0,
     }
 }
 

@@ -12,6 +12,8 @@ mod embed_rpc;
 mod embed_stream;
 mod fixtures;
 mod health;
+mod judge_faults;
+mod lexical;
 mod model_source;
 mod stall;
 mod support;

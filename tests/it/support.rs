@@ -1,7 +1,9 @@
 pub mod app;
 pub mod goldens;
 pub mod hub;
+pub mod judge;
 pub mod random_model;
+pub mod server;
 
 use std::path::PathBuf;
 

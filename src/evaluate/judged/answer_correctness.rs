@@ -1,6 +1,6 @@
 //! Answer correctness: the claims' F score, and the similarity of the vectors, weighted.
 //!
-//! Range 0 to 1, higher is better. Source: RAGAS, answer correctness.
+//! Range -1 to 1, in practice 0 to 1, higher is better. Source: RAGAS, answer correctness.
 
 use crate::evaluate::{
     metric::Definition,
@@ -17,9 +17,10 @@ pub const DEFINITION: Definition = Definition {
     formula: "0.75 * F(claims) + 0.25 * cosine(response, reference), where TP are claims of the response that the \
               reference supports, FP the others, FN claims of the reference that the response does not support",
     source: "RAGAS, AnswerCorrectness",
+    lowest: -1.0,
     differs: "Claims are verified both ways, with verdicts shared with factual_correctness, where RAGAS has one \
-              classification. A side without claims, or no true positive, gives F = 0, as RAGAS's older API does; its newer one \
-              gives 1 where both sides are empty. The cosine counts from 0.",
+              classification. F is 1 where neither side makes claims and 0 where one side alone makes none, as in \
+              RAGAS's older API; its newer one gives 1 for both. A score below 0 needs vectors that point apart.",
     ..Definition::JUDGED
 };
 
@@ -50,8 +51,8 @@ pub fn score(
     let verdicts: Vec<Option<bool>> = response.iter().chain(reference).copied().collect();
     Estimate::rising(&verdicts, |verdicts| {
         let (response, reference) = verdicts.split_at(response.len());
-        let f = f_of_claims(response, reference, options.beta);
-        (factuality * f + similar * similarity.clamp(0.0, 1.0)) / (factuality + similar)
+        let f = if verdicts.is_empty() { 1.0 } else { f_of_claims(response, reference, options.beta) };
+        (factuality * f + similar * similarity) / (factuality + similar)
     })
 }
 

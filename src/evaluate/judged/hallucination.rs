@@ -23,8 +23,11 @@ pub fn score(by_contexts: &[Option<bool>], by_reference: &[Option<bool>]) -> Est
     if by_contexts.is_empty() {
         return Estimate::NotApplicable("the response makes no claims");
     }
-    let verdicts: Vec<Option<bool>> =
-        by_contexts.iter().zip(by_reference).map(|(&contexts, &reference)| is_made_up(contexts, reference)).collect();
+    let verdicts: Vec<Option<bool>> = by_contexts
+        .iter()
+        .zip(by_reference)
+        .map(|(&contexts, &reference)| is_made_up(contexts, reference))
+        .collect();
     Estimate::rising(&verdicts, share)
 }
 

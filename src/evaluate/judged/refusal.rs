@@ -2,7 +2,10 @@
 //!
 //! 0 or 1; which is better depends on the question. Source: DeepEval and Phoenix have the like; the definition is ours.
 
-use crate::evaluate::{metric::Definition, sample::Field::{Response, UserInput}};
+use crate::evaluate::{
+    metric::Definition,
+    sample::Field::{Response, UserInput},
+};
 
 pub const DEFINITION: Definition = Definition {
     name: "refusal",

@@ -17,7 +17,9 @@ pub const DEFINITION: Definition = Definition {
     formula: "(1 - w) * answered questions / questions + w * (1 - min(length of summary, length of text) / length of text), \
               lengths in code points, w = 0.5; the text are the reference contexts or, without any, the retrieved ones",
     source: "RAGAS, SummarizationScore",
-    differs: "RAGAS adds 1e-10 to the length of the text, and reads the reference contexts alone.",
+    differs: "Without the length penalty the answered questions count in full, as in RAGAS's newer API; its older one \
+              still multiplies them by 1 - w. RAGAS adds 1e-10 to the length of the text, and reads the reference \
+              contexts alone.",
     ..Definition::JUDGED
 };
 

@@ -4,7 +4,6 @@
 //! Each server has a thread and runtime of its own, so synchronous and asynchronous tests can use it.
 
 mod answer;
-mod server;
 
 use std::{
     net::SocketAddr,
@@ -13,10 +12,8 @@ use std::{
     time::Duration,
 };
 
-use self::{
-    answer::{Inner, Role, Shared, router},
-    server::Server,
-};
+use self::answer::{Inner, Role, Shared, router};
+use super::server::Server;
 
 /// The only repository of the stand-in.
 pub const MODEL_ID: &str = "test/model";

@@ -1,0 +1,161 @@
+//! One question from its prompt to its verdicts: looked up first, asked only then.
+
+mod question;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tokio::time::timeout_at;
+
+use self::question::{Question, read};
+use super::{
+    Call, Inner, JudgeError, Prompt, Reply, Verdict,
+    cost::{Cost, Tally},
+    offload,
+    store::{Answer, Hit, Key, KeyParts},
+    wire::Request,
+};
+
+/// For several samples where none is set: 0 would make them all alike. RAGAS has the same.
+const SAMPLING_TEMPERATURE: f32 = 0.3;
+
+impl Inner {
+    /// A reply for each sample.
+    pub(super) async fn ask<V: Verdict>(
+        &self,
+        prompt: &Prompt,
+        samples: usize,
+        call: &Call,
+    ) -> Vec<Reply<V>> {
+        let started = Instant::now();
+        let prices = self.settings.prices.as_ref();
+        let tallies: Vec<Tally> = (0..samples).map(|_| Tally::new(prices)).collect();
+        let verdicts = match self.prepare::<V>(prompt, samples).await {
+            Ok((key, request)) => self.answer(key, request, prompt, call, &tallies).await,
+            Err(error) => vec![Err(error); samples],
+        };
+        let wall = started.elapsed();
+        let replies = verdicts.into_iter().zip(&tallies);
+        replies.map(|(verdict, tally)| reply(verdict, tally, wall, call)).collect()
+    }
+
+    /// From what was answered before, or from the endpoint.
+    async fn answer<V: Verdict>(
+        &self,
+        key: Key,
+        request: Request,
+        prompt: &Prompt,
+        call: &Call,
+        tallies: &[Tally],
+    ) -> Vec<Result<V, JudgeError>> {
+        let samples = tallies.len();
+        let question = Question::<V>::new(&self.endpoint, prompt, call, request, tallies);
+        let answered = self.store.get_or_ask(key, call.use_cache, question.run());
+        // Another caller's request for the same may outlast this one's deadline.
+        let answered = timeout_at(call.deadline.instant().into(), answered).await;
+        if let Some(verdicts) = question.outcome() {
+            return verdicts;
+        }
+        match answered {
+            Ok(Ok((answer, hit))) => {
+                if hit != Hit::Asked {
+                    self.metrics.cache_hit();
+                    tallies.iter().for_each(|tally| tally.add(&Cost { cache_hits: 1, ..Cost::default() }));
+                }
+                read_all(answer, samples).await
+            }
+            Ok(Err(error)) => vec![Err(error); samples],
+            Err(_) => vec![Err(JudgeError::DeadlineExceeded); samples],
+        }
+    }
+
+    async fn prepare<V: Verdict>(
+        &self,
+        prompt: &Prompt,
+        samples: usize,
+    ) -> Result<(Key, Request), JudgeError> {
+        let schema = self.schemas.of::<V>().await?;
+        let bytes =
+            prompt.system.len() + prompt.parts.iter().map(|part| text_bytes(&part.value)).sum::<usize>();
+        let (owned, nonces, form) = (prompt.clone(), self.nonces.clone(), schema.clone());
+        let work = move || {
+            let digests = (owned.digest(), owned.template_digest());
+            (owned.render(&nonces), owned.schema_note(&form.value), digests)
+        };
+        let (messages, schema_note, digests) = offload(bytes, work).await?;
+        let request = Request {
+            model: self.settings.model.as_str().into(),
+            messages: Arc::new(messages),
+            again: None,
+            schema,
+            schema_note: schema_note.into(),
+            samples: u32::try_from(samples).unwrap_or(u32::MAX),
+            temperature: self.temperature(samples),
+            seed: self.settings.seed,
+            max_answer_tokens: self.settings.max_answer_tokens,
+        };
+        let (prompt_digest, template_hash) = digests;
+        let key = Key::new(&KeyParts {
+            endpoint: &self.endpoint.url(),
+            model: &request.model,
+            prompt: prompt_digest,
+            template_hash,
+            template: prompt.template,
+            verdict: V::NAME,
+            verdict_version: V::VERSION,
+            decoding: &decoding(&request),
+            seed: request.seed.map(u64::cast_signed),
+            sample: if samples > 1 { request.samples } else { 0 },
+        });
+        Ok((key, request))
+    }
+
+    fn temperature(&self, samples: usize) -> f32 {
+        match self.settings.temperature {
+            set if samples < 2 || set > 0.0 => set,
+            _ => SAMPLING_TEMPERATURE,
+        }
+    }
+}
+
+/// What the words of an answer depend on beside the prompt, keys sorted.
+fn decoding(request: &Request) -> String {
+    let decoding = json!({
+        "max_tokens": request.max_answer_tokens,
+        "schema": request.schema.digest,
+        "seed": request.seed,
+        "temperature": request.temperature.to_string(),
+    });
+    decoding.to_string()
+}
+
+fn reply<V>(verdict: Result<V, JudgeError>, tally: &Tally, wall: Duration, call: &Call) -> Reply<V> {
+    let cost = Cost { wall, ..tally.sum() };
+    // Calls and tokens were booked when they were spent.
+    let rest = Cost { retries: cost.retries, cache_hits: cost.cache_hits, wall, ..Cost::default() };
+    call.budget.note(&rest);
+    Reply { verdict, cost }
+}
+
+/// Reads once more what could be read when it came.
+async fn read_all<V: Verdict>(answer: Answer, samples: usize) -> Vec<Result<V, JudgeError>> {
+    let mut verdicts = Vec::with_capacity(samples);
+    for message in answer.messages {
+        verdicts.push(read(message).await.map(|(verdict, _)| verdict).map_err(JudgeError::from));
+    }
+    verdicts.resize(samples, Err(JudgeError::NotRecorded));
+    verdicts
+}
+
+/// About as long as its JSON.
+fn text_bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(text_bytes).sum(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + text_bytes(value)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 4,
+    }
+}

@@ -1,0 +1,180 @@
+//! One HTTP request to the endpoint, and all that can go wrong with it.
+
+use std::time::{Duration, SystemTime};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
+use reqwest::{Client, Response, Url, redirect::Policy};
+use thiserror::Error;
+use tokio::time::timeout;
+
+use super::{Trace, error::StartError, retry_after, settings::Settings};
+use crate::secret::Secret;
+
+/// More of an error's body is not read.
+const MAX_COMPLAINT_BYTES: usize = 64 << 10;
+const MAX_REDIRECTS: usize = 3;
+const PATH: &str = "/chat/completions";
+
+pub(super) struct Transport {
+    client: Client,
+    url: Url,
+    key: Option<HeaderValue>,
+    max_body_bytes: usize,
+}
+
+/// What came back, of any status.
+pub(super) struct Received {
+    pub status: StatusCode,
+    /// The endpoint's wish.
+    pub retry_after: Option<Duration>,
+    pub body: Vec<u8>,
+}
+
+/// Why nothing came back. Says nothing of URL, key or texts.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub(super) enum Broken {
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    #[error("the connection broke: {0}")]
+    Connection(String),
+    #[error("the answer is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+}
+
+impl Transport {
+    pub fn new(settings: &Settings) -> Result<Transport, StartError> {
+        // Fails when a provider is installed already, which is just as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let name = || settings.name.clone();
+        // A redirect could lead the key anywhere.
+        let redirects = if settings.key.is_some() { Policy::none() } else { Policy::limited(MAX_REDIRECTS) };
+        let client = Client::builder()
+            .user_agent(concat!("assay/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(settings.connect_timeout)
+            .redirect(redirects)
+            .build()
+            .map_err(|error| StartError::Client { name: name(), reason: root_cause(&error) })?;
+        let url = completions_url(&settings.url).ok_or_else(|| StartError::BadUrl { name: name() })?;
+        let key = settings.key.as_ref().map(bearer).transpose();
+        let key = key.map_err(|_| StartError::BadKey { name: name() })?;
+        Ok(Transport { client, url, key, max_body_bytes: settings.max_body_bytes })
+    }
+
+    /// The URL without user, password and query.
+    pub fn endpoint(&self) -> String {
+        format!("{}{}", self.url.origin().ascii_serialization(), self.url.path())
+    }
+
+    /// Sends `body` and reads the whole answer, within `limit`.
+    pub async fn send(&self, body: Vec<u8>, trace: &Trace, limit: Duration) -> Result<Received, Broken> {
+        let answered = timeout(limit, self.exchange(body, trace)).await;
+        answered.unwrap_or(Err(Broken::TimedOut(limit)))
+    }
+
+    async fn exchange(&self, body: Vec<u8>, trace: &Trace) -> Result<Received, Broken> {
+        let mut request = self.client.post(self.url.clone()).headers(trace_headers(trace));
+        if let Some(key) = &self.key {
+            request = request.header(AUTHORIZATION, key.clone());
+        }
+        let request = request.header(CONTENT_TYPE, "application/json").body(body);
+        let response = request.send().await.map_err(|error| broken(&error))?;
+        let status = response.status();
+        let retry_after = retry_after::parse(response.headers(), SystemTime::now());
+        let body = match status.is_success() {
+            true => self.read(response).await?,
+            false => read_some(response).await,
+        };
+        Ok(Received { status, retry_after, body })
+    }
+
+    async fn read(&self, mut response: Response) -> Result<Vec<u8>, Broken> {
+        let limit = self.max_body_bytes;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
+            if body.len() + chunk.len() > limit {
+                return Err(Broken::TooLarge { limit });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}
+
+/// As much of an error's body as there is: its status is known, whatever becomes of the rest.
+async fn read_some(mut response: Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        let room = MAX_COMPLAINT_BYTES - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() >= room {
+            break;
+        }
+    }
+    body
+}
+
+/// `http://host/v1` means `http://host/v1/chat/completions`.
+fn completions_url(text: &str) -> Option<Url> {
+    let mut url = Url::parse(text.trim()).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    let path = url.path().trim_end_matches('/').to_owned();
+    let path = if path.ends_with(PATH) { path } else { path + PATH };
+    url.set_path(&path);
+    Some(url)
+}
+
+fn bearer(key: &Secret) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose().trim()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn trace_headers(trace: &Trace) -> HeaderMap {
+    let ids = [("x-request-id", &trace.request_id), ("traceparent", &trace.traceparent)];
+    // What no header can carry is left out.
+    let headers = ids.into_iter().filter_map(|(name, id)| {
+        Some((HeaderName::from_static(name), HeaderValue::try_from(id.as_deref()?).ok()?))
+    });
+    headers.collect()
+}
+
+fn broken(error: &reqwest::Error) -> Broken {
+    let cause = root_cause(error);
+    match error.is_connect() {
+        true => Broken::Connect(cause),
+        false => Broken::Connection(cause),
+    }
+}
+
+/// The innermost cause says what happened; the outer ones have the URL.
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    match causes.by_ref().last() {
+        Some(root) => root.to_string(),
+        None if error.is_timeout() => "timed out".to_owned(),
+        None => "the request failed".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::completions_url;
+
+    #[test]
+    fn a_base_or_the_whole_url_will_do() {
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(completions_url(text).map(String::from).as_deref(), expected, "{text}");
+        };
+        check("http://host/v1", Some("http://host/v1/chat/completions"));
+        check("http://host:8000/v1/", Some("http://host:8000/v1/chat/completions"));
+        check("https://host", Some("https://host/chat/completions"));
+        check("https://host/a/chat/completions", Some("https://host/a/chat/completions"));
+        check("https://host/a?api-version=1", Some("https://host/a/chat/completions?api-version=1"));
+        check("ftp://host/v1", None);
+        check("host/v1", None);
+    }
+}

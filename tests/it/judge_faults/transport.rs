@@ -1,0 +1,185 @@
+//! Trouble on the way to the judge and back.
+
+use std::time::Instant;
+
+use assay::secret::Secret;
+
+use super::*;
+use crate::support::judge::RetryAfter;
+
+/// The fault happens once; the second attempt is well.
+async fn check_retried(fault: Fault) {
+    let bench = Bench::with(|settings| settings.attempt_timeout = Duration::from_secs(2));
+    bench.stand_in.fail_once(fault.clone());
+    let reply = bench.ask().await;
+    assert!(is_yes(&reply), "{fault:?}: {:?}", reply.verdict);
+    assert_eq!(sent(&reply.cost), (2, 1), "{fault:?}");
+}
+
+/// No second attempt: it would end the same way.
+async fn check_final(fault: Fault, expected: JudgeError) {
+    let bench = Bench::failing(fault.clone());
+    let reply = bench.ask().await;
+    assert_eq!(sent(&reply.cost), (1, 0), "{fault:?}");
+    assert_eq!(error(reply), expected, "{fault:?}");
+}
+
+#[tokio::test]
+async fn passing_trouble_is_tried_again() {
+    for status in [408, 409, 500, 502, 503, 504, 529] {
+        check_retried(Fault::Status(status)).await;
+    }
+    for fault in [Fault::Reset, Fault::CutJson, Fault::Silent] {
+        check_retried(fault).await;
+    }
+}
+
+#[tokio::test]
+async fn a_rate_limit_is_waited_for_in_every_form_it_is_told() {
+    for after in [
+        RetryAfter::Never,
+        RetryAfter::Seconds(0),
+        RetryAfter::Seconds(1),
+        RetryAfter::Fraction(0.05),
+        RetryAfter::Date(Duration::from_secs(1)),
+        RetryAfter::Millis(20),
+        RetryAfter::Text("soon"),
+        RetryAfter::Text("-1"),
+    ] {
+        check_retried(Fault::RateLimited(after)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_wait_beyond_the_deadline_is_not_begun() {
+    for after in
+        [RetryAfter::Seconds(86_400), RetryAfter::Text("99999999999999999999"), RetryAfter::Text("1e300")]
+    {
+        let bench = Bench::failing(Fault::RateLimited(after.clone()));
+        let began = Instant::now();
+        let reply: Reply<Useful> = bench.judge.ask(&prompt("a"), &call_within(Duration::from_secs(10))).await;
+        let JudgeError::RateLimited { quota: false, .. } = error(reply) else { panic!("{after:?}") };
+        assert!(began.elapsed() < Duration::from_secs(10), "{after:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_used_up_quota_is_not_tried_again() {
+    let bench = Bench::failing(Fault::Quota);
+    let reply = bench.ask().await;
+    assert_eq!(sent(&reply.cost), (1, 0));
+    assert!(matches!(error(reply), JudgeError::RateLimited { quota: true, .. }));
+}
+
+#[tokio::test]
+async fn a_refused_key_is_not_tried_again() {
+    for status in [401, 403] {
+        check_final(Fault::Status(status), JudgeError::Auth { status }).await;
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_model_or_path_is_not_tried_again() {
+    check_final(Fault::Status(404), JudgeError::Model { status: 404 }).await;
+}
+
+#[tokio::test]
+async fn lasting_trouble_ends_after_the_last_attempt() {
+    let bench = Bench::failing(Fault::Status(503));
+    let reply = bench.ask().await;
+    assert!(matches!(error(reply), JudgeError::Unavailable { .. }));
+    assert!((2..=3).contains(&bench.stand_in.count()), "{}", bench.stand_in.count());
+}
+
+#[tokio::test]
+async fn a_judge_that_nobody_hears_is_unavailable() {
+    let bench = Bench::new();
+    let Bench { stand_in, judge } = bench;
+    drop(stand_in);
+    let reply: Reply<Useful> = judge.ask(&prompt("a"), &call()).await;
+    assert!(matches!(error(reply), JudgeError::Unavailable { .. }));
+}
+
+#[tokio::test]
+async fn a_silent_judge_costs_no_more_than_the_deadline() {
+    let bench = Bench::failing(Fault::Silent);
+    let began = Instant::now();
+    let reply: Reply<Useful> = bench.judge.ask(&prompt("a"), &call_within(Duration::from_millis(300))).await;
+    assert_eq!(error(reply), JudgeError::DeadlineExceeded);
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_body_without_an_end_is_given_up_at_its_limit() {
+    let bench = Bench::with(|settings| settings.max_body_bytes = 256 << 10);
+    bench.stand_in.fail_always(Fault::Endless);
+    let began = Instant::now();
+    let reply = bench.ask().await;
+    assert!(reply.verdict.is_err());
+    assert!(began.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test]
+async fn a_byte_now_and_then_keeps_no_attempt_alive() {
+    let bench = Bench::with(|settings| settings.attempt_timeout = Duration::from_millis(300));
+    bench.stand_in.fail_once(Fault::Slow { pause: Duration::from_secs(1) });
+    let reply = bench.ask().await;
+    assert!(is_yes(&reply), "{:?}", reply.verdict);
+    assert_eq!(sent(&reply.cost), (2, 1));
+}
+
+#[tokio::test]
+async fn blank_lines_before_an_answer_do_no_harm() {
+    let bench = Bench::failing(Fault::BlankLines(1000));
+    let reply = bench.ask().await;
+    assert!(is_yes(&reply), "{:?}", reply.verdict);
+    assert_eq!(sent(&reply.cost), (1, 0));
+}
+
+#[tokio::test]
+async fn a_key_follows_no_redirect() {
+    let target = StandIn::start();
+    let bench = Bench::with(|settings| settings.key = Some(Secret::new("sk-secret")));
+    bench.stand_in.fail_always(Fault::Redirect(format!("{}/chat/completions", target.url())));
+    let reply = bench.ask().await;
+    let text = error(reply).to_string();
+    assert!(!text.contains("sk-secret"), "{text}");
+    assert_eq!(target.count(), 0);
+    assert_eq!(bench.stand_in.last().header("authorization"), Some("Bearer sk-secret"));
+}
+
+#[tokio::test]
+async fn an_answer_without_usage_is_an_answer() {
+    let bench = Bench::failing(Fault::NoUsage);
+    assert!(is_yes(&bench.ask().await));
+}
+
+#[tokio::test]
+async fn tokens_are_counted_as_the_endpoint_counts_them() {
+    let bench = Bench::new();
+    let cost = bench.ask().await.cost;
+    assert_eq!((cost.completion_tokens, cost.reasoning_tokens, cost.cache_hits), (10, 4, 0));
+    assert!(cost.prompt_tokens > 0 && cost.cached_tokens == cost.prompt_tokens / 2, "{cost:?}");
+}
+
+#[tokio::test]
+async fn an_error_tells_nothing_of_the_text() {
+    let echo = json!({ "error": { "message": "bad text: The sky is blue." } }).to_string();
+    for status in [400, 422, 500] {
+        let bench = Bench::failing(Fault::Body { status, body: echo.clone() });
+        let text = format!("{:?}", error(bench.ask().await));
+        assert!(!text.contains("sky"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_completion_is_an_error() {
+    for body in ["", "<html>hello</html>", "[]", "{}", r#"{"choices":[]}"#, "null", r#"{"choices":"a"}"#] {
+        let bench = Bench::failing(Fault::Body { status: 200, body: body.to_owned() });
+        let reply = bench.ask().await;
+        assert!(
+            matches!(reply.verdict, Err(JudgeError::Unavailable { .. } | JudgeError::Unreadable { .. })),
+            "{body}"
+        );
+    }
+}
