@@ -91,15 +91,11 @@ pub fn command() -> Command {
             )
             .args(embed::arguments()),
         )
-        .subcommand(
-            settings(
-                "evaluate",
-                "Samples to scores, without a server",
-                &[Group::Judge, Group::Model, Group::Compute, Group::Log],
-            )
-            .args(evaluate::arguments())
-            .after_help(evaluate::AFTER_HELP),
-        )
+        .subcommand(evaluate::arguments(settings(
+            "evaluate",
+            "Samples to scores, without a server",
+            &[Group::Judge, Group::Model, Group::Compute, Group::Log],
+        )))
         .subcommand(
             Command::new("healthcheck")
                 .about("Ask a running server for its health; exit code 0 if it is SERVING, 1 if not")

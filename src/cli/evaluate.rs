@@ -15,7 +15,7 @@ mod writer;
 use std::{collections::HashMap, io, process::ExitCode};
 
 use anyhow::Context as _;
-use clap::{Arg, ArgMatches};
+use clap::{ArgMatches, Command};
 use futures::{Stream, StreamExt};
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -36,7 +36,6 @@ use plan::Plan;
 use progress::Progress;
 use writer::{Collected, Done, Writer};
 
-pub(super) use options::AFTER_HELP;
 
 /// What a shell gives a program that SIGINT ended.
 const INTERRUPTED: u8 = 130;
@@ -44,8 +43,9 @@ const INTERRUPTED: u8 = 130;
 /// How often what is shown is brought up to date.
 const SHOW_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
 
-pub(super) fn arguments() -> Vec<Arg> {
-    options::arguments()
+/// Its flags, on top of the settings', and what they are for.
+pub(super) fn arguments(command: Command) -> Command {
+    command.args(options::arguments()).after_help(options::AFTER_HELP)
 }
 
 /// # Errors

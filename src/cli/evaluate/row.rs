@@ -343,6 +343,7 @@ fn code(failure: &Failure) -> &'static str {
     match failure {
         Failure::JudgeNotConfigured => "JUDGE_NOT_CONFIGURED",
         Failure::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Failure::Defect => "DEFECT",
         Failure::Judge(error) => match error {
             JudgeError::Unreadable { .. } => "JUDGE_UNREADABLE",
             JudgeError::Truncated => "JUDGE_TRUNCATED",
