@@ -15,6 +15,7 @@ mod health;
 mod judge_faults;
 mod lexical;
 mod model_source;
+mod ragas;
 mod stall;
 mod support;
 mod tidy;
