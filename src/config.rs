@@ -1,5 +1,6 @@
 //! Flags, environment and file to each module's checked `Settings`. The only reader of the environment.
 
+mod judges;
 mod reader;
 mod table;
 
@@ -8,7 +9,7 @@ use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, str::FromStr, time:
 use clap::ArgMatches;
 
 use crate::{
-    app, embed,
+    app, embed, evaluate,
     model::{self, Pooling, source},
     rpc::{self, Compute, Limits, listen::Address},
     secret::Secret,
@@ -90,6 +91,11 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
             queue_tokens,
             retry_pause: r.required("retry-pause", Duration::ZERO, duration),
         },
+        evaluate: evaluate::Settings {
+            threads: r.optional("score-threads", count).unwrap_or(text_threads),
+            evaluations: r.required("max-evaluations", 1, count),
+        },
+        judges: judges::settings(r, sources),
         stall: stall::Settings {
             tick: r.required("heartbeat", Duration::ZERO, positive_duration),
             sample: r.required("stall-sample", Duration::ZERO, positive_duration),
@@ -108,6 +114,9 @@ fn limits(r: &mut Reader, queue_tokens: usize) -> Limits {
         message_bytes: r.required("max-message-bytes", 1, bytes),
         queue_tokens,
         stream_inputs: r.required("stream-inputs", 1, count),
+        contexts: r.required("max-contexts", 1, count),
+        sample_bytes: r.required("max-sample-bytes", 1, bytes),
+        stream_samples: r.required("stream-samples", 1, count),
         connection_streams: r.required("connection-streams", 1, number),
         default_deadline: r.required("default-deadline", Duration::ZERO, positive_duration),
     };
@@ -168,11 +177,12 @@ fn count(value: &str) -> Result<usize, String> {
 }
 
 fn bytes(value: &str) -> Result<usize, String> {
+    bytes_or_none(value).and_then(|n| if n > 0 { Ok(n) } else { Err("more than 0 bytes are needed".into()) })
+}
+
+fn bytes_or_none(value: &str) -> Result<usize, String> {
     let size: bytesize::ByteSize = value.parse().map_err(|_| "a size such as 64KiB or 16MiB is needed")?;
-    usize::try_from(size.as_u64())
-        .ok()
-        .filter(|&n| n > 0)
-        .ok_or_else(|| "more than 0 bytes are needed".into())
+    usize::try_from(size.as_u64()).map_err(|_| "it is more than this machine can count".into())
 }
 
 fn duration(value: &str) -> Result<Duration, String> {
@@ -229,6 +239,7 @@ mod tests {
             Group::Serving,
             Group::Model,
             Group::Compute,
+            Group::Judge,
             Group::Log,
         ]));
         let flags = command.get_matches_from(std::iter::once("assay").chain(flags.iter().copied()));

@@ -82,6 +82,7 @@ pub(super) fn of_failure(failure: &Failure) -> Status {
         Failure::Judge(error) => of_judge(error),
         Failure::Embed(error) => of_embed(error, |_| "sample".into()),
         Failure::DeadlineExceeded => deadline_exceeded(),
+        Failure::Defect => internal(),
     }
 }
 
