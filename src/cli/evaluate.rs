@@ -36,7 +36,6 @@ use plan::Plan;
 use progress::Progress;
 use writer::{Collected, Done, Writer};
 
-
 /// What a shell gives a program that SIGINT ended.
 const INTERRUPTED: u8 = 130;
 
@@ -76,7 +75,8 @@ fn work(
     } else {
         Embedder::without_model(&mut registry)
     };
-    let evaluator = Evaluator::start(&config.app.evaluate, embedder.clone(), judge.iter().cloned().collect())?;
+    let evaluator =
+        Evaluator::start(&config.app.evaluate, embedder.clone(), judge.iter().cloned().collect())?;
     let (bar, budget) = (super::progress::inputs(), Budget::new(plan.options.budget));
     let mut progress = Progress::new(bar.clone(), input.total, budget.clone());
     let known = output.take_known();

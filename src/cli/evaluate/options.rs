@@ -64,25 +64,35 @@ pub(super) struct Options {
 pub(super) fn arguments() -> Vec<Arg> {
     vec![
         option("input", "FILE", "Samples, one JSON object a line; - for standard input").default_value("-"),
-        option("output", "FILE", "Where to write results, and to go on from; - for standard output").default_value("-"),
-        option("metrics", "NAMES", "Names and groups, with commas [default: all with a judge, no_judge without]")
-            .value_parser(select),
+        option("output", "FILE", "Where to write results, and to go on from; - for standard output")
+            .default_value("-"),
+        option(
+            "metrics",
+            "NAMES",
+            "Names and groups, with commas [default: all with a judge, no_judge without]",
+        )
+        .value_parser(select),
         option("language", "LANGUAGE", "en, zh or other, where a sample names none; found out by default")
             .value_parser(|name: &str| sample::language(name).ok_or("en, zh or other is needed")),
-        option("concurrency", "N", "Samples that are evaluated at one time")
-            .default_value("8")
-            .value_parser(|number: &str| match number.parse::<usize>() {
+        option("concurrency", "N", "Samples that are evaluated at one time").default_value("8").value_parser(
+            |number: &str| match number.parse::<usize>() {
                 Ok(number @ 1..) => Ok(number),
                 _ => Err("a whole number above 0 is needed"),
-            }),
+            },
+        ),
         option("deadline", "DURATION", "For each sample; what is known by then is told")
             .default_value("120s")
             .value_parser(humantime::parse_duration),
         option("judge", "NAME", "The profile of the judge; by default the first"),
         option("budget-calls", "N", "Calls of the judge in this run").value_parser(value_parser!(u32)),
         option("budget-tokens", "N", "Tokens of the judge in this run").value_parser(value_parser!(u64)),
-        option("budget-usd", "USD", "Money for the judge in this run, by the prices that are set").value_parser(usd),
-        option("html", "FILE", "A report for the browser, one file without a network, when the run is complete"),
+        option("budget-usd", "USD", "Money for the judge in this run, by the prices that are set")
+            .value_parser(usd),
+        option(
+            "html",
+            "FILE",
+            "A report for the browser, one file without a network, when the run is complete",
+        ),
         switch("fresh", "Start again: drop the results and the journal that are there"),
         switch("retry-failed", "Make rows again in which a metric failed"),
         switch("keep-journal", "Leave the judge's answers beside the output"),

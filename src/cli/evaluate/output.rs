@@ -221,7 +221,10 @@ fn open_locked(path: &Path) -> anyhow::Result<File> {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                anyhow::bail!("{} is being written by another run; wait for it, or choose another --output", path.display())
+                anyhow::bail!(
+                    "{} is being written by another run; wait for it, or choose another --output",
+                    path.display()
+                )
             }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));

@@ -43,17 +43,14 @@ impl Plan {
             return Err(Usage("--html needs --output FILE: the report is made from it".into()));
         }
         let journal = judge.as_mut().and_then(|judge| journal(&options, judge));
-        let mut plan = Plan {
-            embedding_model: None,
-            fingerprint: String::new(),
-            options,
-            selections,
-            judge,
-            journal,
-        };
+        let mut plan =
+            Plan { embedding_model: None, fingerprint: String::new(), options, selections, judge, journal };
         plan.embedding_model = plan.needs_vectors().then(|| {
             let source = &config.app.embed.source;
-            source.revision.as_ref().map_or(source.model.clone(), |revision| format!("{}@{revision}", source.model))
+            source
+                .revision
+                .as_ref()
+                .map_or(source.model.clone(), |revision| format!("{}@{revision}", source.model))
         });
         plan.fingerprint = plan.describe(config);
         Ok(plan)
@@ -110,9 +107,10 @@ impl Plan {
             let definition = selection.metric.definition();
             format!("{}:{:?}:{}", selection.label, selection.metric, definition.version)
         });
-        let judge = self.judge.as_ref().map(|judge| {
-            (&judge.url, &judge.model, judge.temperature, judge.seed, judge.max_answer_tokens)
-        });
+        let judge = self
+            .judge
+            .as_ref()
+            .map(|judge| (&judge.url, &judge.model, judge.temperature, judge.seed, judge.max_answer_tokens));
         let model = self.needs_vectors().then(|| {
             let (source, model) = (&config.app.embed.source, &config.app.embed.model);
             (&source.model, &source.revision, model.max_tokens, model.pooling)

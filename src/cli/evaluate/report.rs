@@ -134,10 +134,13 @@ enum Piece<'a> {
 
 /// The template cut at its slots; what fills them is never looked at.
 fn pieces(template: &str) -> impl Iterator<Item = Piece<'_>> {
-    template.split("{{").flat_map(|part| match part.split_once("}}") {
-        Some((slot, rest)) => [Some(Piece::Slot(slot)), Some(Piece::Text(rest))],
-        None => [Some(Piece::Text(part)), None],
-    }).flatten()
+    template
+        .split("{{")
+        .flat_map(|part| match part.split_once("}}") {
+            Some((slot, rest)) => [Some(Piece::Slot(slot)), Some(Piece::Text(rest))],
+            None => [Some(Piece::Text(part)), None],
+        })
+        .flatten()
 }
 
 /// JSON that may stand in a script element: no text can end it or begin a comment in it. `<` and the two separators

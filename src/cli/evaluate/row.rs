@@ -150,10 +150,6 @@ impl CostView {
             (mine, theirs) => Some(mine.unwrap_or_default() + theirs.unwrap_or_default()),
         };
     }
-
-    pub fn tokens(&self) -> u64 {
-        self.prompt_tokens + self.completion_tokens
-    }
 }
 
 #[derive(Serialize)]
@@ -277,10 +273,10 @@ impl<'a> ResultView<'a> {
             claims: result.claims.iter().map(|claim| ClaimView::of(claim, sample)).collect(),
             details: details.map(|(&name, &value)| (name, value)).collect(),
             cost: CostView::of(&result.cost),
-            error: result.failure.as_ref().map(|failure| ErrorView {
-                code: code(failure),
-                message: failure.to_string(),
-            }),
+            error: result
+                .failure
+                .as_ref()
+                .map(|failure| ErrorView { code: code(failure), message: failure.to_string() }),
         }
     }
 }

@@ -147,7 +147,8 @@ impl Field<'_> {
                 let text = of("text").map(|value| inner("text", value));
                 let id = of("id").map(|value| inner("id", value));
                 Ok(Context {
-                    text: text.map_or(Ok(String::new()), |(name, value)| Field { name: &name, value }.text())?,
+                    text: text
+                        .map_or(Ok(String::new()), |(name, value)| Field { name: &name, value }.text())?,
                     id: id.map_or(Ok(String::new()), |(name, value)| Field { name: &name, value }.id())?,
                 })
             }
@@ -200,7 +201,8 @@ mod tests {
 
     #[test]
     fn fields_have_the_names_of_newer_and_of_older_data_sets() {
-        let new = r#"{"user_input": "q", "response": "a", "retrieved_contexts": ["c"], "reference": "r", "id": 7}"#;
+        let new =
+            r#"{"user_input": "q", "response": "a", "retrieved_contexts": ["c"], "reference": "r", "id": 7}"#;
         let old = r#"{"question": "q", "answer": "a", "contexts": [{"text": "c"}], "ground_truth": "r", "id": "7"}"#;
         let parsed = parse(new.as_bytes()).expect("a sample");
         assert_eq!(parsed, parse(old.as_bytes()).expect("a sample"));
@@ -210,7 +212,9 @@ mod tests {
 
     #[test]
     fn rubrics_are_read_in_both_forms() {
-        for form in [r#"{"1": "bad", "2": "good"}"#, r#"{"score1_description": "bad", "score2_description": "good"}"#] {
+        for form in
+            [r#"{"1": "bad", "2": "good"}"#, r#"{"score1_description": "bad", "score2_description": "good"}"#]
+        {
             let parsed = parse(format!("{{\"rubrics\": {form}}}").as_bytes()).expect("a sample");
             assert_eq!(parsed.sample.rubrics, BTreeMap::from([(1, "bad".into()), (2, "good".into())]));
         }
@@ -218,7 +222,8 @@ mod tests {
 
     #[test]
     fn null_is_unset_and_what_is_unknown_is_named() {
-        let line = r#"{"question": null, "user_input": "q", "contexts": null, "score": 1, "language": "zh-CN"}"#;
+        let line =
+            r#"{"question": null, "user_input": "q", "contexts": null, "score": 1, "language": "zh-CN"}"#;
         let parsed = parse(line.as_bytes()).expect("a sample");
         assert_eq!((parsed.sample.user_input.as_str(), parsed.unknown), ("q", vec!["score".to_owned()]));
         assert_eq!(parsed.sample.language, Some(Language::Chinese));

@@ -24,7 +24,8 @@ pub(super) fn table(totals: &Totals) -> String {
 
 fn cells(summary: &Summary) -> [String; 8] {
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
-    let interval = summary.interval.map_or_else(|| "-".to_owned(), |(lower, upper)| format!("{lower:.4} – {upper:.4}"));
+    let interval =
+        summary.interval.map_or_else(|| "-".to_owned(), |(lower, upper)| format!("{lower:.4} – {upper:.4}"));
     let coverage = summary.coverage.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0));
     [
         summary.label.clone(),
@@ -41,7 +42,8 @@ fn cells(summary: &Summary) -> [String; 8] {
 fn failures(totals: &Totals) -> String {
     let mut text = String::new();
     for summary in totals.aggregate.summaries().iter().filter(|summary| summary.failed > 0) {
-        let counts = summary.failures.iter().map(|(status, count)| format!("{} {count}", status_name(*status)));
+        let counts =
+            summary.failures.iter().map(|(status, count)| format!("{} {count}", status_name(*status)));
         let counts = counts.collect::<Vec<_>>().join(", ");
         text.push_str(&format!("failed: {}: {counts}\n", summary.label));
     }
