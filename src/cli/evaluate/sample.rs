@@ -72,12 +72,12 @@ pub(super) fn parse(line: &[u8]) -> Result<Parsed, LineError> {
     for (name, value) in &fields {
         let known = NAMES.iter().find(|(own, others)| own == name || others.contains(&name.as_str()));
         match known {
+            None => unknown.push(name.clone()),
+            Some(_) if value.is_null() => {}
             Some((own, _)) if own != name && fields.get(*own).is_some_and(|value| !value.is_null()) => {
                 return Err(LineError::Twice { field: name.clone(), other: own });
             }
-            Some((own, _)) if !value.is_null() => set(&mut sample, own, Field { name, value })?,
-            Some(_) => {}
-            None => unknown.push(name.clone()),
+            Some((own, _)) => set(&mut sample, own, Field { name, value })?,
         }
     }
     Ok(Parsed { sample, unknown })
