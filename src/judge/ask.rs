@@ -106,9 +106,9 @@ impl Inner {
             template: prompt.template,
             verdict: V::NAME,
             verdict_version: V::VERSION,
-            decoding: &decoding(&request),
-            seed: request.seed.map(u64::cast_signed),
-            sample: if samples > 1 { request.samples } else { 0 },
+            decoding: decoding(&request),
+            seed: request.seed,
+            samples: request.samples,
         });
         Ok((key, request))
     }
@@ -121,15 +121,13 @@ impl Inner {
     }
 }
 
-/// What the words of an answer depend on beside the prompt, keys sorted.
-fn decoding(request: &Request) -> String {
-    let decoding = json!({
+/// What the words of an answer depend on beside the prompt.
+fn decoding(request: &Request) -> Value {
+    json!({
         "max_tokens": request.max_answer_tokens,
         "schema": request.schema.digest,
-        "seed": request.seed,
         "temperature": request.temperature.to_string(),
-    });
-    decoding.to_string()
+    })
 }
 
 fn reply<V>(verdict: Result<V, JudgeError>, tally: &Tally, wall: Duration, call: &Call) -> Reply<V> {

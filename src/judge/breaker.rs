@@ -119,12 +119,17 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn opened(now: Instant) -> Breaker {
-        let breaker = Breaker::new(SECOND);
+    /// As often as it takes.
+    fn fail(breaker: &Breaker, now: Instant) {
         for failure in 1..=FAILURES_TO_OPEN {
             let opens = breaker.pass(now).expect("it is closed").failed(now);
             assert_eq!(opens, failure == FAILURES_TO_OPEN);
         }
+    }
+
+    fn opened(now: Instant) -> Breaker {
+        let breaker = Breaker::new(SECOND);
+        fail(&breaker, now);
         breaker
     }
 
@@ -134,7 +139,7 @@ mod tests {
         assert_eq!(opened(now).state(now), BreakerState::Open { retry_in: SECOND });
         let breaker = Breaker::new(SECOND);
         for _ in 0..3 {
-            (1..FAILURES_TO_OPEN).for_each(|_| drop(breaker.pass(now).expect("closed").failed(now)));
+            (1..FAILURES_TO_OPEN).for_each(|_| assert!(!breaker.pass(now).expect("closed").failed(now)));
             breaker.pass(now).expect("closed").succeeded();
         }
         assert_eq!(breaker.state(now), BreakerState::Closed);
@@ -174,7 +179,7 @@ mod tests {
         }
         now += Duration::from_secs(60);
         breaker.pass(now).expect("a probe").succeeded();
-        (0..FAILURES_TO_OPEN).for_each(|_| drop(breaker.pass(now).expect("closed").failed(now)));
+        fail(&breaker, now);
         assert_eq!(breaker.state(now), BreakerState::Open { retry_in: SECOND });
     }
 }

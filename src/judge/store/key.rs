@@ -17,8 +17,8 @@ pub(in crate::judge) struct KeyParts<'a> {
     /// Temperature, token limit and the like.
     pub decoding: Value,
     pub seed: Option<u64>,
-    /// Which of several samples of one prompt.
-    pub sample: u32,
+    /// How many answers to the one prompt are kept together.
+    pub samples: u32,
 }
 
 /// The name of one answer, and what is recorded beside it.
@@ -33,7 +33,7 @@ pub(in crate::judge) struct Key {
 
 impl Key {
     pub(in crate::judge) fn new(parts: &KeyParts) -> Key {
-        let KeyParts { endpoint, model, prompt, verdict, verdict_version, decoding, seed, sample, .. } =
+        let KeyParts { endpoint, model, prompt, verdict, verdict_version, decoding, seed, samples, .. } =
             parts;
         let mut hasher = Sha256::new();
         // The length in front keeps neighbours apart.
@@ -47,7 +47,7 @@ impl Key {
         add(prompt);
         add(&verdict_version.to_le_bytes());
         add(&seed.map(u64::to_le_bytes).map_or(Vec::new(), Vec::from));
-        add(&sample.to_le_bytes());
+        add(&samples.to_le_bytes());
         Key {
             hash: hasher.finalize().into(),
             template: parts.template,

@@ -23,12 +23,12 @@ fn parts() -> KeyParts<'static> {
         verdict_version: 1,
         decoding: json!({ "temperature": 0.0 }),
         seed: Some(7),
-        sample: 0,
+        samples: 0,
     }
 }
 
-fn key(sample: u32) -> Key {
-    Key::new(&KeyParts { sample, ..parts() })
+fn key(samples: u32) -> Key {
+    Key::new(&KeyParts { samples, ..parts() })
 }
 
 fn answer(text: &str) -> Answer {
@@ -41,8 +41,8 @@ fn in_memory() -> Store {
     Store::open(&Mode::Off, 1 << 20).expect("no file")
 }
 
-async fn ask(store: &Store, sample: u32, text: &str) -> (Answer, Hit) {
-    store.get_or_ask(key(sample), true, async { Ok(answer(text)) }).await.expect("an answer")
+async fn ask(store: &Store, samples: u32, text: &str) -> (Answer, Hit) {
+    store.get_or_ask(key(samples), true, async { Ok(answer(text)) }).await.expect("an answer")
 }
 
 async fn not_asked() -> Result<Answer, JudgeError> {
@@ -69,7 +69,7 @@ fn a_key_covers_all_that_an_answer_depends_on() {
         KeyParts { verdict_version: 2, ..parts() },
         KeyParts { decoding: json!({ "temperature": 0.7 }), ..parts() },
         KeyParts { seed: None, ..parts() },
-        KeyParts { sample: 1, ..parts() },
+        KeyParts { samples: 1, ..parts() },
         KeyParts { endpoint: "http://judge/v1m", model: "", ..parts() },
     ];
     let hashes: std::collections::HashSet<_> = others.iter().map(|parts| Key::new(parts).hash).collect();
@@ -163,8 +163,8 @@ async fn the_judges_trouble_is_told_to_all_who_waited() {
 async fn memory_is_bounded() {
     let store = Store::open(&Mode::Off, 64 << 10).expect("no file");
     let long = "x".repeat(1 << 10);
-    for sample in 0..500 {
-        ask(&store, sample, &long).await;
+    for samples in 0..500 {
+        ask(&store, samples, &long).await;
     }
     store.memory.run_pending_tasks().await;
     assert!((1..=64 << 10).contains(&store.memory.weighted_size()), "{}", store.memory.weighted_size());
@@ -304,12 +304,12 @@ fn what_is_no_recording_is_refused_and_left_alone() {
 async fn an_answer_is_in_the_file_when_it_is_handed_out() {
     let (files, asked) = (Files::new(), AtomicUsize::new(0));
     let journal = files.open(Mode::Journal);
-    let each = (0..40).map(|sample| {
+    let each = (0..40).map(|samples| {
         let (files, journal, asked) = (&files, &journal, &asked);
         async move {
             asked.fetch_add(1, Relaxed);
-            ask(journal, sample, &format!("number {sample}.")).await;
-            assert!(files.text().contains(&format!("number {sample}.")));
+            ask(journal, samples, &format!("number {samples}.")).await;
+            assert!(files.text().contains(&format!("number {samples}.")));
         }
     });
     tokio::time::timeout(Duration::from_secs(20), join_all(each)).await.expect("no deadlock");

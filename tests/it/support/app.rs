@@ -8,7 +8,7 @@ use std::{
 
 use assay::{
     app::{App, Settings},
-    embed, evaluate, judge, model,
+    embed, evaluate, model,
     model::source,
     proto::{
         EmbedOptions, EmbedRequest, EmbedResponse, EmbedStreamRequest, GetServerInfoRequest,
@@ -86,16 +86,6 @@ pub fn settings(model: impl Into<String>) -> Settings {
         stall: stall::Settings::default(),
         drain_wait: Duration::ZERO,
         drain_limit: Duration::from_secs(20),
-    }
-}
-
-/// A default judge that gives up soon and keeps no answers.
-pub fn judge(url: impl Into<String>) -> judge::Settings {
-    judge::Settings {
-        backoff: Duration::from_millis(1),
-        attempts: 2,
-        cache_bytes: 0,
-        ..judge::Settings::new("default", url, "test-judge")
     }
 }
 
