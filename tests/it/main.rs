@@ -10,6 +10,8 @@ mod cli;
 mod drain;
 mod embed_rpc;
 mod embed_stream;
+mod evaluate_rpc;
+mod evaluate_stream;
 mod fixtures;
 mod health;
 mod judge_faults;
