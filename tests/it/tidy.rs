@@ -199,6 +199,14 @@ fn the_readme_has_the_table_of_settings_as_it_is() {
 }
 
 #[test]
+fn the_page_of_metrics_is_made_from_their_table() {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/METRICS.md");
+    let page = fs::read_to_string(&file).expect("the page");
+    let made = assay::evaluate::metric::markdown();
+    assert!(page == made, "make it again: target/debug/assay metrics > {}", file.display());
+}
+
+#[test]
 fn the_reader_of_sources_sees_what_it_is_to_see() {
     assert_eq!(top_level_names("a::{b, c}, d, e as f}; g"), ["a", "d", "e"]);
     assert!(has_word("use tonic::Code;", "tonic::") && !has_word("use mytonic::Code;", "tonic::"));
