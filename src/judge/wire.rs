@@ -128,7 +128,10 @@ impl Request {
     fn messages(&self, features: &Features) -> Vec<Value> {
         let Rendered { system, user } = &*self.messages;
         let bound = matches!(features.structured, Structured::JsonSchema | Structured::Tools);
-        let system = if bound { system.clone() } else { format!("{system}\n\n{}", self.schema_note) };
+        let system = match bound && !features.in_words {
+            true => system.clone(),
+            false => format!("{system}\n\n{}", self.schema_note),
+        };
         let message = |role: &str, content: &str| json!({ "role": role, "content": content });
         // An endpoint may take a schema and ignore it: then the words are all that the model sees of it.
         let in_words = if bound { format!("\n\n{}", self.schema_note) } else { String::new() };
