@@ -73,6 +73,10 @@ impl Attempt<'_> {
                 metrics.refused();
             }
         })?;
+        // The last slot may have come free because its holder ran out of time too.
+        if self.call.deadline.has_passed() {
+            return Err(JudgeError::DeadlineExceeded);
+        }
         let pass = breaker.pass(Instant::now()).map_err(open)?;
         Ok((debit, permit, pass))
     }
