@@ -11,6 +11,8 @@ mod drain;
 mod embed_rpc;
 mod embed_stream;
 mod evaluate_cli;
+mod evaluate_rpc;
+mod evaluate_stream;
 mod fixtures;
 mod health;
 mod judge_faults;
