@@ -13,6 +13,7 @@ mod embed_stream;
 mod evaluate_cli;
 mod evaluate_rpc;
 mod evaluate_stream;
+mod evaluate_waits;
 mod fixtures;
 mod health;
 mod judge_faults;

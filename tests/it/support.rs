@@ -3,6 +3,7 @@ pub mod command;
 pub mod goldens;
 pub mod hub;
 pub mod judge;
+pub mod lag;
 pub mod random_model;
 pub mod server;
 
