@@ -162,6 +162,8 @@ fn lower_modules_know_nothing_of_those_above_them() {
 fn pure_files_neither_wait_nor_read_nor_look_at_the_clock() {
     let pure = [
         "embed/batch",
+        "judge/attempts/outcome",
+        "judge/capability/naming",
         "judge/extract",
         "judge/extract/fit",
         "judge/extract/mend",
