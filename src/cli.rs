@@ -1,6 +1,7 @@
-//! The command line: serve, pull, embed, healthcheck, config.
+//! The command line: serve, pull, embed, evaluate, healthcheck, config.
 
 mod embed;
+mod evaluate;
 mod healthcheck;
 mod progress;
 mod pull;
@@ -19,6 +20,11 @@ use crate::{
 const USAGE: u8 = 64;
 const ALL: [Group; 5] = [Group::Serving, Group::Model, Group::Compute, Group::Judge, Group::Log];
 
+/// Flags that don't fit each other or the settings.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
 const ABOUT: &str = "A sidecar that turns text into vectors behind gRPC, and never blocks its callers doing so.
 
 Without a command it serves: it listens at once, answers health with NOT_SERVING while the model is fetched, checked \
@@ -29,6 +35,7 @@ const EXAMPLES: &str = "Examples:
   assay --model BAAI/bge-small-zh-v1.5 --revision main serve one from the hub, cached for the next start
   assay pull --model BAAI/bge-small-zh-v1.5            fetch and check it, as an init container does
   assay embed < texts.txt > vectors.jsonl              no server at all
+  assay evaluate --metrics lexical < samples.jsonl     scores without a server; assay evaluate --help has more
   assay healthcheck                                    exit code 0 if the server on this machine is SERVING
   assay config show                                    the settings in force and where they came from
 
@@ -43,9 +50,10 @@ pub fn main() -> ExitCode {
         std::process::exit(code)
     });
     match matches.subcommand() {
-        Some(("pull", flags)) => with_config(flags, pull::run),
-        Some(("embed", flags)) => with_config(flags, |config| embed::run(config, flags)),
-        Some(("healthcheck", flags)) => finish(healthcheck::run(flags)),
+        Some(("pull", flags)) => with_config(flags, |config| pull::run(config).map(code)),
+        Some(("embed", flags)) => with_config(flags, |config| embed::run(config, flags).map(code)),
+        Some(("evaluate", flags)) => with_config(flags, |config| evaluate::run(config, flags)),
+        Some(("healthcheck", flags)) => finish(healthcheck::run(flags).map(code)),
         Some(("config", flags)) => match flags.subcommand() {
             Some(("show", flags)) => read(flags).map_or_else(|code| code, |config| show(&config)),
             Some(("table", _)) => table(),
@@ -83,6 +91,11 @@ pub fn command() -> Command {
             )
             .args(embed::arguments()),
         )
+        .subcommand(evaluate::arguments(settings(
+            "evaluate",
+            "Samples to scores, without a server",
+            &[Group::Judge, Group::Model, Group::Compute, Group::Log],
+        )))
         .subcommand(
             Command::new("healthcheck")
                 .about("Ask a running server for its health; exit code 0 if it is SERVING, 1 if not")
@@ -100,11 +113,16 @@ pub fn command() -> Command {
         )
 }
 
-fn serve(config: Config) -> anyhow::Result<bool> {
-    app::run(config.app)
+fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    app::run(config.app).map(code)
 }
 
-fn with_config(flags: &ArgMatches, run: impl FnOnce(Config) -> anyhow::Result<bool>) -> ExitCode {
+/// False is a failure that was told already.
+fn code(succeeded: bool) -> ExitCode {
+    if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn with_config(flags: &ArgMatches, run: impl FnOnce(Config) -> anyhow::Result<ExitCode>) -> ExitCode {
     let config = match read(flags) {
         Ok(config) => config,
         Err(code) => return code,
@@ -136,17 +154,12 @@ fn table() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// False is a failure that was told already.
 #[expect(clippy::print_stderr, reason = "the last word of a program that failed")]
-fn finish(result: anyhow::Result<bool>) -> ExitCode {
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("assay: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("assay: {error:#}");
+        if error.is::<Usage>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+    })
 }
 
 #[cfg(test)]

@@ -128,7 +128,10 @@ impl Request {
     fn messages(&self, features: &Features) -> Vec<Value> {
         let Rendered { system, user } = &*self.messages;
         let bound = matches!(features.structured, Structured::JsonSchema | Structured::Tools);
-        let system = if bound { system.clone() } else { format!("{system}\n\n{}", self.schema_note) };
+        let system = match bound && !features.in_words {
+            true => system.clone(),
+            false => format!("{system}\n\n{}", self.schema_note),
+        };
         let message = |role: &str, content: &str| json!({ "role": role, "content": content });
         let mut messages = vec![message("system", &system)];
         match &self.again {

@@ -72,18 +72,30 @@ impl Drop for Scripted {
 fn the_same_verdicts_give_the_scores_of_ragas() {
     let scripted = Scripted::start();
     let cases: Vec<Case> = cases().into_iter().filter(|case| !case.needs_vectors()).collect();
-    let agreeing: Vec<&Case> = cases.iter().filter(|case| case.differs.is_none()).collect();
+    // A field that is missing is told, and no 0.
+    let agreeing = cases.iter().filter(|case| case.differs.is_none() && case.is_complete());
+    let agreeing: Vec<&Case> = agreeing.collect();
     assert!(agreeing.len() > 300, "{} cases", agreeing.len());
+    let mut different = Vec::new();
     run(async {
         for case in agreeing {
             let result = scripted.evaluate(case).await.results.pop().expect("a result");
-            let name = format!("{} {}", case.metric, case.case);
-            assert_eq!(result.status, Status::Ok, "{name}: {}", result.reason);
-            let (score, expected) = (result.score.expect("a score").value(), case.expected());
-            let difference = (score - expected).abs();
-            assert!(difference <= case.tolerance(), "{name}: {score}, RAGAS has {expected}");
+            let expected = case.expected();
+            let agrees = match result.score {
+                Some(score) => (score.value() - expected).abs() <= case.tolerance(),
+                // Without a quotation RAGAS gives 1.
+                None => case.metric == "quoted_spans" && result.status == Status::NotApplicable,
+            };
+            if !agrees {
+                let (score, status, reason) = (result.score, result.status, result.reason);
+                different.push(format!(
+                    "{} {}: {status:?} {score:?} {reason}, RAGAS has {expected}",
+                    case.metric, case.case
+                ));
+            }
         }
     });
+    assert!(different.is_empty(), "{}", different.join("\n"));
 }
 
 #[test]

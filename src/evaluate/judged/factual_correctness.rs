@@ -17,8 +17,8 @@ pub const DEFINITION: Definition = Definition {
     formula: "F, precision = TP / (TP + FP), or recall = TP / (TP + FN), where TP are claims of the response that the \
               reference supports, FP the others, FN claims of the reference that the response does not support",
     source: "RAGAS, FactualCorrectness",
-    differs: "Not rounded to two decimals. RAGAS adds 1e-8 to the divisors of precision and recall. Two sides without claims \
-              are NOT_APPLICABLE.",
+    differs: "Not rounded to two decimals. RAGAS adds 1e-8 to the divisors of precision and recall. As there, a response \
+              without claims scores 0.",
     ..Definition::JUDGED
 };
 
@@ -45,9 +45,6 @@ impl Default for Options {
 
 /// As answer_correctness takes them. For precision `reference` may be empty.
 pub fn score(response: &[Option<bool>], reference: &[Option<bool>], options: &Options) -> Estimate {
-    if response.is_empty() && reference.is_empty() {
-        return Estimate::NotApplicable("neither the response nor the reference makes claims");
-    }
     let verdicts: Vec<Option<bool>> = response.iter().chain(reference).copied().collect();
     Estimate::rising(&verdicts, |verdicts| {
         let (response, reference) = verdicts.split_at(response.len());

@@ -60,12 +60,12 @@ impl Folded {
     fn new(source: &str) -> Folded {
         let chars = source.char_indices();
         let whole = chars.map(|(at, char)| Unit { char, source: at..at + char.len_utf8() }).collect();
-        let units = each_char(whole, |c, emit| decompose_canonical(c, emit));
-        let units = each_char(in_canonical_order(units), fold_case);
-        let units = each_char(units, |c, emit| decompose_compatible(c, emit));
+        let units = in_canonical_order(each_char(whole, |c, emit| decompose_canonical(c, emit)));
         let units = each_char(units, fold_case);
-        let units = each_char(units, |c, emit| decompose_compatible(c, emit));
-        let units = fold_white_space(in_canonical_order(units));
+        let units = in_canonical_order(each_char(units, |c, emit| decompose_compatible(c, emit)));
+        let units = each_char(units, fold_case);
+        let units = in_canonical_order(each_char(units, |c, emit| decompose_compatible(c, emit)));
+        let units = fold_white_space(units);
         let mut text = String::with_capacity(units.len());
         let mut starts = Vec::with_capacity(units.len());
         for unit in &units {
@@ -155,6 +155,7 @@ mod tests {
         check("你好，世界", "他说:你好,世界!", Some("你好,世界"));
         check("a 👩‍👩‍👧 b", "xx A 👩‍👩‍👧  B yy", Some("A 👩‍👩‍👧  B"));
         check(" padded ", "is padded here", Some("padded"));
+        check("\u{16af0}\u{3b9}", "\u{37a}\u{16af0}", Some("\u{37a}\u{16af0}"));
         check("\u{323}\u{301}", "x\u{301}\u{323}y", Some("\u{301}\u{323}"));
     }
 
@@ -200,17 +201,15 @@ mod tests {
             let bounds: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
             let (a, b) = (*a.get(&bounds), *b.get(&bounds));
             let part = &text[a.min(b)..a.max(b)];
-            prop_assume!(!normalize(part).is_empty());
-            let found = locate(part, &text).expect("a part of the text is in it");
-            prop_assert_eq!(normalize(&text[found]), normalize(part));
+            let found = locate(part, &text).map(|found| normalize(&text[found]));
+            prop_assert_eq!(found.unwrap_or_default(), normalize(part));
         }
 
         #[test]
         fn the_normalized_text_is_located_in_the_text(text in TEXTS) {
             let normal = normalize(&text);
-            prop_assume!(!normal.is_empty());
-            let found = locate(&normal, &text).expect("a text is in itself");
-            prop_assert_eq!(normalize(&text[found]), normal);
+            let found = locate(&normal, &text).map(|found| normalize(&text[found]));
+            prop_assert_eq!(found.unwrap_or_default(), normal);
         }
 
         #[test]

@@ -33,7 +33,12 @@ impl Asked {
         let format = &body["response_format"]["json_schema"];
         let tool = &body["tools"][0]["function"];
         let shown = [&format["schema"], &tool["parameters"]].into_iter().find(|schema| schema.is_object());
-        let written = || schema_in(&system).or_else(|| schema_in(&again.as_ref()?.1));
+        let after_data = user.rsplit("</data").next().unwrap_or_default();
+        let written = || {
+            [system.as_str(), after_data, again.as_ref().map_or("", |(_, said): &(_, String)| said)]
+                .into_iter()
+                .find_map(schema_in)
+        };
         let verdict = [&format["name"], &tool["name"]].into_iter().find_map(Value::as_str).map(str::to_owned);
         Asked {
             data: data_in(&user),
