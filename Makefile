@@ -30,6 +30,10 @@ lint: ## Formatting and clippy with warnings denied, and the protocol by buf whe
 clients: model build ## The clients of clients/ against the release binary
 	clients/run.sh target/release/assay $(MODEL)
 
+report-test: ## The report of evaluate in Chromium, which apt installs where it is missing
+	tests/browser/prepare.sh
+	cargo test --locked --test it report:: -- --nocapture
+
 bench: model ## Start, streams at full load and drain of the release binary
 	cargo bench --locked --bench serving -- $(MODEL)
 

@@ -18,7 +18,7 @@ pub mod text;
 pub mod vector;
 mod verdicts;
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Instant};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -126,6 +126,7 @@ impl Evaluator {
     /// least; `told` hears of each as soon as it is known. Never fails: what goes wrong is the status of the metrics
     /// that needed it. Ends at the deadline of `task.call` with what is known.
     pub async fn evaluate(&self, task: Task, mut told: impl FnMut(&MetricResult)) -> Evaluation {
+        let begun = Instant::now();
         let Task { sample, selections, judge, call, reason_language } = task;
         let budget = call.budget.clone();
         let assessment = Assessment::new(&self.0, sample, judge, call, reason_language);
@@ -145,7 +146,7 @@ impl Evaluator {
         }
         Evaluation {
             results: results.into_iter().flatten().collect(),
-            cost: assessment.cost(),
+            cost: Cost { wall: begun.elapsed(), ..assessment.cost() },
             language: assessment.language(),
             embedding_model: assessment.embedding_model(),
         }

@@ -79,6 +79,8 @@ pub(super) struct Features {
     pub seed: bool,
     /// Several choices at once, by `n`.
     pub many: bool,
+    /// The form stands in words too, as the mode alone has not held answers to it.
+    pub in_words: bool,
 }
 
 /// One step down.
@@ -118,6 +120,7 @@ impl Features {
         temperature: true,
         seed: true,
         many: true,
+        in_words: false,
     };
 
     fn without(mut self, step: Step) -> Features {
@@ -196,6 +199,11 @@ impl Capability {
         }
         state.answered = Some(state.features.structured);
         loosened
+    }
+
+    /// From now on the form is told in words too. True if that is news.
+    pub fn tell_in_words(&self) -> bool {
+        !std::mem::replace(&mut self.lock().features.in_words, true)
     }
 
     /// Takes back what the endpoint says that it does not take.

@@ -128,22 +128,23 @@ impl Request {
     fn messages(&self, features: &Features) -> Vec<Value> {
         let Rendered { system, user } = &*self.messages;
         let bound = matches!(features.structured, Structured::JsonSchema | Structured::Tools);
-        let system = if bound { system.clone() } else { format!("{system}\n\n{}", self.schema_note) };
+        let system = match bound && !features.in_words {
+            true => system.clone(),
+            false => format!("{system}\n\n{}", self.schema_note),
+        };
         let message = |role: &str, content: &str| json!({ "role": role, "content": content });
-        // An endpoint may take a schema and ignore it: then the words are all that the model sees of it.
-        let in_words = if bound { format!("\n\n{}", self.schema_note) } else { String::new() };
         let mut messages = vec![message("system", &system)];
         match &self.again {
             None => messages.push(message("user", user)),
             // Many chat templates take neither an empty message nor two in a row from the user.
             Some((answer, reask)) if answer.is_empty() => {
-                messages.push(message("user", &format!("{user}\n\n{reask}{in_words}")));
+                messages.push(message("user", &format!("{user}\n\n{reask}")));
             }
             Some((answer, reask)) => {
                 messages.extend([
                     message("user", user),
                     message("assistant", answer),
-                    message("user", &format!("{reask}{in_words}")),
+                    message("user", reask),
                 ]);
             }
         }

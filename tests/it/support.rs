@@ -1,4 +1,5 @@
 pub mod app;
+pub mod command;
 pub mod evaluator;
 pub mod goldens;
 pub mod hub;

@@ -26,7 +26,10 @@ impl Assessment<'_> {
             (Arc::clone(&self.steps.sample), self.steps.language, metric.clone());
         let compare = move || compare(&metric, &sample, language);
         let score = self.steps.shared.pool.run(self.steps.call.deadline, compare).await?;
-        let nothing = Estimate::NotApplicable("there is nothing to compare");
+        let nothing = Estimate::NotApplicable(match of_quotes {
+            true => "the response quotes nothing",
+            false => "there is nothing to compare",
+        });
         Ok(Finding::of(score.map_or(nothing, Estimate::Exact), ""))
     }
 

@@ -16,7 +16,6 @@ pub const DEFINITION: Definition = Definition {
     judge_calls: 2,
     formula: "mean of two ratings of 0, 1 or 2, divided by 2",
     source: "RAGAS, ResponseGroundedness",
-    differs: "A judge that fails leaves the result PARTIAL, where RAGAS takes the other's rating alone. Without \
-              response or contexts the metric does not apply, where RAGAS gives 0.",
+    differs: "A judge that fails leaves the result PARTIAL, where RAGAS takes the other's rating alone.",
     ..Definition::JUDGED
 };
