@@ -1,5 +1,6 @@
 pub mod app;
 pub mod command;
+pub mod evaluator;
 pub mod goldens;
 pub mod hub;
 pub mod judge;
