@@ -17,11 +17,11 @@ SLOW_SECONDS = 30
 # The share of a claim's words that a sentence must hold to support it.
 ENOUGH = 0.75
 
-STOP_WORDS = set("a an and are as at by for from has have in is it its of on or that the their to was were with".split())
-STOP_WORDS |= set("的了是在和与有于为")
+STOP_WORDS = set("a an and are as at by for from has have in is it its of on or that the to was were with".split())
+STOP_WORDS.update("的了是在和与有于为")
 WORD = re.compile(r"[a-z0-9]+(?:[.,]\d+)*|[\u4e00-\u9fff]")
 SENTENCE = re.compile(r"[^.!?。！？\s](?:[^.!?。！？]|[.](?=\S))*[.!?。！？]?")
-REFUSAL = re.compile(r"(don't|do not|cannot|can't) (know|say|answer|tell)|不知道|不清楚|无法回答|没有提到")
+REFUSAL = re.compile(r"(don't|do not|cannot|can't) (know|say|answer)|不知道|不清楚|无法回答|没有提到")
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
