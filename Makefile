@@ -3,7 +3,7 @@
 MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
 
-.PHONY: run build model test lint clients ragas-compare bench goldens ragas-goldens lexical-goldens help
+.PHONY: run build model test lint clients ragas-compare report-test bench goldens ragas-goldens lexical-goldens help
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,10 @@ clients: model build ## The clients of clients/ against the release binary
 
 ragas-compare: model build ## The same samples scored by RAGAS and by Assay; ARGS="--judge-url URL --judge-model NAME" for a real judge
 	ASSAY_BIN=target/release/assay ASSAY_MODEL_DIR=$(MODEL) clients/ragas_compare.sh $(ARGS)
+
+report-test: ## The report of evaluate in Chromium, which apt installs where it is missing
+	tests/browser/prepare.sh
+	cargo test --locked --test it report:: -- --nocapture
 
 bench: model ## Start, streams at full load and drain of the release binary
 	cargo bench --locked --bench serving -- $(MODEL)

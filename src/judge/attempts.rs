@@ -144,9 +144,18 @@ impl Endpoint {
         }
     }
 
-    /// A question is asked once more, as its answer could not be read.
-    pub fn tell_reask(&self) {
+    /// A question is asked once more, as its answer could not be read. Perhaps the endpoint takes a schema
+    /// and does not heed it; words cost little.
+    pub fn reasks(&self) {
         self.metrics.reask();
+        if self.capability.tell_in_words() {
+            let Settings { name, model, .. } = &self.settings;
+            tracing::warn!(
+                judge = name,
+                model,
+                "an answer had no readable verdict; telling its form in words too"
+            );
+        }
     }
 
     /// Whether there is something left to try.

@@ -73,6 +73,10 @@ impl Attempt<'_> {
                 metrics.refused();
             }
         })?;
+        // The last slot may have come free because its holder ran out of time too.
+        if self.call.deadline.has_passed() {
+            return Err(JudgeError::DeadlineExceeded);
+        }
         let pass = breaker.pass(Instant::now()).map_err(open)?;
         Ok((debit, permit, pass))
     }
@@ -114,15 +118,14 @@ impl Attempt<'_> {
     }
 
     fn judge_endpoint(&self, setback: &Setback, pass: Pass) {
-        match setback.shows_health() {
-            Some(true) => pass.succeeded(),
-            Some(false) => {
-                if pass.failed(Instant::now()) {
-                    let judge = &self.endpoint.settings.name;
-                    tracing::warn!(judge, "the judge fails again and again, leaving it alone for a while");
-                }
-            }
-            None => {}
+        let opened = match setback.shows_health() {
+            Some(true) => return pass.succeeded(),
+            Some(false) => pass.failed(Instant::now()),
+            None => false,
+        };
+        if opened {
+            let judge = &self.endpoint.settings.name;
+            tracing::warn!(judge, "the judge fails again and again, leaving it alone for a while");
         }
     }
 
