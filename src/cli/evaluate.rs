@@ -214,7 +214,8 @@ impl Scoring<'_> {
             judge: self.judge.clone(),
             call: Call {
                 deadline: Deadline::after(self.plan.options.deadline),
-                budget: self.budget.clone(),
+                // Costs are told for each sample.
+                budget: self.budget.part(),
                 caller: 0,
                 use_cache: true,
                 trace: Trace::default(),
