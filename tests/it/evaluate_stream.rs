@@ -23,6 +23,12 @@ fn item(id: impl ToString, sample: Sample, metrics: &[&str]) -> EvaluateStreamRe
     EvaluateStreamRequest { id: id.to_string(), request: Some(request(sample, metrics)) }
 }
 
+/// Nothing of it is answered from another sample's questions.
+fn unique(n: usize) -> EvaluateStreamRequest {
+    let sample = Sample { response: format!("There are {n} red foxes."), ..sample() };
+    item(n, sample, &["refusal"])
+}
+
 /// All events up to a good end.
 async fn events_of(app: &TestApp, items: Vec<EvaluateStreamRequest>) -> Vec<(String, Event)> {
     let answers = app.evaluation_client().await.evaluate_stream(stream::iter(items)).await;
@@ -121,7 +127,7 @@ fn no_more_samples_are_read_than_may_be_unfinished_and_a_caller_that_leaves_free
     run(async {
         let (sender, items) = mpsc::channel(100);
         for n in 0..20 {
-            sender.send(item(n, sample(), &["refusal"])).await.expect("there is room");
+            sender.send(unique(n)).await.expect("there is room");
         }
         let stream = ReceiverStream::new(items);
         let answers = app.evaluation_client().await.evaluate_stream(stream).await.expect("a stream");
@@ -141,7 +147,7 @@ fn a_drain_finishes_the_samples_in_flight() {
     judge.hold();
     let mut app = TestApp::serving_with(SMALL, |settings| settings.judges = vec![judge.settings()]);
     run(async {
-        let items = stream::iter((0..3).map(|n| item(n, sample(), &["refusal"])));
+        let items = stream::iter((0..3).map(unique));
         let answers = app.evaluation_client().await.evaluate_stream(items).await.expect("a stream");
         let events = tokio::spawn(rest(answers.into_inner()));
         until("the judge is asked", async || judge.in_flight() == 3).await;

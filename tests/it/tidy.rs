@@ -169,6 +169,8 @@ fn pure_files_neither_wait_nor_read_nor_look_at_the_clock() {
         "evaluate/score",
         "evaluate/text",
         "evaluate/vector",
+        "judge/attempts/outcome",
+        "judge/capability/naming",
         "judge/extract",
         "judge/lenient",
         "judge/limit/turns",
