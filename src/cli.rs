@@ -13,6 +13,7 @@ use clap::{ArgMatches, Command};
 use crate::{
     app,
     config::{Config, Group, arguments, markdown},
+    evaluate::metric,
     telemetry,
 };
 
@@ -36,6 +37,7 @@ const EXAMPLES: &str = "Examples:
   assay pull --model BAAI/bge-small-zh-v1.5            fetch and check it, as an init container does
   assay embed < texts.txt > vectors.jsonl              no server at all
   assay evaluate --metrics lexical < samples.jsonl     scores without a server; assay evaluate --help has more
+  assay metrics                                        what each metric measures and needs
   assay healthcheck                                    exit code 0 if the server on this machine is SERVING
   assay config show                                    the settings in force and where they came from
 
@@ -54,9 +56,12 @@ pub fn main() -> ExitCode {
         Some(("embed", flags)) => with_config(flags, |config| embed::run(config, flags).map(code)),
         Some(("evaluate", flags)) => with_config(flags, |config| evaluate::run(config, flags)),
         Some(("healthcheck", flags)) => finish(healthcheck::run(flags).map(code)),
+        Some(("metrics", _)) => print_text(&metric::markdown()),
         Some(("config", flags)) => match flags.subcommand() {
-            Some(("show", flags)) => read(flags).map_or_else(|code| code, |config| show(&config)),
-            Some(("table", _)) => table(),
+            Some(("show", flags)) => {
+                read(flags).map_or_else(|code| code, |config| print_text(&config.shown.to_string()))
+            }
+            Some(("table", _)) => print_text(&markdown()),
             Some((_, flags)) => read(flags).map_or_else(|code| code, |_| ExitCode::SUCCESS),
             None => ExitCode::from(USAGE),
         },
@@ -96,6 +101,7 @@ pub fn command() -> Command {
             "Samples to scores, without a server",
             &[Group::Judge, Group::Model, Group::Compute, Group::Log],
         )))
+        .subcommand(Command::new("metrics").about("Print all metrics, what they need and mean, as Markdown"))
         .subcommand(
             Command::new("healthcheck")
                 .about("Ask a running server for its health; exit code 0 if it is SERVING, 1 if not")
@@ -143,14 +149,8 @@ fn read(flags: &ArgMatches) -> Result<Config, ExitCode> {
 }
 
 #[expect(clippy::print_stdout, reason = "it is what was asked for")]
-fn show(config: &Config) -> ExitCode {
-    print!("{}", config.shown);
-    ExitCode::SUCCESS
-}
-
-#[expect(clippy::print_stdout, reason = "it is what was asked for")]
-fn table() -> ExitCode {
-    print!("{}", markdown());
+fn print_text(text: &str) -> ExitCode {
+    print!("{text}");
     ExitCode::SUCCESS
 }
 

@@ -168,6 +168,12 @@ impl Budget {
         self.lock().spent.clone()
     }
 
+    /// Calls that may still be made; None where they aren't limited.
+    pub fn calls_left(&self) -> Option<u32> {
+        let state = self.lock();
+        self.0.limits.calls.map(|limit| limit.saturating_sub(state.spent.calls + state.reserved_calls))
+    }
+
     /// Sets aside one call of about so many tokens and dollars.
     ///
     /// # Errors

@@ -61,7 +61,7 @@ const checks = {
   async "a click shows claims, and highlights what the evidence quotes"(page) {
     let quotes = 0;
     for (const row of rows.slice(0, 6).filter((row) => row.results)) {
-      await page.locator(`tr[data-line="${row.line}"]`).click();
+      await page.locator(`tr[data-line="${row.line}"] .text`).click();
       const result = row.results.find((result) => result.label === "faithfulness");
       await page.locator('.tabs button', { hasText: "faithfulness" }).click();
       assert.equal(await page.locator(".claim").count(), result.claims.length);
@@ -87,7 +87,7 @@ const checks = {
     const bad = rows.find((row) => row.error);
     await page.locator("#status").selectOption("no sample");
     assert.equal(await page.locator("#rows tr").count(), rows.filter((row) => row.error).length);
-    await page.locator(`tr[data-line="${bad.line}"]`).click();
+    await page.locator(`tr[data-line="${bad.line}"] .text`).click();
     assert.ok((await page.locator("#panel-body").innerText()).includes(bad.error.code));
     await page.keyboard.press("Escape");
     await page.locator("#status").selectOption("");
@@ -130,7 +130,7 @@ const shoot = async (page) => {
   for (const scheme of ["light", "dark"]) {
     await page.emulateMedia({ colorScheme: scheme });
     await page.screenshot({ path: path.join(shots, `report-${scheme}.png`) });
-    await page.locator('tr[data-line="2"]').click();
+    await page.locator('tr[data-line="2"] .text').click();
     await page.locator(".claim.has-evidence").first().click();
     await page.screenshot({ path: path.join(shots, `sample-${scheme}.png`) });
     await page.keyboard.press("Escape");

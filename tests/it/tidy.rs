@@ -169,6 +169,8 @@ fn pure_files_neither_wait_nor_read_nor_look_at_the_clock() {
         "evaluate/score",
         "evaluate/text",
         "evaluate/vector",
+        "judge/attempts/outcome",
+        "judge/capability/naming",
         "judge/extract",
         "judge/lenient",
         "judge/limit/turns",
@@ -196,6 +198,14 @@ fn the_readme_has_the_table_of_settings_as_it_is() {
     };
     let table = assay::config::markdown();
     assert!(readme.contains(table.trim_end()), "README.md lacks this table of settings:\n{table}");
+}
+
+#[test]
+fn the_page_of_metrics_is_made_from_their_table() {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/METRICS.md");
+    let page = fs::read_to_string(&file).expect("the page");
+    let made = assay::evaluate::metric::markdown();
+    assert!(page == made, "make it again: target/debug/assay metrics > {}", file.display());
 }
 
 #[test]

@@ -12,7 +12,10 @@ pub fn markdown() -> String {
     ];
     let chapter = |(family, title, about): &(Family, &str, &str)| {
         let metrics = definitions.iter().filter(|definition| definition.family == *family);
-        format!("\n## {title}\n\n{about}\n{}", metrics.map(|definition| section(definition)).collect::<String>())
+        format!(
+            "\n## {title}\n\n{about}\n{}",
+            metrics.map(|definition| section(definition)).collect::<String>()
+        )
     };
     HEAD.to_owned() + &families.iter().map(chapter).collect::<String>()
 }
@@ -32,11 +35,13 @@ of the contexts. So faithfulness, context_recall, context_precision, noise_sensi
 factual_correctness together take 7 calls, two after one another. Texts that are too long for one question take more.
 ";
 
-const LEXICAL: &str = "They need no judge. Chinese is cut into characters, or into words where an option says so; \
+const LEXICAL: &str =
+    "They need no judge. Chinese is cut into characters, or into words where an option says so; \
 identical texts score 1 in either language.
 ";
 
-const VECTOR: &str = "They need no judge, but the server's own embedding model. Scores of different models cannot be \
+const VECTOR: &str =
+    "They need no judge, but the server's own embedding model. Scores of different models cannot be \
 compared.
 ";
 

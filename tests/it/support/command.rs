@@ -39,19 +39,20 @@ impl Workspace {
         self.dir.path().join(name)
     }
 
-    /// `assay evaluate` over in.jsonl to out.jsonl, with more flags; a later flag counts.
+    /// `assay evaluate` with these flags; over in.jsonl and to out.jsonl where they don't say otherwise.
     pub fn evaluate(&self, flags: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_assay"));
         command
             .arg("evaluate")
-            .args(["--output", text(&self.path("out.jsonl"))])
             .args(flags)
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        if !flags.contains(&"--input") {
-            command.args(["--input", text(&self.path("in.jsonl"))]);
+        for (flag, file) in [("--input", "in.jsonl"), ("--output", "out.jsonl")] {
+            if !flags.contains(&flag) {
+                command.args([flag, text(&self.path(file))]);
+            }
         }
         command
     }
@@ -111,7 +112,10 @@ impl Running {
         rustix::process::kill_process(pid.expect("a process"), rustix::process::Signal::INT).expect("sent");
     }
 
+    /// Exit code and standard error, once it has ended by itself.
     pub fn output(mut self) -> (Option<i32>, String) {
+        // Waiting would close the pipe, and so end its input.
+        let _pipe = self.0.stdin.take();
         let status = self.0.wait().expect("a process");
         let mut text = String::new();
         let mut errors = self.0.stderr.take().expect("a pipe");

@@ -7,6 +7,7 @@
 mod answer;
 mod asked;
 mod brain;
+mod comparing;
 mod fault;
 
 use std::{
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 pub use self::{
     asked::Asked,
     brain::honest,
+    comparing::comparing,
     fault::{Fault, RetryAfter, Twist, Wrap},
 };
 use super::server::Server;
@@ -144,10 +146,6 @@ impl StandIn {
 
     pub fn last(&self) -> Asked {
         lock(&self.shared.log).requests.last().expect("a request").asked.clone()
-    }
-
-    pub fn in_flight(&self) -> usize {
-        lock(&self.shared.log).in_flight
     }
 
     pub fn max_in_flight(&self) -> usize {

@@ -112,10 +112,10 @@
       "article",
       { class: "card", "data-label": metric.label, title: metric.formula },
       element("h2", {}, metric.label),
-      element("div", { class: "mean" }, number(metric.mean), better ? element("small", {}, better) : null),
-      element("div", { class: "quiet" }, interval ? `95 %: ${interval}` : "no interval"),
-      histogram(metric, scores),
-      element("div", { class: "scale" }, element("span", {}, String(metric.lowest)), element("span", {}, String(metric.highest))),
+      element("div", { class: "mean" }, number(metric.mean), better && metric.mean !== null ? element("small", {}, better) : null),
+      element("div", { class: "quiet" }, interval ? `95 %: ${interval}` : scores.length ? "no interval" : "no scores"),
+      scores.length ? histogram(metric, scores) : null,
+      scores.length ? element("div", { class: "scale" }, part(String(metric.lowest)), part(String(metric.highest))) : null,
       element("div", { class: "coverage" }, element("i", { style: `width:${covered ?? 0}%` })),
       element(
         "div",
@@ -217,7 +217,8 @@
   const startTable = () => {
     byId("columns").append(
       ...columns.map((column) => {
-        const button = element("button", { type: "button", on: { click: () => sortBy(column) } }, column.title);
+        const title = column.title.split(/(?<=_)/).flatMap((part) => [part, element("wbr")]);
+        const button = element("button", { type: "button", on: { click: () => sortBy(column) } }, ...title);
         return element("th", { scope: "col", class: column.number ? "number" : undefined }, button);
       }),
     );
