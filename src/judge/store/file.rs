@@ -22,7 +22,7 @@ use super::{Answer, Key, StoreError};
 use crate::judge::wire::{Message, Usage};
 
 const FORMAT: u32 = 1;
-const KIND: &str = "assay-assay-judge";
+const KIND: &str = "assay-judge-answers";
 
 /// Answers that wait for the file; more make their callers wait.
 const QUEUE: usize = 256;
