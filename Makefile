@@ -2,11 +2,12 @@
 
 MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
+JUDGE ?= smollm2
 
-.PHONY: run build model test lint clients bench goldens help
+.PHONY: run build model test lint clients judge ragas-compare report-test bench goldens ragas-goldens lexical-goldens help
 
 help: ## This list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 run: model build ## Fetch the default model, build, and serve it on 127.0.0.1:50051
 	target/release/assay --model $(MODEL) $(ARGS)
@@ -30,6 +31,16 @@ lint: ## Formatting and clippy with warnings denied, and the protocol by buf whe
 clients: model build ## The clients of clients/ against the release binary
 	clients/run.sh target/release/assay $(MODEL)
 
+ragas-compare: model build ## The same samples scored by RAGAS and by Assay; ARGS="--judge-url URL --judge-model NAME" for a real judge
+	ASSAY_BIN=target/release/assay ASSAY_MODEL_DIR=$(MODEL) clients/ragas_compare.sh $(ARGS)
+
+report-test: ## The report of evaluate in Chromium, which apt installs where it is missing
+	tests/browser/prepare.sh
+	cargo test --locked --test it report:: -- --nocapture
+
+judge: model build ## Evaluate through a real judge, a small model on this machine (JUDGE=smollm2 or gemma3)
+	scripts/judge/run.sh target/release/assay $(MODEL) $(JUDGE) $(ARGS)
+
 bench: model ## Start, streams at full load and drain of the release binary
 	cargo bench --locked --bench serving -- $(MODEL)
 
@@ -37,3 +48,13 @@ goldens: model ## Make the golden vectors again, in a private virtual environmen
 	python3 -m venv target/goldens-venv
 	target/goldens-venv/bin/pip install --quiet -r tests/fixtures/requirements.txt
 	target/goldens-venv/bin/python tests/fixtures/make_goldens.py --minilm models/all-MiniLM-L6-v2
+
+ragas-goldens: ## Make ragas.json again with RAGAS itself, in a private virtual environment
+	python3 -m venv target/ragas-venv
+	target/ragas-venv/bin/pip install --quiet -r tests/fixtures/requirements-ragas.txt
+	target/ragas-venv/bin/python tests/fixtures/make_ragas_goldens.py
+
+lexical-goldens: ## Make the golden scores again, in a private virtual environment
+	python3 -m venv target/lexical-venv
+	target/lexical-venv/bin/pip install --quiet -r tests/fixtures/requirements-lexical.txt
+	target/lexical-venv/bin/python tests/fixtures/make_lexical_goldens.py

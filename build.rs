@@ -7,7 +7,7 @@ use std::{env, error::Error, fs, path::PathBuf, process::Command};
 
 use protox::prost::Message;
 
-const PROTOS: [&str; 2] = ["assay/v1/embedding.proto", "assay/v1/server.proto"];
+const PROTOS: [&str; 3] = ["assay/v1/embedding.proto", "assay/v1/evaluation.proto", "assay/v1/server.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -18,6 +18,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin::Admin,
     embed::{self, Embedder},
+    evaluate::{self, Evaluator},
+    judge::{self, Judge},
     rpc::{
         self, Context, OpenCalls, Rpc,
         health::Health,
@@ -35,6 +37,9 @@ pub struct Settings {
     pub reactor_threads: usize,
     pub rpc: rpc::Settings,
     pub embed: embed::Settings,
+    pub evaluate: evaluate::Settings,
+    /// The first is the default.
+    pub judges: Vec<judge::Settings>,
     pub stall: stall::Settings,
     /// Between NOT_SERVING and the end of accepting, for endpoints to update.
     pub drain_wait: Duration,
@@ -74,6 +79,8 @@ impl App {
         let reactor = build_reactor(settings.reactor_threads)?;
         let watchdog = Watchdog::start(settings.stall.clone(), reactor.handle(), &mut registry);
         let embedder = Embedder::start(settings.embed.clone(), &mut registry)?;
+        let judges = start_judges(&settings.judges, &mut registry)?;
+        let evaluator = Evaluator::start(&settings.evaluate, embedder.clone(), judges)?;
         let health = Health {
             embedder: embedder.status(),
             reactor: watchdog.reader(),
@@ -84,6 +91,7 @@ impl App {
         let context = Context {
             settings: settings.rpc.clone(),
             embedder: embedder.clone(),
+            evaluator,
             reactor: watchdog.reader(),
             health: health.clone(),
             open: open.clone(),
@@ -149,6 +157,7 @@ impl App {
 
     fn announce(&self, settings: &Settings) {
         let listen: Vec<String> = self.addresses.iter().map(Address::to_string).collect();
+        let judges: Vec<&str> = settings.judges.iter().map(|judge| judge.name.as_str()).collect();
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             listen = listen.join(","),
@@ -156,6 +165,8 @@ impl App {
             reactor_threads = settings.reactor_threads,
             compute_threads = settings.embed.threads,
             text_threads = settings.embed.text_threads,
+            score_threads = settings.evaluate.threads,
+            judges = judges.join(","),
             "listening; the model is being made ready"
         );
     }
@@ -235,6 +246,11 @@ fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address}: set another --admin-listen, port 0, or off"))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Clients alone: nothing is sent, so a judge that is away holds up nothing.
+fn start_judges(settings: &[judge::Settings], registry: &mut Registry) -> anyhow::Result<Vec<Judge>> {
+    settings.iter().map(|settings| Ok(Judge::start(settings.clone(), registry)?)).collect()
 }
 
 fn build_reactor(threads: usize) -> io::Result<Runtime> {

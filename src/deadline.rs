@@ -15,6 +15,11 @@ impl Deadline {
         Deadline(Instant::now() + after.min(LONGEST))
     }
 
+    /// As much before this one.
+    pub fn earlier(self, by: Duration) -> Deadline {
+        Deadline(self.0.checked_sub(by).unwrap_or(self.0))
+    }
+
     pub fn instant(self) -> Instant {
         self.0
     }

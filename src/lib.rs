@@ -12,9 +12,11 @@ pub mod cli;
 pub mod config;
 pub mod deadline;
 pub mod embed;
+pub mod evaluate;
 pub mod judge;
 #[expect(clippy::disallowed_methods, reason = "models are read and computed on threads of their own")]
 pub mod model;
+mod priority;
 pub mod rpc;
 pub mod secret;
 pub mod stall;

@@ -3,14 +3,19 @@
 mod convert;
 mod deadline;
 mod embedding;
+mod evaluation;
 pub(crate) mod health;
 mod layer;
 pub mod listen;
 mod reorder;
 mod server_info;
 mod status;
+mod stream;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::atomic::AtomicU64,
+    time::{Duration, SystemTime},
+};
 
 use prometheus_client::registry::Registry;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -20,19 +25,23 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     embed::Embedder,
+    evaluate::Evaluator,
     proto::{
-        self, embedding_service_server::EmbeddingServiceServer, server_service_server::ServerServiceServer,
+        self, embedding_service_server::EmbeddingServiceServer,
+        evaluation_service_server::EvaluationServiceServer, server_service_server::ServerServiceServer,
     },
     stall,
 };
 
 use embedding::Embeddings;
+use evaluation::Evaluations;
 use health::Health;
 use layer::CallLayer;
 pub(crate) use layer::OpenCalls;
 use listen::Listener;
 pub use server_info::Compute;
 use server_info::ServerInfo;
+use stream::Terms;
 
 /// What one request, stream and connection may hold.
 #[derive(Clone, Debug)]
@@ -47,6 +56,12 @@ pub struct Limits {
     pub queue_tokens: usize,
     /// Unanswered inputs of one stream.
     pub stream_inputs: usize,
+    /// Retrieved contexts of one sample, and as many reference contexts.
+    pub contexts: usize,
+    /// UTF-8 bytes of all texts of one sample.
+    pub sample_bytes: usize,
+    /// Unfinished samples of one stream.
+    pub stream_samples: usize,
     /// Open streams of one connection.
     pub connection_streams: u32,
     /// Of calls that bring no deadline.
@@ -61,6 +76,9 @@ impl Default for Limits {
             message_bytes: 16 << 20,
             queue_tokens: 256 << 10,
             stream_inputs: 64,
+            contexts: 128,
+            sample_bytes: 1 << 20,
+            stream_samples: 32,
             connection_streams: 256,
             default_deadline: Duration::from_secs(60),
         }
@@ -81,6 +99,7 @@ pub struct Settings {
 pub(crate) struct Context {
     pub settings: Settings,
     pub embedder: Embedder,
+    pub evaluator: Evaluator,
     pub reactor: stall::Reader,
     pub health: Health,
     pub open: OpenCalls,
@@ -100,26 +119,10 @@ pub(crate) struct Rpc {
 
 impl Rpc {
     pub fn new(context: Context, registry: &mut Registry) -> Rpc {
-        let Context { settings, embedder, reactor, health, open, streams, started } = context;
-        let layer = CallLayer::new(reactor.clone(), open, registry);
-        let closing = health.closing.clone();
-        let info = ServerInfo {
-            embedder: embedder.clone(),
-            reactor,
-            draining: health.draining.clone(),
-            limits: settings.limits.clone(),
-            compute: settings.compute.clone(),
-            started,
-        };
-        let embeddings =
-            Embeddings { embedder, limits: settings.limits.clone(), closing: closing.clone(), streams };
-        let embeddings = EmbeddingServiceServer::new(embeddings)
-            .max_decoding_message_size(settings.limits.message_bytes)
-            .accept_compressed(CompressionEncoding::Gzip)
-            .accept_compressed(CompressionEncoding::Zstd);
-        let mut routes = Routes::new(embeddings)
-            .add_service(ServerServiceServer::new(info))
-            .add_service(HealthServer::new(health));
+        let layer = CallLayer::new(context.reactor.clone(), context.open.clone(), registry);
+        let closing = context.health.closing.clone();
+        let mut routes = services(&context);
+        let settings = context.settings;
         if settings.reflection {
             let details = tonic_types::pb::FILE_DESCRIPTOR_SET;
             routes =
@@ -152,6 +155,43 @@ impl Rpc {
         }
         Ok(())
     }
+}
+
+/// All that callers may call.
+fn services(context: &Context) -> Routes {
+    let Context { settings, embedder, evaluator, reactor, health, streams, started, .. } = context;
+    let limits = &settings.limits;
+    let terms =
+        Terms { unanswered: limits.stream_inputs, closing: health.closing.clone(), tasks: streams.clone() };
+    let info = ServerInfo {
+        embedder: embedder.clone(),
+        judges: evaluator.judges().to_vec(),
+        reactor: reactor.clone(),
+        draining: health.draining.clone(),
+        limits: limits.clone(),
+        compute: settings.compute.clone(),
+        started: *started,
+    };
+    let embeddings = Embeddings { embedder: embedder.clone(), limits: limits.clone(), terms: terms.clone() };
+    let embeddings = EmbeddingServiceServer::new(embeddings)
+        .max_decoding_message_size(limits.message_bytes)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Zstd);
+    let evaluations = Evaluations {
+        evaluator: evaluator.clone(),
+        embedder: embedder.clone(),
+        limits: limits.clone(),
+        terms: Terms { unanswered: limits.stream_samples, ..terms },
+        callers: AtomicU64::new(0),
+    };
+    let evaluations = EvaluationServiceServer::new(evaluations)
+        .max_decoding_message_size(limits.message_bytes)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Zstd);
+    Routes::new(embeddings)
+        .add_service(evaluations)
+        .add_service(ServerServiceServer::new(info))
+        .add_service(HealthServer::new(health.clone()))
 }
 
 /// A panic in a handler costs its call alone.

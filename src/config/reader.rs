@@ -33,14 +33,27 @@ pub(super) struct Sources<'a> {
     pub read_file: &'a dyn Fn(&str) -> Result<String, String>,
 }
 
+/// By the setting's name.
+type Values = BTreeMap<&'static str, (String, Origin)>;
+
 pub(super) struct Reader {
-    values: BTreeMap<&'static str, (String, Origin)>,
+    values: Values,
+    /// Of judges in the file, by their names; the settings that they don't have are those of `values`.
+    profiles: BTreeMap<String, Values>,
+    /// The profile that is being read.
+    profile: Option<String>,
     mistakes: Vec<String>,
 }
 
+/// The table of the file that holds profiles of judges.
+const PROFILES: &str = "judges";
+/// What the settings of a judge begin with; their keys in a profile go without.
+const PROFILE_PREFIX: &str = "judge-";
+
 impl Reader {
     pub fn new(sources: &Sources<'_>) -> Reader {
-        let mut reader = Reader { values: BTreeMap::new(), mistakes: Vec::new() };
+        let mut reader =
+            Reader { values: Values::new(), profiles: BTreeMap::new(), profile: None, mistakes: Vec::new() };
         let flag = |name: &str| sources.flags.try_get_one::<String>(name).ok().flatten().cloned();
         let file = flag("config").or_else(|| (sources.variable)("ASSAY_CONFIG"));
         let file = file.map(|path| reader.file(&path, sources)).unwrap_or_default();
@@ -60,11 +73,16 @@ impl Reader {
     /// The value of a setting, if it is set; a mistake counts as not set.
     pub fn optional<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let setting = Setting::of(name);
-        let (value, origin) = self.values.get(setting.name)?;
+        let own = self.profile.as_ref().and_then(|profile| self.profiles.get(profile)?.get(name));
+        let (value, origin) = own.or_else(|| self.values.get(name))?;
         match parse(value) {
             Ok(value) => Some(value),
             Err(mistake) => {
                 let shown = if setting.secret { "…" } else { value };
+                let name = own.and(self.profile.as_ref()).map_or_else(
+                    || name.to_owned(),
+                    |profile| format!("{PROFILES}.{profile}.{}", setting.profile_key()),
+                );
                 self.mistakes.push(format!("{name} = {shown:?} ({origin}): {mistake}"));
                 None
             }
@@ -85,8 +103,29 @@ impl Reader {
         self.mistakes.push(mistake);
     }
 
-    pub fn finish(self) -> (Vec<String>, Shown) {
-        (self.mistakes, Shown(self.values))
+    /// The names of the profiles of judges.
+    pub fn profiles(&self) -> Vec<String> {
+        self.profiles.keys().cloned().collect()
+    }
+
+    /// Whether the profile that is being read, and not the flat settings, has a value for this.
+    pub fn is_own(&self, name: &str) -> bool {
+        self.profile.as_ref().is_some_and(|profile| self.profiles[profile].contains_key(name))
+    }
+
+    /// Reads with the values of a profile before the flat ones.
+    pub fn within<T>(&mut self, profile: &str, read: impl FnOnce(&mut Reader) -> T) -> T {
+        self.profile = Some(profile.to_owned());
+        let value = read(self);
+        self.profile = None;
+        value
+    }
+
+    pub fn finish(mut self) -> (Vec<String>, Shown) {
+        // What profiles inherit is read once for each.
+        let mut told = std::collections::HashSet::new();
+        self.mistakes.retain(|mistake| told.insert(mistake.clone()));
+        (self.mistakes, Shown { values: self.values, profiles: self.profiles })
     }
 
     fn file(&mut self, path: &str, sources: &Sources<'_>) -> BTreeMap<String, (String, Origin)> {
@@ -102,7 +141,9 @@ impl Reader {
         };
         let mut values = BTreeMap::new();
         for (key, value) in table {
-            if !SETTINGS.iter().any(|setting| setting.key() == key) {
+            if key == PROFILES {
+                self.read_profiles(path, value);
+            } else if !SETTINGS.iter().any(|setting| setting.key() == key) {
                 self.mistakes.push(format!("{path}: there is no setting {key}; see assay --help"));
             } else if let Some(value) = scalar(&value) {
                 values.insert(key, (value, Origin::File(path.to_owned())));
@@ -113,27 +154,76 @@ impl Reader {
         }
         values
     }
+
+    fn read_profiles(&mut self, path: &str, profiles: toml::Value) {
+        let toml::Value::Table(profiles) = profiles else {
+            self.mistakes.push(format!("{path}: judges must be tables such as [{PROFILES}.strict]"));
+            return;
+        };
+        for (name, values) in profiles {
+            let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+            match values {
+                _ if name.len() > 64 || !name.bytes().all(is_name) => self.mistakes.push(format!(
+                    "{path}: {PROFILES}.{name:?}: a name has at most 64 letters, digits, dots, - and _"
+                )),
+                toml::Value::Table(values) => self.read_profile(path, name, values),
+                _ => self.mistakes.push(format!("{path}: {PROFILES}.{name} must be a table")),
+            }
+        }
+    }
+
+    fn read_profile(&mut self, path: &str, name: String, table: toml::Table) {
+        let mut values = Values::new();
+        for (key, value) in table {
+            let known = SETTINGS
+                .iter()
+                .find(|setting| setting.name.starts_with(PROFILE_PREFIX) && setting.profile_key() == key);
+            match (known, scalar(&value)) {
+                (None, _) => self.mistakes.push(format!(
+                    "{path}: {PROFILES}.{name}: there is no setting {key}; as judge-{key}, see assay --help"
+                )),
+                (Some(_), None) => self
+                    .mistakes
+                    .push(format!("{path}: {PROFILES}.{name}.{key} must be a string, a number or a boolean")),
+                (Some(setting), Some(value)) => {
+                    values.insert(setting.name, (value, Origin::File(path.to_owned())));
+                }
+            }
+        }
+        self.profiles.insert(name, values);
+    }
 }
 
 /// The settings in force, in the form of the file; secrets hidden.
 #[derive(Clone, Debug)]
-pub struct Shown(BTreeMap<&'static str, (String, Origin)>);
+pub struct Shown {
+    values: Values,
+    profiles: BTreeMap<String, Values>,
+}
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for setting in &SETTINGS {
-            match self.0.get(setting.name) {
-                Some((_, origin)) if setting.secret => {
-                    writeln!(f, "{} = \"(hidden)\" # {origin}", setting.key())?
-                }
+            match self.values.get(setting.name) {
                 Some((value, origin)) => {
-                    writeln!(f, "{} = {} # {origin}", setting.key(), toml::Value::from(value.as_str()))?;
+                    writeln!(f, "{} = {} # {origin}", setting.key(), shown(setting, value))?;
                 }
                 None => writeln!(f, "# {} is not set", setting.key())?,
             }
         }
+        for (name, values) in &self.profiles {
+            writeln!(f, "\n[{PROFILES}.{}]", toml::Value::from(name.as_str()))?;
+            for (name, (value, origin)) in values {
+                let setting = Setting::of(name);
+                writeln!(f, "{} = {} # {origin}", setting.profile_key(), shown(setting, value))?;
+            }
+        }
         Ok(())
     }
+}
+
+fn shown(setting: &Setting, value: &str) -> toml::Value {
+    if setting.secret { "(hidden)".into() } else { value.into() }
 }
 
 fn variable(setting: &Setting, sources: &Sources<'_>) -> Option<(String, Origin)> {

@@ -20,6 +20,7 @@ pub(crate) enum Group {
     Serving,
     Model,
     Compute,
+    Judge,
     Log,
 }
 
@@ -29,6 +30,7 @@ impl Group {
             Group::Serving => "Serving",
             Group::Model => "Model",
             Group::Compute => "Compute",
+            Group::Judge => "Judge",
             Group::Log => "Log",
         }
     }
@@ -48,10 +50,10 @@ const fn from(fallbacks: &'static [&'static str], setting: Setting) -> Setting {
     Setting { fallbacks, ..setting }
 }
 
-use Group::{Compute, Log, Model, Serving};
+use Group::{Compute, Judge, Log, Model, Serving};
 
 #[rustfmt::skip]
-pub(crate) const SETTINGS: [Setting; 37] = [
+pub(crate) const SETTINGS: [Setting; 62] = [
     setting(Serving, "listen", "ADDRESS", "127.0.0.1:50051",
         "Where to serve: HOST:PORT (port 0 picks one) or unix:PATH; several with commas"),
     setting(Serving, "admin-listen", "ADDRESS", "0.0.0.0:9090",
@@ -61,6 +63,11 @@ pub(crate) const SETTINGS: [Setting; 37] = [
     setting(Serving, "max-message-bytes", "BYTES", "16MiB", "Bytes of one message"),
     setting(Serving, "default-deadline", "DURATION", "60s", "Deadline of calls and stream inputs that bring none"),
     setting(Serving, "stream-inputs", "N", "64", "Unanswered inputs of one stream before it is read no further"),
+    setting(Serving, "max-contexts", "N", "128", "Retrieved contexts of one sample, and as many reference contexts"),
+    setting(Serving, "max-sample-bytes", "BYTES", "1MiB", "UTF-8 bytes of all texts of one sample"),
+    setting(Serving, "max-evaluations", "N", "256",
+        "Samples that are evaluated at one time; calls are refused above, streams wait"),
+    setting(Serving, "stream-samples", "N", "32", "Unfinished samples of one stream before it is read no further"),
     setting(Serving, "connection-streams", "N", "256", "Calls and streams that one connection may have open"),
     setting(Serving, "keepalive", "DURATION", "30s", "How often a silent connection is asked whether it is alive"),
     setting(Serving, "drain-wait", "DURATION", "0s",
@@ -86,12 +93,36 @@ pub(crate) const SETTINGS: [Setting; 37] = [
     setting(Model, "pooling", "POOLING", "", "cls, mean or last-token, where the model's files name none or another"),
     setting(Compute, "threads", "N", "", "Compute threads; by default as many as the cores that the process may use"),
     setting(Compute, "text-threads", "N", "", "Threads that cut texts into tokens; by default half the compute threads, at least 1"),
+    setting(Compute, "score-threads", "N", "", "Threads that compare texts; by default as many as text-threads"),
     setting(Compute, "precision", "PRECISION", "auto", "auto or f32; auto is the fastest that keeps the vectors, today f32"),
     setting(Compute, "batch-tokens", "N", "512", "The most tokens of one forward pass"),
     setting(Compute, "queue-tokens", "N", "262144",
         "The most tokens that may wait: half for calls, which are refused above, half for streams, which wait"),
     setting(Compute, "stall-after", "DURATION", "250ms", "A reactor thread that is frozen this long is reported"),
     setting(Compute, "dead-after", "DURATION", "30s", "A reactor that is frozen this long turns liveness NOT_SERVING"),
+    setting(Judge, "judge-url", "URL", "",
+        "An OpenAI-compatible endpoint, such as https://api.openai.com/v1 or http://127.0.0.1:11434/v1; needs judge-model"),
+    setting(Judge, "judge-model", "MODEL", "", "The model that judges, by the endpoint's name for it"),
+    Setting { secret: true, ..from(&["OPENAI_API_KEY"], setting(Judge, "judge-key", "KEY", "",
+        "The endpoint's API key; better set in the environment, or as a file, than as a flag")) },
+    setting(Judge, "judge-key-file", "FILE", "", "A file with the key, read at the start; comes before judge-key"),
+    setting(Judge, "judge-concurrency", "N", "32", "Requests to the judge under way at one time, at most; it finds out how many are well"),
+    setting(Judge, "judge-requests-per-minute", "N", "", "Requests to the judge in a minute; by default only its own limits count"),
+    setting(Judge, "judge-tokens-per-minute", "N", "", "Tokens of requests to the judge in a minute; by default only its own limits count"),
+    setting(Judge, "judge-queue", "N", "1024", "Requests that may wait for the judge; metrics that need one more fail"),
+    setting(Judge, "judge-connect-timeout", "DURATION", "5s", "To connect to the judge"),
+    setting(Judge, "judge-timeout", "DURATION", "60s", "For one answer of the judge; a call's deadline may leave less"),
+    setting(Judge, "judge-attempts", "N", "3", "Tries of one request to the judge"),
+    setting(Judge, "judge-max-tokens", "N", "4096", "Tokens of one answer of the judge, at most"),
+    setting(Judge, "judge-temperature", "NUMBER", "0", "From 0 to 2; where several judgements are drawn it is never 0"),
+    setting(Judge, "judge-seed", "N", "", "For endpoints that take a seed"),
+    setting(Judge, "judge-cache", "BYTES", "64MiB", "Memory for answers of the judge that may be asked for again; 0 for none"),
+    setting(Judge, "judge-price-prompt", "USD", "", "For a million tokens of prompts; with it, costs are told in US dollars"),
+    setting(Judge, "judge-price-cached", "USD", "",
+        "For a million tokens of prompts that the endpoint had cached; by default as judge-price-prompt"),
+    setting(Judge, "judge-price-completion", "USD", "", "For a million tokens of answers"),
+    setting(Judge, "judge-record", "FILE", "", "Add every answer of the judge to this file"),
+    setting(Judge, "judge-replay", "FILE", "", "Answer from such a file alone, and never ask the judge"),
     from(&["RUST_LOG"], setting(Log, "log", "FILTER", "info", "error, warn, info, debug or trace, or directives such as info,assay=debug")),
     setting(Log, "log-format", "FORMAT", "text", "text or json"),
     setting(Log, "heartbeat", "DURATION", "10ms", "How often the reactor measures its own lag"),
@@ -110,6 +141,11 @@ impl Setting {
     /// Its name in the file.
     pub fn key(&self) -> String {
         self.name.replace('-', "_")
+    }
+
+    /// The name of a judge's setting in the table of its profile.
+    pub fn profile_key(&self) -> String {
+        self.key().trim_start_matches("judge_").to_owned()
     }
 
     fn argument(&self) -> Arg {

@@ -18,7 +18,7 @@ use super::{
     status::StatusHandle,
     vector::{Vector, VectorOptions},
 };
-use crate::model::Packed;
+use crate::{model::Packed, priority};
 
 /// One forward pass: packed tokens in, `[sequences * dimensions]` pooled numbers out, or why not.
 pub(super) type Forward = dyn Fn(&Packed) -> Result<Vec<f32>, String> + Send + Sync;
@@ -132,7 +132,7 @@ impl Drop for ComputeThreads {
 
 impl Worker {
     fn run(&self) {
-        lower_priority();
+        priority::lower();
         // Libraries that spread work over a pool find one of a single thread: this one.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
         if let Err(error) = &pool {
@@ -244,14 +244,6 @@ fn pack(batch: &[Job]) -> Packed {
 pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
-/// The reactor must win a core at once, however much there is to compute.
-fn lower_priority() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10) {
-        tracing::warn!(%error, "a compute thread runs at the reactor's priority");
-    }
 }
 
 #[cfg(test)]

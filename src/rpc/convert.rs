@@ -1,56 +1,26 @@
 //! Between proto and domain. Every limit of a request is checked here, once, and all mistakes are named.
 
-use std::sync::Arc;
+pub(super) mod embedding;
+pub(super) mod evaluation;
+mod metrics;
+pub(super) mod results;
+
+use std::{fmt, ops::RangeInclusive};
 
 use super::{
     Limits,
     status::{Violation, invalid},
 };
-use crate::{
-    embed::{Embedded, EmbeddedInput, InputOptions, Vector, VectorEncoding, VectorOptions},
-    model::{self, ModelInfo, Truncation},
-    proto,
-};
 
-/// The longest id of a stream item, in bytes.
+/// The longest id of a stream item, and the longest label of a metric, in bytes.
 pub(super) const ID_BYTES: usize = 256;
 
-pub(super) fn embed(
-    request: proto::EmbedRequest,
-    limits: &Limits,
-    model: &ModelInfo,
-) -> Result<(Vec<String>, InputOptions), tonic::Status> {
-    let mut check = Check::default();
-    check.inputs(&request.inputs, limits);
-    let options = check.options(&request.options.unwrap_or_default(), model);
-    check.finish((request.inputs, options))
+/// `id` as it is answered: one that is too long is cut, and its answer tells so.
+pub(super) fn cut_id(id: &str) -> String {
+    id[..id.floor_char_boundary(ID_BYTES)].to_owned()
 }
 
-pub(super) fn stream_item(
-    request: proto::EmbedStreamRequest,
-    limits: &Limits,
-    model: &ModelInfo,
-) -> Result<(String, InputOptions), tonic::Status> {
-    let mut check = Check::default();
-    if request.id.len() > ID_BYTES {
-        check.add("id", format!("{} bytes, the limit is {ID_BYTES}", request.id.len()));
-    }
-    check.text(|| "input".into(), &request.input, limits);
-    let options = check.options(&request.options.unwrap_or_default(), model);
-    check.finish((request.input, options))
-}
-
-pub(super) fn tokenize(
-    request: proto::TokenizeRequest,
-    limits: &Limits,
-    model: &ModelInfo,
-) -> Result<(Vec<String>, Arc<str>), tonic::Status> {
-    let mut check = Check::default();
-    check.inputs(&request.inputs, limits);
-    let prompt = check.prompt("", request.input_type, &request.prompt_name, model);
-    check.finish((request.inputs, prompt))
-}
-
+/// The mistakes of one request, as they are found.
 #[derive(Default)]
 struct Check(Vec<Violation>);
 
@@ -63,158 +33,50 @@ impl Check {
         self.0.push(Violation { field: field.into(), description: description.into() });
     }
 
-    fn inputs(&mut self, inputs: &[String], limits: &Limits) {
-        if inputs.is_empty() {
-            self.add("inputs", "at least one input is needed");
-        }
-        if inputs.len() > limits.inputs {
-            self.add("inputs", format!("{} inputs, the limit is {}", inputs.len(), limits.inputs));
-        }
-        for (index, input) in inputs.iter().enumerate().take(limits.inputs) {
-            self.text(|| format!("inputs[{index}]"), input, limits);
-        }
-    }
-
+    /// A text that must be there.
     fn text(&mut self, field: impl Fn() -> String, text: &str, limits: &Limits) {
         if text.is_empty() {
             self.add(field(), "the text is empty");
         }
-        if text.len() > limits.input_bytes {
-            self.add(field(), format!("{} bytes, the limit is {}", text.len(), limits.input_bytes));
+        self.bytes(field, text, limits.input_bytes);
+    }
+
+    fn bytes(&mut self, field: impl Fn() -> String, text: &str, limit: usize) {
+        if text.len() > limit {
+            self.add(field(), format!("{} bytes, the limit is {limit}", text.len()));
         }
     }
 
-    fn options(&mut self, options: &proto::EmbedOptions, model: &ModelInfo) -> InputOptions {
-        InputOptions {
-            prompt: self.prompt("options.", options.input_type, &options.prompt_name, model),
-            truncation: self.truncation(options.truncation),
-            vector: VectorOptions {
-                dimensions: self.dimensions(options.dimensions, model),
-                normalize: options.normalize.unwrap_or(model.normalizes),
-                encoding: self.encoding(options.encoding),
-            },
+    /// `value`, or `default` where it is not set; NaN is in no range.
+    fn within<T: PartialOrd + Copy + fmt::Display>(
+        &mut self,
+        field: impl FnOnce() -> String,
+        value: Option<T>,
+        default: T,
+        range: RangeInclusive<T>,
+    ) -> T {
+        let value = value.unwrap_or(default);
+        if !range.contains(&value) {
+            self.add(field(), format!("{value}, the range is {} to {}", range.start(), range.end()));
         }
+        value
     }
 
-    fn prompt(&mut self, path: &str, input_type: i32, name: &str, model: &ModelInfo) -> Arc<str> {
-        let of = |names: &[&str]| names.iter().find_map(|&name| model.prompts.get(name)).cloned();
-        let role = proto::InputType::try_from(input_type);
-        if !name.is_empty() && role != Ok(proto::InputType::Unspecified) {
-            self.add(format!("{path}prompt_name"), "cannot be set together with input_type");
-        }
-        let prompt = match role {
-            Err(_) => {
-                self.unknown_value(format!("{path}input_type"), input_type);
-                None
-            }
-            Ok(proto::InputType::Query) => of(&["query"]),
-            Ok(proto::InputType::Document) => of(&["document", "passage", "corpus"]),
-            Ok(proto::InputType::Unspecified) if name.is_empty() => {
-                model.default_prompt_name.as_deref().and_then(|name| of(&[name]))
-            }
-            Ok(proto::InputType::Unspecified) => {
-                let prompt = of(&[name]);
-                if prompt.is_none() {
-                    let known: Vec<&str> = model.prompts.keys().map(String::as_str).collect();
-                    let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-                    self.add(
-                        format!("{path}prompt_name"),
-                        format!("the model has no such prompt; it has: {known}"),
-                    );
-                }
-                prompt
-            }
-        };
-        prompt.unwrap_or_default().into()
+    fn count(&mut self, field: &str, count: usize, range: RangeInclusive<usize>) {
+        self.within(|| field.to_owned(), Some(count), count, range);
     }
 
-    fn truncation(&mut self, value: i32) -> Truncation {
-        match proto::Truncation::try_from(value) {
-            Ok(proto::Truncation::Unspecified | proto::Truncation::None) => Truncation::None,
-            Ok(proto::Truncation::End) => Truncation::End,
-            Ok(proto::Truncation::Start) => Truncation::Start,
-            Err(_) => {
-                self.unknown_value("options.truncation", value);
-                Truncation::None
-            }
-        }
-    }
-
-    fn dimensions(&mut self, value: Option<u32>, model: &ModelInfo) -> usize {
-        let dimensions = value.map_or(model.dimensions, |dimensions| dimensions as usize);
-        if dimensions == 0 || dimensions > model.dimensions {
-            self.add("options.dimensions", format!("{dimensions}, the range is 1 to {}", model.dimensions));
-        }
-        dimensions
-    }
-
-    fn encoding(&mut self, value: i32) -> VectorEncoding {
-        match proto::Encoding::try_from(value) {
-            Ok(proto::Encoding::Unspecified | proto::Encoding::Float32Values) => {
-                VectorEncoding::Float32Values
-            }
-            Ok(proto::Encoding::Float32Bytes) => VectorEncoding::Float32Bytes,
-            Ok(proto::Encoding::Float16Bytes) => VectorEncoding::Float16Bytes,
-            Ok(proto::Encoding::Int8Bytes) => VectorEncoding::Int8Bytes,
-            Ok(proto::Encoding::BinaryBytes) => VectorEncoding::BinaryBytes,
-            Err(_) => {
-                self.unknown_value("options.encoding", value);
-                VectorEncoding::Float32Values
-            }
-        }
+    /// The value of an enum; its first one stands in for what is unknown, until that is told.
+    fn known<E: TryFrom<i32> + Default>(&mut self, field: impl FnOnce() -> String, value: i32) -> E {
+        E::try_from(value).unwrap_or_else(|_| {
+            self.unknown_value(field(), value);
+            E::default()
+        })
     }
 
     fn unknown_value(&mut self, field: impl Into<String>, value: i32) {
         self.add(field, format!("{value} is not a value of this enum"));
     }
-}
-
-pub(super) fn embed_response(
-    embedded: Embedded,
-    dimensions: usize,
-    model: &ModelInfo,
-) -> proto::EmbedResponse {
-    proto::EmbedResponse {
-        total_tokens: embedded.inputs.iter().map(|input| input.tokens as u64).sum(),
-        embeddings: embedded.inputs.into_iter().map(embedding).collect(),
-        model: model.id.clone(),
-        revision: model.revision.clone().unwrap_or_default(),
-        dimensions: saturating(dimensions),
-        timings: Some(proto::Timings {
-            tokenize: duration(embedded.tokenize),
-            queue: duration(embedded.queue),
-            compute: duration(embedded.compute),
-        }),
-    }
-}
-
-pub(super) fn embedding(input: EmbeddedInput) -> proto::Embedding {
-    let (values, raw, scale) = match input.vector {
-        Vector::Values(values) => (values, Vec::new(), 0.0),
-        Vector::Bytes(bytes) => (Vec::new(), bytes, 0.0),
-        Vector::Int8 { bytes, scale } => (Vec::new(), bytes, scale),
-    };
-    let (token_count, truncated) = (saturating(input.tokens), input.truncated);
-    proto::Embedding { values, raw: raw.into(), scale, token_count, truncated }
-}
-
-pub(super) fn tokenize_response(
-    inputs: Vec<Vec<model::Token>>,
-    max_tokens: usize,
-) -> proto::TokenizeResponse {
-    let input = |tokens: Vec<model::Token>| proto::TokenizedInput {
-        exceeds_limit: tokens.len() > max_tokens,
-        tokens: tokens.into_iter().map(token).collect(),
-    };
-    proto::TokenizeResponse {
-        results: inputs.into_iter().map(input).collect(),
-        max_tokens: saturating(max_tokens),
-    }
-}
-
-fn token(token: model::Token) -> proto::Token {
-    let (start, end) = (saturating(token.start), saturating(token.end));
-    proto::Token { id: token.id, text: token.text, start, end, special: token.special }
 }
 
 pub(super) fn saturating(n: usize) -> u32 {
@@ -224,105 +86,4 @@ pub(super) fn saturating(n: usize) -> u32 {
 pub(super) fn duration(duration: std::time::Duration) -> Option<prost_types::Duration> {
     // Only durations of more than 290 billion years fail.
     duration.try_into().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use tonic_types::StatusExt;
-
-    use super::*;
-
-    fn model(prompts: &[(&str, &str)]) -> ModelInfo {
-        ModelInfo {
-            id: "test".into(),
-            revision: None,
-            sha256: String::new(),
-            architecture: "bert".into(),
-            dimensions: 8,
-            max_tokens: 16,
-            pooling: model::Pooling::Mean,
-            normalizes: true,
-            prompts: prompts
-                .iter()
-                .map(|&(name, text)| (name.into(), text.into()))
-                .collect::<BTreeMap<_, _>>(),
-            default_prompt_name: None,
-            parameters: 0,
-        }
-    }
-
-    fn limits() -> Limits {
-        Limits { inputs: 3, input_bytes: 10, ..Limits::default() }
-    }
-
-    fn fields(status: &tonic::Status) -> Vec<String> {
-        let details = status.get_error_details();
-        let violations = &details.bad_request().expect("it has field violations").field_violations;
-        violations.iter().map(|v| v.field.clone()).collect()
-    }
-
-    #[test]
-    fn all_mistakes_of_a_request_are_named_at_once() {
-        let options = proto::EmbedOptions {
-            input_type: 9,
-            prompt_name: "query".into(),
-            truncation: 9,
-            dimensions: Some(9),
-            encoding: 9,
-            normalize: None,
-        };
-        let inputs = vec![String::new(), "x".repeat(11), "fine".into(), "one too many".into()];
-        let request = proto::EmbedRequest { inputs, options: Some(options) };
-        let status = embed(request, &limits(), &model(&[])).expect_err("refused");
-        assert_eq!(
-            fields(&status),
-            [
-                "inputs",
-                "inputs[0]",
-                "inputs[1]",
-                "inputs[2]",
-                "options.prompt_name",
-                "options.input_type",
-                "options.truncation",
-                "options.dimensions",
-                "options.encoding"
-            ]
-            .into_iter()
-            .filter(|&field| field != "inputs[2]")
-            .collect::<Vec<_>>()
-        );
-    }
-
-    #[test]
-    fn no_inputs_and_a_zero_dimension_are_refused() {
-        let options = proto::EmbedOptions { dimensions: Some(0), ..Default::default() };
-        let request = proto::EmbedRequest { inputs: vec![], options: Some(options) };
-        let status = embed(request, &limits(), &model(&[])).expect_err("refused");
-        assert_eq!(fields(&status), ["inputs", "options.dimensions"]);
-    }
-
-    #[test]
-    fn a_prompt_is_found_by_role_and_by_name() {
-        let model = model(&[("query", "query: "), ("passage", "passage: ")]);
-        for (input_type, name, expected) in [
-            (proto::InputType::Query, "", "query: "),
-            (proto::InputType::Document, "", "passage: "),
-            (proto::InputType::Unspecified, "passage", "passage: "),
-            (proto::InputType::Unspecified, "", ""),
-        ] {
-            let mut check = Check::default();
-            assert_eq!(&*check.prompt("", input_type as i32, name, &model), expected);
-            assert!(check.0.is_empty());
-        }
-    }
-
-    #[test]
-    fn an_unknown_prompt_is_answered_with_the_known_ones() {
-        let mut check = Check::default();
-        check.prompt("options.", 0, "nonsense", &model(&[("query", "q: ")]));
-        assert_eq!(check.0[0].field, "options.prompt_name");
-        assert!(check.0[0].description.contains("query") && !check.0[0].description.contains("nonsense"));
-    }
 }

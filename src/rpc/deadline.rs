@@ -9,10 +9,25 @@ use crate::deadline::Deadline;
 /// tonic enforces the same header on its own, and would answer CANCELLED; ours must come first.
 const MARGIN: Duration = Duration::from_millis(2);
 
+/// Of the time that is left, what writing and carrying the answer may take.
+const ANSWER_SHARE: u32 = 50;
+const LEAST_FOR_ANSWER: Duration = Duration::from_millis(20);
+const MOST_FOR_ANSWER: Duration = Duration::from_millis(250);
+
 /// The caller's own deadline, if it named one that can be read.
 pub(super) fn of(headers: &HeaderMap) -> Option<Deadline> {
     let timeout = parse(headers.get("grpc-timeout")?.to_str().ok()?)?;
     Some(Deadline::after(timeout.saturating_sub(MARGIN.min(timeout / 2))))
+}
+
+/// By when all that is to be told must be known, so that it reaches the caller before `deadline`.
+pub(super) fn for_work(deadline: Deadline) -> Deadline {
+    deadline.earlier(for_answer(deadline.remaining()))
+}
+
+/// Of what is left to answer in, the part that is kept for the answer itself.
+fn for_answer(left: Duration) -> Duration {
+    (left / ANSWER_SHARE).clamp(LEAST_FOR_ANSWER, MOST_FOR_ANSWER).min(left / 2)
 }
 
 /// At most 8 digits and a unit. Source: gRPC over HTTP/2, *Timeout*.
@@ -36,6 +51,16 @@ fn parse(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fiftieth_is_kept_for_the_answer_within_bounds_and_never_more_than_half() {
+        for (left, expected) in
+            [(0, 0), (10, 5), (40, 20), (100, 20), (1000, 20), (5000, 100), (12_500, 250), (60_000, 250)]
+        {
+            let kept = for_answer(Duration::from_millis(left));
+            assert_eq!(kept, Duration::from_millis(expected), "{left} ms");
+        }
+    }
 
     #[test]
     fn timeouts_are_read_in_every_unit_and_nothing_else_is() {

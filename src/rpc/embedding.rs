@@ -1,18 +1,15 @@
-//! EmbeddingService: unary calls, and the stream that keeps a bounded number of inputs in flight.
+//! EmbeddingService: unary calls, and the stream of inputs that are computed side by side.
 
-use std::{collections::VecDeque, panic::AssertUnwindSafe, time::Duration};
-
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use futures::{FutureExt, StreamExt, stream::BoxStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Limits, convert,
+    Limits,
+    convert::{cut_id, embedding as convert},
     layer::Call,
     reorder::{Reorder, Ticket},
     status,
+    stream::{self, Answers, Exchange, Terms},
 };
 use crate::{
     deadline::Deadline,
@@ -27,90 +24,71 @@ use crate::{
 pub(super) struct Embeddings {
     pub embedder: Embedder,
     pub limits: Limits,
-    /// From here on idle streams are ended.
-    pub closing: CancellationToken,
-    /// Owns the tasks of open streams.
-    pub streams: TaskTracker,
+    pub terms: Terms,
 }
-
-type Answer = Result<EmbedStreamResponse, Status>;
 
 #[tonic::async_trait]
 impl EmbeddingService for Embeddings {
     async fn embed(&self, request: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
-        let (call, deadline) = self.unary(&request);
-        let engine = engine(&self.embedder, call, deadline).await?;
+        let (waits, deadline) = self.unary(&request);
+        let engine = engine(&self.embedder, waits, deadline).await?;
         let (texts, options) = convert::embed(request.into_inner(), &self.limits, engine.model())?;
         let dimensions = options.vector.dimensions;
         let embedded = engine.embed(texts, options, deadline).await;
-        let embedded = embedded.map_err(|error| status::of_embed(error, input_path))?;
+        let embedded = embedded.map_err(|error| status::of_embed(&error, input_path))?;
         Ok(Response::new(convert::embed_response(embedded, dimensions, engine.model())))
     }
 
-    type EmbedStreamStream = ReceiverStream<Answer>;
+    type EmbedStreamStream = Answers<EmbedStreamResponse>;
 
     async fn embed_stream(
         &self,
         request: Request<Streaming<EmbedStreamRequest>>,
     ) -> Result<Response<Self::EmbedStreamStream>, Status> {
-        // One answer may wait for the transport; the others wait as unanswered inputs, which are bounded.
-        let (answers, receiver) = mpsc::channel(1);
         let call = Call::of_request(&request);
-        let stream = EmbedStream {
+        let exchange = EmbedStream {
             embedder: self.embedder.clone(),
             limits: self.limits.clone(),
-            call,
+            deadline: call.deadline,
+            waits_for_ready: call.waits_for_ready,
             flow: None,
-            closing: self.closing.clone(),
-            answers: answers.clone(),
             reorder: Reorder::new(),
-            in_flight: FuturesUnordered::new(),
-            unsent: VecDeque::new(),
         };
-        self.streams.spawn(async move {
-            let run = AssertUnwindSafe(stream.run(request.into_inner())).catch_unwind();
-            let end = run.await.unwrap_or_else(|_| {
-                tracing::error!("the task of a stream panicked; the stream is ended with INTERNAL");
-                Err(status::internal())
-            });
-            if let Err(status) = end {
-                // A caller that left needs no status.
-                let _ = answers.send(Err(status)).await;
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        let answers = stream::open(exchange, request.into_inner(), call.deadline, &self.terms);
+        Ok(Response::new(answers))
     }
 
     async fn tokenize(
         &self,
         request: Request<TokenizeRequest>,
     ) -> Result<Response<TokenizeResponse>, Status> {
-        let (call, deadline) = self.unary(&request);
-        let engine = engine(&self.embedder, call, deadline).await?;
+        let (waits, deadline) = self.unary(&request);
+        let engine = engine(&self.embedder, waits, deadline).await?;
         let (texts, prompt) = convert::tokenize(request.into_inner(), &self.limits, engine.model())?;
         let tokens = engine.tokenize(texts, prompt, deadline).await;
-        let tokens = tokens.map_err(|error| status::of_embed(error, input_path))?;
+        let tokens = tokens.map_err(|error| status::of_embed(&error, input_path))?;
         Ok(Response::new(convert::tokenize_response(tokens, engine.model().max_tokens)))
     }
 }
 
 impl Embeddings {
-    fn unary<T>(&self, request: &Request<T>) -> (Call, Deadline) {
+    /// Whether the call waits for the model, and its deadline.
+    fn unary<T>(&self, request: &Request<T>) -> (bool, Deadline) {
         let call = Call::of_request(request);
-        (call, call.deadline.unwrap_or_else(|| Deadline::after(self.limits.default_deadline)))
+        (call.waits_for_ready, call.deadline.unwrap_or_else(|| Deadline::after(self.limits.default_deadline)))
     }
 }
 
-async fn engine(embedder: &Embedder, call: Call, deadline: Deadline) -> Result<&Engine, Status> {
+async fn engine(embedder: &Embedder, waits: bool, deadline: Deadline) -> Result<&Engine, Status> {
     let engine = match embedder.ready() {
-        Err(_) if call.waits_for_ready => embedder.wait_until_ready(deadline).await,
+        Err(_) if waits => embedder.wait_until_ready(deadline).await,
         engine => engine,
     };
     engine.map_err(|error| {
-        if call.waits_for_ready && deadline.has_passed() {
+        if waits && deadline.has_passed() {
             status::deadline_exceeded()
         } else {
-            status::of_embed(error, input_path)
+            status::of_embed(&error, input_path)
         }
     })
 }
@@ -119,107 +97,71 @@ fn input_path(index: usize) -> String {
     format!("inputs[{index}]")
 }
 
-/// One open stream. Its inputs are computed side by side; dropping it drops their work.
+/// One open stream; answers with the same id leave in the order of their inputs.
 struct EmbedStream {
     embedder: Embedder,
     limits: Limits,
-    call: Call,
+    /// The caller's, of the whole stream.
+    deadline: Option<Deadline>,
+    waits_for_ready: bool,
     /// Set by the first input that finds a model.
     flow: Option<Flow>,
-    closing: CancellationToken,
-    answers: mpsc::Sender<Answer>,
     reorder: Reorder<ItemResult>,
-    // Invariant: polled at all times, as an input that nobody polls may hold a place in the queue.
-    in_flight: FuturesUnordered<BoxFuture<'static, (Ticket, ItemResult)>>,
-    /// Answers that wait for the caller to read.
-    unsent: VecDeque<EmbedStreamResponse>,
 }
 
-/// How long a stream may be silent while the server shuts down.
-const LAST_SILENCE: Duration = Duration::from_millis(500);
+impl Exchange for EmbedStream {
+    type Message = EmbedStreamRequest;
+    type Step = (Ticket, ItemResult);
+    type Answer = EmbedStreamResponse;
 
-impl EmbedStream {
-    /// Ends when all inputs are answered, or with the status that ends the stream.
-    async fn run(self, incoming: Streaming<EmbedStreamRequest>) -> Result<(), Status> {
-        let (deadline, answers) = (self.call.deadline, self.answers.clone());
-        let passed = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.instant().into()).await,
-                None => std::future::pending().await,
-            }
+    fn begin(&mut self, item: EmbedStreamRequest) -> BoxStream<'static, Self::Step> {
+        let ticket = self.reorder.add(cut_id(&item.id));
+        self.flow = self.flow.or_else(|| self.embedder.ready().ok().map(Engine::flow));
+        let work = Work {
+            embedder: self.embedder.clone(),
+            limits: self.limits.clone(),
+            deadline: self.deadline.unwrap_or_else(|| Deadline::after(self.limits.default_deadline)),
+            waits_for_ready: self.waits_for_ready,
+            flow: self.flow,
         };
-        tokio::select! {
-            end = self.pump(incoming) => end,
-            () = passed => Err(status::deadline_exceeded()),
-            // The caller left.
-            () = answers.closed() => Ok(()),
-        }
-    }
-
-    async fn pump(mut self, mut incoming: Streaming<EmbedStreamRequest>) -> Result<(), Status> {
-        let (closing, answers) = (self.closing.clone(), self.answers.clone());
-        let mut open = true;
-        while open || !self.in_flight.is_empty() || !self.unsent.is_empty() {
-            let has_room = self.reorder.pending() + self.unsent.len() < self.limits.stream_inputs;
-            let silence = async {
-                closing.cancelled().await;
-                tokio::time::sleep(LAST_SILENCE).await;
-            };
-            tokio::select! {
-                Some((ticket, result)) = self.in_flight.next() => self.answer(ticket, result),
-                place = answers.reserve(), if !self.unsent.is_empty() => match (place, self.unsent.pop_front()) {
-                    (Ok(place), Some(answer)) => place.send(Ok(answer)),
-                    // The caller left.
-                    _ => return Ok(()),
-                },
-                message = incoming.message(), if open && has_room => match message.map_err(readable)? {
-                    Some(item) => self.begin(item),
-                    None => open = false,
-                },
-                () = silence, if self.in_flight.is_empty() && self.unsent.is_empty() => return Err(status::draining()),
-            }
-        }
-        Ok(())
-    }
-
-    fn begin(&mut self, item: EmbedStreamRequest) {
-        // An id that is too long is cut for its answer, which tells so.
-        let id = item.id[..item.id.floor_char_boundary(convert::ID_BYTES)].to_owned();
-        let ticket = self.reorder.add(id);
-        let deadline = self.call.deadline.unwrap_or_else(|| Deadline::after(self.limits.default_deadline));
-        let flow = self.flow.or_else(|| self.embedder.ready().ok().map(Engine::flow));
-        self.flow = flow;
-        let (embedder, limits, call) = (self.embedder.clone(), self.limits.clone(), self.call);
-        self.in_flight.push(Box::pin(async move {
-            let result = embed_item(&embedder, &limits, call, flow, item, deadline).await;
+        let result = async move {
+            let result = work.embed(item).await;
             let result =
                 result.map_or_else(|e| ItemResult::Error(status::to_item(&e)), ItemResult::Embedding);
             (ticket, result)
-        }));
+        };
+        result.into_stream().boxed()
     }
 
-    fn answer(&mut self, ticket: Ticket, result: ItemResult) {
+    fn answers(&mut self, (ticket, result): Self::Step) -> Vec<EmbedStreamResponse> {
         let leaving = self.reorder.finish(ticket, result).into_iter();
-        self.unsent.extend(leaving.map(|(id, result)| EmbedStreamResponse { id, result: Some(result) }));
+        leaving.map(|(id, result)| EmbedStreamResponse { id, result: Some(result) }).collect()
+    }
+
+    fn unanswered(&self) -> usize {
+        self.reorder.pending()
+    }
+
+    fn summary(&mut self) -> Option<EmbedStreamResponse> {
+        None
     }
 }
 
-async fn embed_item(
-    embedder: &Embedder,
-    limits: &Limits,
-    call: Call,
-    flow: Option<Flow>,
-    item: EmbedStreamRequest,
+/// What one input of a stream needs.
+struct Work {
+    embedder: Embedder,
+    limits: Limits,
     deadline: Deadline,
-) -> Result<Embedding, Status> {
-    let engine = engine(embedder, call, deadline).await?;
-    let (text, options) = convert::stream_item(item, limits, engine.model())?;
-    let flow = flow.unwrap_or_else(|| engine.flow());
-    let embedded = engine.embed_in_stream(flow, text, options, deadline).await;
-    embedded.map(convert::embedding).map_err(|error| status::of_embed(error, |_| "input".into()))
+    waits_for_ready: bool,
+    flow: Option<Flow>,
 }
 
-/// tonic's own status for a message that it could not take may mislead.
-fn readable(status: Status) -> Status {
-    status::corrected(&status).unwrap_or(status)
+impl Work {
+    async fn embed(&self, item: EmbedStreamRequest) -> Result<Embedding, Status> {
+        let engine = engine(&self.embedder, self.waits_for_ready, self.deadline).await?;
+        let (text, options) = convert::stream_item(item, &self.limits, engine.model())?;
+        let flow = self.flow.unwrap_or_else(|| engine.flow());
+        let embedded = engine.embed_in_stream(flow, text, options, self.deadline).await;
+        embedded.map(convert::embedding).map_err(|error| status::of_embed(&error, |_| "input".into()))
+    }
 }

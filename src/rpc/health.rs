@@ -14,7 +14,8 @@ use super::status;
 use crate::{embed, stall};
 
 /// Serving as soon as the model is; `""` stands for all of it.
-pub(crate) const SERVICES: [&str; 3] = ["", "assay.v1.EmbeddingService", "assay.v1.ServerService"];
+pub(crate) const SERVICES: [&str; 4] =
+    ["", "assay.v1.EmbeddingService", "assay.v1.EvaluationService", "assay.v1.ServerService"];
 /// Serving as long as the reactor answers.
 pub(crate) const LIVENESS: &str = "liveness";
 

@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Instant,
@@ -26,7 +26,7 @@ use tonic::{Code, Status, metadata::MetadataMap};
 use tower::{BoxError, Layer, Service};
 
 use super::{deadline, status};
-use crate::{deadline::Deadline, stall};
+use crate::{deadline::Deadline, judge::Trace, stall};
 
 const REQUEST_ID: &str = "x-request-id";
 const TRACEPARENT: &str = "traceparent";
@@ -34,10 +34,13 @@ const TRACEPARENT: &str = "traceparent";
 const WAIT_FOR_READY: &str = "assay-wait-for-ready";
 
 /// Every method that is served; others are counted together.
-const METHODS: [&str; 8] = [
+const METHODS: [&str; 11] = [
     "assay.v1.EmbeddingService/Embed",
     "assay.v1.EmbeddingService/EmbedStream",
     "assay.v1.EmbeddingService/Tokenize",
+    "assay.v1.EvaluationService/Evaluate",
+    "assay.v1.EvaluationService/EvaluateStream",
+    "assay.v1.EvaluationService/ListMetrics",
     "assay.v1.ServerService/GetServerInfo",
     "grpc.health.v1.Health/Check",
     "grpc.health.v1.Health/Watch",
@@ -46,12 +49,14 @@ const METHODS: [&str; 8] = [
 ];
 
 /// What a handler may know of its call.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Call {
     /// The caller's own deadline, if it has one.
     pub deadline: Option<Deadline>,
     /// Whether it rather waits for the model than be refused.
     pub waits_for_ready: bool,
+    /// Who asks, for the log lines of whoever is asked in turn.
+    pub trace: Trace,
 }
 
 #[derive(Clone)]
@@ -111,9 +116,10 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let mut observed = self.layer.observe(&request);
-        let call = Call::of(request.headers());
+        let call = Call { trace: observed.trace(), ..Call::of(request.headers()) };
+        let deadline = call.deadline;
         request.extensions_mut().insert(call);
-        let answer = within(call.deadline, self.inner.call(request));
+        let answer = within(deadline, self.inner.call(request));
         Box::pin(async move {
             let Some(answer) = answer.await else { return Err(observed.late().into()) };
             let (mut parts, body) = answer.map_err(Into::into)?.into_parts();
@@ -140,13 +146,13 @@ impl Call {
         Call {
             deadline: deadline::of(headers),
             waits_for_ready: headers.get(WAIT_FOR_READY).is_some_and(|value| value != "false"),
+            trace: Trace::default(),
         }
     }
 
     /// Of a request that came through the layer.
     pub fn of_request<T>(request: &tonic::Request<T>) -> Call {
-        let call = request.extensions().get::<Call>().copied();
-        call.unwrap_or(Call { deadline: None, waits_for_ready: false })
+        request.extensions().get::<Call>().cloned().unwrap_or_default()
     }
 }
 
@@ -176,11 +182,12 @@ impl CallLayer {
     }
 }
 
-/// Unique among the requests of this process, and very likely among all.
+/// A UUID of version 4: it is handed on to the judge, and some endpoints refuse any other form.
 fn new_request_id() -> HeaderValue {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let id = format!("{:08x}-{number:x}", rand::random::<u32>());
+    let random: u128 = rand::random();
+    let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{bits:032x}");
+    let id = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-");
     HeaderValue::from_str(&id).expect("hexadecimal digits are a valid header")
 }
 
@@ -197,6 +204,11 @@ struct Observed {
 }
 
 impl Observed {
+    fn trace(&self) -> Trace {
+        let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
+        Trace { request_id: text(&self.request_id), traceparent: self.traceparent.as_ref().and_then(text) }
+    }
+
     fn echo(&self, headers: &mut HeaderMap) {
         headers.insert(REQUEST_ID, self.request_id.clone());
         if let Some(traceparent) = &self.traceparent {

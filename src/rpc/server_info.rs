@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     embed::{self, Embedder, Phase},
+    judge::{BreakerState, Judge, Structured},
     model::{ModelInfo, Pooling},
-    proto::{self, server_service_server::ServerService, warm_up::State},
+    proto::{self, judge_info::Breaker, server_service_server::ServerService, warm_up::State},
     stall,
 };
 
@@ -26,6 +27,7 @@ pub struct Compute {
 
 pub(super) struct ServerInfo {
     pub embedder: Embedder,
+    pub judges: Vec<Judge>,
     pub reactor: stall::Reader,
     pub draining: CancellationToken,
     pub limits: Limits,
@@ -48,8 +50,9 @@ impl ServerService for ServerInfo {
             limits: Some(limits(&self.limits)),
             compute: Some(compute(&self.compute)),
             reactor: Some(reactor(&self.reactor)),
-            judge_configured: false,
+            judge_configured: !self.judges.is_empty(),
             start_time: Some(self.started.into()),
+            judges: self.judges.iter().map(judge).collect(),
         }))
     }
 }
@@ -98,6 +101,30 @@ fn model(model: &ModelInfo) -> proto::ModelInfo {
     }
 }
 
+fn judge(judge: &Judge) -> proto::JudgeInfo {
+    let status = judge.status();
+    let structured = status.structured.map(|structured| match structured {
+        Structured::JsonSchema => "json_schema",
+        Structured::JsonObject => "json_object",
+        Structured::Tools => "tools",
+        Structured::Text => "text",
+    });
+    let breaker = match status.breaker {
+        BreakerState::Closed => Breaker::Closed,
+        BreakerState::Open { .. } => Breaker::Open,
+        BreakerState::HalfOpen => Breaker::HalfOpen,
+    };
+    proto::JudgeInfo {
+        name: judge.name().into(),
+        model: judge.model().into(),
+        structured_output: structured.unwrap_or_default().into(),
+        dropped_parameters: status.dropped.into_iter().map(str::to_owned).collect(),
+        breaker: breaker as i32,
+        concurrency_limit: saturating(status.concurrency_limit),
+        in_flight: saturating(status.in_flight),
+    }
+}
+
 fn limits(limits: &Limits) -> proto::Limits {
     proto::Limits {
         inputs: saturating(limits.inputs),
@@ -107,6 +134,8 @@ fn limits(limits: &Limits) -> proto::Limits {
         stream_inputs: saturating(limits.stream_inputs),
         connection_streams: limits.connection_streams,
         default_deadline: duration(limits.default_deadline),
+        contexts: saturating(limits.contexts),
+        stream_samples: saturating(limits.stream_samples),
     }
 }
 

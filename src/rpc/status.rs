@@ -5,13 +5,19 @@ use std::{collections::HashMap, time::Duration};
 use bytes::Bytes;
 use prost::Message;
 use tonic::{Code, Status, metadata::MetadataMap};
-use tonic_types::{ErrorDetails, FieldViolation, StatusExt, pb};
+use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt, pb};
 
-use crate::embed::EmbedError;
+use crate::{
+    embed::EmbedError,
+    evaluate::{Full, result::Failure},
+    judge::JudgeError,
+};
 
 const DOMAIN: &str = "assay.v1";
 /// Says when to retry, in milliseconds, or, below 0, not to. Source: gRPC proposal A6.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// Where nobody said how long to wait.
+const SOON: Duration = Duration::from_secs(1);
 
 /// A mistake in one field of a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,14 +42,14 @@ pub(super) fn invalid(violations: Vec<Violation>) -> Status {
 }
 
 /// `field` gives the path of the input with an index.
-pub(super) fn of_embed(error: EmbedError, field: impl Fn(usize) -> String) -> Status {
+pub(super) fn of_embed(error: &EmbedError, field: impl Fn(usize) -> String) -> Status {
     let message = error.to_string();
     match error {
         EmbedError::NotReady { retry_in, .. } => {
-            come_again(Code::Unavailable, "NOT_READY", message, retry_in)
+            come_again(Code::Unavailable, "NOT_READY", message, *retry_in)
         }
         EmbedError::QueueFull { retry_in, .. } => {
-            come_again(Code::ResourceExhausted, "QUEUE_FULL", message, retry_in)
+            come_again(Code::ResourceExhausted, "QUEUE_FULL", message, *retry_in)
         }
         EmbedError::Stopping => {
             come_again(Code::Unavailable, "STOPPING", message, Duration::from_millis(500))
@@ -53,27 +59,71 @@ pub(super) fn of_embed(error: EmbedError, field: impl Fn(usize) -> String) -> St
             invalid(vec![Violation { field: "inputs".into(), description }])
         }
         EmbedError::TooLong(inputs) => {
-            let violation = |input: crate::embed::TooLong| Violation {
+            let violation = |input: &crate::embed::TooLong| Violation {
                 field: field(input.index),
                 description: format!(
                     "{} tokens, the model takes {}; set truncation or send less text",
                     input.tokens, input.limit
                 ),
             };
-            invalid(inputs.into_iter().map(violation).collect())
+            invalid(inputs.iter().map(violation).collect())
         }
         EmbedError::DeadlineExceeded => deadline_exceeded(),
         EmbedError::Defect => internal(),
     }
 }
 
+/// What kept a metric from its score.
+pub(super) fn of_failure(failure: &Failure) -> Status {
+    match failure {
+        Failure::JudgeNotConfigured => {
+            with_reason(Code::FailedPrecondition, "JUDGE_NOT_CONFIGURED", failure.to_string())
+        }
+        Failure::Judge(error) => of_judge(error),
+        Failure::Embed(error) => of_embed(error, |_| "sample".into()),
+        Failure::DeadlineExceeded => deadline_exceeded(),
+        Failure::Defect => internal(),
+    }
+}
+
+fn of_judge(error: &JudgeError) -> Status {
+    let message = error.to_string();
+    let refused = |reason, message| with_reason(Code::FailedPrecondition, reason, message);
+    match error {
+        JudgeError::Unreadable { .. } => with_reason(Code::Unknown, "JUDGE_UNREADABLE", message),
+        JudgeError::Truncated => refused("JUDGE_TRUNCATED", message),
+        JudgeError::Refused => refused("JUDGE_REFUSED", message),
+        JudgeError::RateLimited { quota: true, .. } => used_up("JUDGE_QUOTA", "judge", message, None),
+        JudgeError::RateLimited { retry_in, quota: false } => {
+            used_up("JUDGE_RATE_LIMITED", "judge", message, Some(retry_in.unwrap_or(SOON)))
+        }
+        JudgeError::BudgetExhausted { .. } => used_up("BUDGET_EXHAUSTED", "options.budget", message, None),
+        JudgeError::DeadlineExceeded => deadline_exceeded(),
+        JudgeError::QueueFull { retry_in } => {
+            come_again(Code::ResourceExhausted, "JUDGE_QUEUE_FULL", message, *retry_in)
+        }
+        JudgeError::Unavailable { retry_in, .. } => {
+            come_again(Code::Unavailable, "JUDGE_UNAVAILABLE", message, retry_in.unwrap_or(SOON))
+        }
+        JudgeError::Auth { .. } => refused("JUDGE_AUTH", message),
+        JudgeError::Model { .. } => refused("JUDGE_MODEL", message),
+        JudgeError::Rejected { .. } => refused("JUDGE_REJECTED", message),
+        JudgeError::NotRecorded => refused("JUDGE_NOT_RECORDED", message),
+        JudgeError::Defect => internal(),
+    }
+}
+
+pub(super) fn of_full(full: &Full) -> Status {
+    come_again(Code::ResourceExhausted, "EVALUATIONS_FULL", full.to_string(), SOON)
+}
+
 pub(super) fn deadline_exceeded() -> Status {
-    with_reason(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed")
+    with_reason(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed".into())
 }
 
 /// A bug of ours: its cause is in the log, not in the answer.
 pub(super) fn internal() -> Status {
-    with_reason(Code::Internal, "DEFECT", "a defect of the server; its log has the cause")
+    with_reason(Code::Internal, "DEFECT", "a defect of the server; its log has the cause".into())
 }
 
 /// A stream is ended because the server is.
@@ -105,15 +155,27 @@ pub(super) fn to_item(status: &Status) -> pb::Status {
     })
 }
 
-fn with_reason(code: Code, reason: &str, message: &str) -> Status {
+fn with_reason(code: Code, reason: &str, message: String) -> Status {
     Status::with_error_details(code, message, error_info(reason))
 }
 
 fn come_again(code: Code, reason: &str, message: String, after: Duration) -> Status {
+    with_pushback(code, message, error_info(reason), Some(after))
+}
+
+/// A quota of `subject` is used up: for a while, or, without `after`, until someone raises it.
+fn used_up(reason: &str, subject: &str, message: String, after: Option<Duration>) -> Status {
     let mut details = error_info(reason);
-    details.set_retry_info(Some(after));
+    details.set_quota_failure(vec![QuotaViolation::new(subject, message.clone())]);
+    with_pushback(Code::ResourceExhausted, message, details, after)
+}
+
+fn with_pushback(code: Code, message: String, mut details: ErrorDetails, after: Option<Duration>) -> Status {
+    if after.is_some() {
+        details.set_retry_info(after);
+    }
     let mut metadata = MetadataMap::new();
-    let millis = after.as_millis().to_string();
+    let millis = after.map_or("-1".to_owned(), |after| after.as_millis().to_string());
     metadata.insert(PUSHBACK, millis.parse().expect("digits are valid metadata"));
     Status::with_error_details_and_metadata(code, message, details, metadata)
 }
@@ -128,12 +190,48 @@ mod tests {
     use crate::embed::TooLong;
 
     fn check(error: EmbedError, code: Code, reason: &str, retries: bool) {
-        let status = of_embed(error, |index| format!("inputs[{index}]"));
+        check_status(&of_embed(&error, |index| format!("inputs[{index}]")), code, reason, retries);
+    }
+
+    fn check_status(status: &Status, code: Code, reason: &str, retries: bool) {
         let details = status.get_error_details();
         let info = details.error_info().expect("every answer names its reason");
         assert_eq!((status.code(), info.reason.as_str(), info.domain.as_str()), (code, reason, DOMAIN));
         assert_eq!(details.retry_info().is_some(), retries);
-        assert_eq!(status.metadata().contains_key(PUSHBACK), retries);
+        let pushback = status.metadata().get(PUSHBACK).map(|ms| ms.to_str().expect("digits"));
+        assert_eq!(pushback.is_some_and(|ms| ms != "-1"), retries);
+        assert_eq!(details.quota_failure().is_some() && !retries, pushback == Some("-1"));
+    }
+
+    #[test]
+    fn each_failure_of_a_judge_has_its_code_reason_and_retry() {
+        let (retry_in, after) = (Some(Duration::from_secs(7)), Duration::from_secs(2));
+        let check = |error: JudgeError, code, reason: &str, retries| {
+            check_status(&of_failure(&Failure::Judge(error)), code, reason, retries);
+        };
+        let unreadable = JudgeError::Unreadable { detail: "no object".into() };
+        check(unreadable, Code::Unknown, "JUDGE_UNREADABLE", false);
+        check(JudgeError::Truncated, Code::FailedPrecondition, "JUDGE_TRUNCATED", false);
+        check(JudgeError::Refused, Code::FailedPrecondition, "JUDGE_REFUSED", false);
+        let passing = JudgeError::RateLimited { retry_in, quota: false };
+        check(passing, Code::ResourceExhausted, "JUDGE_RATE_LIMITED", true);
+        let quota = JudgeError::RateLimited { retry_in, quota: true };
+        check(quota, Code::ResourceExhausted, "JUDGE_QUOTA", false);
+        let budget = JudgeError::BudgetExhausted { which: crate::judge::BudgetKind::Calls, limit: 3.0 };
+        check(budget, Code::ResourceExhausted, "BUDGET_EXHAUSTED", false);
+        check(JudgeError::DeadlineExceeded, Code::DeadlineExceeded, "DEADLINE_EXCEEDED", false);
+        let full = JudgeError::QueueFull { retry_in: after };
+        check(full, Code::ResourceExhausted, "JUDGE_QUEUE_FULL", true);
+        let away = JudgeError::Unavailable { detail: "it refuses connections".into(), retry_in: None };
+        check(away, Code::Unavailable, "JUDGE_UNAVAILABLE", true);
+        check(JudgeError::Auth { status: 401 }, Code::FailedPrecondition, "JUDGE_AUTH", false);
+        check(JudgeError::Model { status: 404 }, Code::FailedPrecondition, "JUDGE_MODEL", false);
+        check(JudgeError::Rejected { status: 422 }, Code::FailedPrecondition, "JUDGE_REJECTED", false);
+        check(JudgeError::NotRecorded, Code::FailedPrecondition, "JUDGE_NOT_RECORDED", false);
+        check(JudgeError::Defect, Code::Internal, "DEFECT", false);
+        let none = of_failure(&Failure::JudgeNotConfigured);
+        check_status(&none, Code::FailedPrecondition, "JUDGE_NOT_CONFIGURED", false);
+        check_status(&of_full(&Full { limit: 1 }), Code::ResourceExhausted, "EVALUATIONS_FULL", true);
     }
 
     #[test]
@@ -152,7 +250,7 @@ mod tests {
     #[test]
     fn every_input_that_is_too_long_is_named_with_its_tokens_and_the_limit() {
         let inputs = [2, 7].map(|index| TooLong { index, tokens: 600 + index, limit: 256 });
-        let status = of_embed(EmbedError::TooLong(inputs.into()), |index| format!("inputs[{index}]"));
+        let status = of_embed(&EmbedError::TooLong(inputs.into()), |index| format!("inputs[{index}]"));
         let details = status.get_error_details();
         let violations = &details.bad_request().expect("it has field violations").field_violations;
         let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();

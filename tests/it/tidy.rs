@@ -162,21 +162,23 @@ fn lower_modules_know_nothing_of_those_above_them() {
 fn pure_files_neither_wait_nor_read_nor_look_at_the_clock() {
     let pure = [
         "embed/batch",
+        "evaluate/aggregate",
+        "evaluate/judged",
+        "evaluate/lexical",
+        "evaluate/metric",
+        "evaluate/score",
+        "evaluate/text",
+        "evaluate/vector",
         "judge/attempts/outcome",
         "judge/capability/naming",
         "judge/extract",
-        "judge/extract/fit",
-        "judge/extract/mend",
-        "judge/extract/scan",
-        "judge/extract/tests",
-        "judge/extract/think",
         "judge/lenient",
         "judge/limit/turns",
         "judge/prompt/frame",
         "judge/wire",
         "rpc/reorder",
     ];
-    assert_eq!(sources().iter().filter(|source| source.is_in(&pure)).count(), pure.len());
+    assert!(pure.iter().all(|name| sources().iter().any(|source| source.is_in(&[name]))));
     for word in ["async", "await", "tokio", "io", "fs", "net", "thread", "Instant", "SystemTime", "tracing"] {
         check("pure files only compute", |s| s.is_in(&pure) && s.has(word));
     }
@@ -196,6 +198,14 @@ fn the_readme_has_the_table_of_settings_as_it_is() {
     };
     let table = assay::config::markdown();
     assert!(readme.contains(table.trim_end()), "README.md lacks this table of settings:\n{table}");
+}
+
+#[test]
+fn the_page_of_metrics_is_made_from_their_table() {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/METRICS.md");
+    let page = fs::read_to_string(&file).expect("the page");
+    let made = assay::evaluate::metric::markdown();
+    assert!(page == made, "make it again: target/debug/assay metrics > {}", file.display());
 }
 
 #[test]

@@ -8,12 +8,12 @@ use std::{
 
 use assay::{
     app::{App, Settings},
-    embed, model,
+    embed, evaluate, model,
     model::source,
     proto::{
         EmbedOptions, EmbedRequest, EmbedResponse, EmbedStreamRequest, GetServerInfoRequest,
         GetServerInfoResponse, embedding_service_client::EmbeddingServiceClient,
-        server_service_client::ServerServiceClient,
+        evaluation_service_client::EvaluationServiceClient, server_service_client::ServerServiceClient,
     },
     rpc::{self, Compute, Limits, listen::Address},
     stall,
@@ -81,6 +81,8 @@ pub fn settings(model: impl Into<String>) -> Settings {
             reflection: true,
             keepalive: Duration::from_secs(30),
         },
+        evaluate: evaluate::Settings { threads: 1, evaluations: 64 },
+        judges: Vec::new(),
         stall: stall::Settings::default(),
         drain_wait: Duration::ZERO,
         drain_limit: Duration::from_secs(20),
@@ -146,6 +148,10 @@ impl TestApp {
 
     pub async fn client(&self) -> EmbeddingServiceClient<Channel> {
         EmbeddingServiceClient::new(self.channel().await)
+    }
+
+    pub async fn evaluation_client(&self) -> EvaluationServiceClient<Channel> {
+        EvaluationServiceClient::new(self.channel().await)
     }
 
     /// A client that keeps no deadline itself, so that what it sees is what the server answers; tonic's own would

@@ -1,0 +1,137 @@
+//! Judges: one from the flat settings, and one from each profile of the file.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::{
+    bytes_or_none, count, number, positive_duration,
+    reader::{Reader, Sources},
+    text,
+};
+use crate::{
+    judge::{Prices, Settings, store::Mode},
+    secret::Secret,
+};
+
+/// The name of the judge that is not in a profile.
+const DEFAULT: &str = "default";
+
+/// The default one first, then the others by name.
+pub(super) fn settings(r: &mut Reader, sources: &Sources<'_>) -> Vec<Settings> {
+    let flat = judge(r, sources, DEFAULT);
+    let address = |r: &mut Reader| (r.optional("judge-url", url), r.optional("judge-model", text));
+    let flat = match address(r) {
+        (Some(url), Some(model)) => Some(Settings { url, model, ..flat }),
+        (Some(_), None) => {
+            r.mistake("judge-url is set and judge-model is not: set it to the model's name there".into());
+            None
+        }
+        (None, Some(_)) => {
+            r.mistake(
+                "judge-model is set and judge-url is not: set it to the endpoint that serves it".into(),
+            );
+            None
+        }
+        (None, None) => None,
+    };
+    let mut judges: Vec<Settings> = flat.into_iter().collect();
+    for name in r.profiles() {
+        let (of_profile, address) = r.within(&name, |r| (judge(r, sources, &name), address(r)));
+        match address {
+            _ if name == DEFAULT => {
+                r.mistake(format!("judges.{DEFAULT}: set judge_url and judge_model in its place"));
+            }
+            (Some(url), Some(model)) => judges.push(Settings { url, model, ..of_profile }),
+            (None, _) => r.mistake(format!("judges.{name} has no url: set it there, or judge_url for all")),
+            (_, None) => {
+                r.mistake(format!("judges.{name} has no model: set it there, or judge_model for all"))
+            }
+        }
+    }
+    judges
+}
+
+/// All but its address.
+fn judge(r: &mut Reader, sources: &Sources<'_>, name: &str) -> Settings {
+    let max_concurrency = r.required("judge-concurrency", 1, count);
+    let defaults = Settings::new(name, "", "");
+    Settings {
+        key: key(r, sources),
+        max_concurrency,
+        initial_concurrency: defaults.initial_concurrency.min(max_concurrency),
+        requests_per_minute: r.optional("judge-requests-per-minute", number),
+        tokens_per_minute: r.optional("judge-tokens-per-minute", number),
+        queue: r.required("judge-queue", 1, count),
+        connect_timeout: r.required("judge-connect-timeout", Duration::ZERO, positive_duration),
+        attempt_timeout: r.required("judge-timeout", Duration::ZERO, positive_duration),
+        attempts: r.required("judge-attempts", 1, number),
+        max_answer_tokens: r.required("judge-max-tokens", 1, number),
+        temperature: r.required("judge-temperature", 0.0, temperature),
+        seed: r.optional("judge-seed", |seed| seed.parse().map_err(|_| "a whole number is needed".into())),
+        prices: prices(r),
+        cache_bytes: r.required("judge-cache", 0, bytes_or_none),
+        store: store(r),
+        ..defaults
+    }
+}
+
+/// A profile with a URL of its own does not send it the key of another endpoint.
+fn key(r: &mut Reader, sources: &Sources<'_>) -> Option<Secret> {
+    let read = |path: &str| {
+        let key = (sources.read_file)(path).map_err(|error| format!("it cannot be read: {error}"))?;
+        match key.trim_end_matches(['\r', '\n']) {
+            "" => Err("the file is empty".to_owned()),
+            key => Ok(Secret::new(key)),
+        }
+    };
+    let inherits = !r.is_own("judge-url");
+    let file = r.is_own("judge-key-file") || (inherits && !r.is_own("judge-key"));
+    let given = r.is_own("judge-key") || inherits;
+    let from_file = if file { r.optional("judge-key-file", read) } else { None };
+    from_file.or_else(|| given.then(|| r.optional("judge-key", |key| Ok(Secret::new(key))))?)
+}
+
+fn prices(r: &mut Reader) -> Option<Prices> {
+    let prompt = r.optional("judge-price-prompt", price);
+    let cached = r.optional("judge-price-cached", price);
+    let completion = r.optional("judge-price-completion", price);
+    match (prompt, completion) {
+        (Some(prompt_usd), Some(completion_usd)) => {
+            Some(Prices { prompt_usd, cached_prompt_usd: cached.unwrap_or(prompt_usd), completion_usd })
+        }
+        (None, None) if cached.is_none() => None,
+        _ => {
+            r.mistake("prices need both judge-price-prompt and judge-price-completion".into());
+            None
+        }
+    }
+}
+
+fn store(r: &mut Reader) -> Mode {
+    let path = |path: &str| Ok(PathBuf::from(path));
+    match (r.optional("judge-record", path), r.optional("judge-replay", path)) {
+        (None, None) => Mode::Off,
+        (Some(record), None) => Mode::Record(record),
+        (None, Some(replay)) => Mode::Replay(replay),
+        (Some(_), Some(_)) => {
+            r.mistake("judge-record and judge-replay are both set: answers are either added or read".into());
+            Mode::Off
+        }
+    }
+}
+
+fn url(value: &str) -> Result<String, String> {
+    match value.split_once("://") {
+        Some(("http" | "https", rest)) if !rest.is_empty() => Ok(value.to_owned()),
+        _ => Err("a URL that begins with http:// or https:// is needed".into()),
+    }
+}
+
+fn temperature(value: &str) -> Result<f32, String> {
+    let parsed = value.parse().ok().filter(|number| (0.0..=2.0).contains(number));
+    parsed.ok_or_else(|| "a number from 0 to 2 is needed".into())
+}
+
+fn price(value: &str) -> Result<f64, String> {
+    let parsed = value.parse().ok().filter(|price: &f64| price.is_finite() && *price >= 0.0);
+    parsed.ok_or_else(|| "US dollars as a number, such as 0.15, are needed".into())
+}

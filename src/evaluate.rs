@@ -1,0 +1,182 @@
+//! Scores for the answers of retrieval-augmented systems.
+//!
+//! [`Evaluator::evaluate`] takes one sample through many metrics. What they need of the judge and of the embedding
+//! model are steps, each taken once and as soon as its inputs are there; the arithmetic over them is pure.
+
+pub mod aggregate;
+mod assess;
+pub mod judged;
+pub mod lexical;
+pub mod metric;
+mod pool;
+mod prompts;
+pub mod result;
+pub mod sample;
+pub mod score;
+mod steps;
+pub mod text;
+pub mod vector;
+mod verdicts;
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    embed::Embedder,
+    judge::{Call, Cost, Judge},
+};
+
+use assess::Assessment;
+use metric::Selection;
+use pool::Pool;
+use result::MetricResult;
+use sample::Sample;
+use text::Language;
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Threads that compare texts.
+    pub threads: usize,
+    /// Samples that may be evaluated at one time.
+    pub evaluations: usize,
+}
+
+/// Cloneable handle to the judges, the embedding model and the threads that compare texts.
+#[derive(Clone)]
+pub struct Evaluator(Arc<Shared>);
+
+struct Shared {
+    embedder: Embedder,
+    judges: Vec<Judge>,
+    pool: Pool,
+    places: Arc<Semaphore>,
+    evaluations: usize,
+}
+
+/// One sample and how to evaluate it.
+pub struct Task {
+    pub sample: Sample,
+    pub selections: Vec<Selection>,
+    /// None where none is configured.
+    pub judge: Option<Judge>,
+    /// Its deadline is the one by which all results are known.
+    pub call: Call,
+    /// Of the judge's reasons; None for the sample's.
+    pub reason_language: Option<Language>,
+}
+
+/// What all metrics say about a sample.
+#[derive(Debug)]
+pub struct Evaluation {
+    /// In the order of the selections.
+    pub results: Vec<MetricResult>,
+    /// Of all answers of the judge, those that metrics share counted once.
+    pub cost: Cost,
+    pub language: Language,
+    /// The id of the model that made the vectors, where any were made.
+    pub embedding_model: Option<String>,
+}
+
+/// A place among the samples that are evaluated.
+#[expect(dead_code, reason = "held until the sample is done")]
+pub struct Place(OwnedSemaphorePermit);
+
+/// As many samples as may be are being evaluated.
+#[derive(Debug, thiserror::Error)]
+#[error("{limit} samples are being evaluated, which is the limit")]
+pub struct Full {
+    pub limit: usize,
+}
+
+impl Evaluator {
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub fn start(settings: &Settings, embedder: Embedder, judges: Vec<Judge>) -> io::Result<Evaluator> {
+        let (pool, evaluations) = (Pool::start(settings.threads)?, settings.evaluations);
+        let places = Arc::new(Semaphore::new(evaluations));
+        Ok(Evaluator(Arc::new(Shared { embedder, judges, pool, places, evaluations })))
+    }
+
+    /// Those that are configured; the first is the default.
+    pub fn judges(&self) -> &[Judge] {
+        &self.0.judges
+    }
+
+    /// By name; the default one by an empty name.
+    pub fn judge(&self, name: &str) -> Option<&Judge> {
+        let judges = &self.0.judges;
+        if name.is_empty() { judges.first() } else { judges.iter().find(|judge| judge.name() == name) }
+    }
+
+    /// # Errors
+    /// [`Full`], at once.
+    pub fn try_enter(&self) -> Result<Place, Full> {
+        let place = Arc::clone(&self.0.places).try_acquire_owned();
+        place.map(Place).map_err(|_| Full { limit: self.0.evaluations })
+    }
+
+    /// Waits for a place.
+    pub async fn enter(&self) -> Place {
+        Place(Arc::clone(&self.0.places).acquire_owned().await.expect("it is never closed"))
+    }
+
+    /// All metrics of one sample side by side, or, where a budget may not be enough for all, those first that cost
+    /// least; `told` hears of each as soon as it is known. Never fails: what goes wrong is the status of the metrics
+    /// that needed it. Ends at the deadline of `task.call` with what is known.
+    pub async fn evaluate(&self, task: Task, mut told: impl FnMut(&MetricResult)) -> Evaluation {
+        let begun = Instant::now();
+        let Task { sample, selections, judge, call, reason_language } = task;
+        let budget = call.budget.clone();
+        let assessment = Assessment::new(&self.0, sample, judge, call, reason_language);
+        let mut results: Vec<Option<MetricResult>> = selections.iter().map(|_| None).collect();
+        let mut waiting = by_cost(&selections);
+        while !waiting.is_empty() {
+            let count = affordable(&waiting, budget.calls_left());
+            let begin = |(index, selection)| {
+                let result = assessment.result(index, selection);
+                async move { (index, result.await) }
+            };
+            let mut pending: FuturesUnordered<_> = waiting.drain(..count).map(begin).collect();
+            while let Some((index, result)) = pending.next().await {
+                told(&result);
+                results[index] = Some(result);
+            }
+        }
+        Evaluation {
+            results: results.into_iter().flatten().collect(),
+            cost: in_all(assessment.cost(), begun.elapsed()),
+            language: assessment.language(),
+            embedding_model: assessment.embedding_model(),
+        }
+    }
+}
+
+/// Questions are asked side by side, so their times don't add up to the sample's.
+fn in_all(cost: Cost, elapsed: Duration) -> Cost {
+    let asked = cost.calls > 0 || cost.cache_hits > 0;
+    Cost { wall: if asked { elapsed } else { Duration::ZERO }, ..cost }
+}
+
+/// Metrics that cost the judge least come first, so that a budget goes furthest.
+fn by_cost(selections: &[Selection]) -> Vec<(usize, &Selection)> {
+    let mut order: Vec<_> = selections.iter().enumerate().collect();
+    order.sort_by_key(|(_, selection)| selection.metric.definition().judge_calls);
+    order
+}
+
+/// How many of the first go side by side, at least one: all that the calls left would pay for if they shared none.
+/// Those behind wait, so that a call which a cheap metric still needs isn't spent on a dear one that ends unfinished.
+fn affordable(waiting: &[(usize, &Selection)], calls_left: Option<u32>) -> usize {
+    let Some(left) = calls_left.filter(|left| *left > 0) else { return waiting.len() };
+    let sums = waiting.iter().scan(0, |sum, (_, selection)| {
+        *sum += selection.metric.definition().judge_calls;
+        Some(*sum)
+    });
+    sums.take_while(|sum| *sum <= left).count().max(1)
+}

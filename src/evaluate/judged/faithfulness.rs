@@ -1,0 +1,41 @@
+//! Faithfulness: the share of the response's claims that the retrieved contexts support.
+//!
+//! Range 0 to 1, higher is better. Source: RAGAS, arXiv:2309.15217, section 3. A response without claims, such as a
+//! refusal, is not applicable, where RAGAS gives NaN.
+
+use crate::evaluate::{
+    metric::Definition,
+    sample::Field::{Response, RetrievedContexts, UserInput},
+    score::{Estimate, share},
+};
+
+pub const DEFINITION: Definition = Definition {
+    name: "faithfulness",
+    needs: &[UserInput, Response, RetrievedContexts],
+    judge_calls: 2,
+    formula: "claims of the response that the contexts support / claims of the response",
+    source: "RAGAS, arXiv:2309.15217, section 3",
+    differs: "A response without claims is NOT_APPLICABLE, where RAGAS gives NaN. A claim without a verdict is asked \
+              for again and, still without one, makes the result PARTIAL, where RAGAS leaves it out of both counts.",
+    ..Definition::JUDGED
+};
+
+/// `supported` has one verdict for each claim of the response.
+pub fn score(supported: &[Option<bool>]) -> Estimate {
+    if supported.is_empty() {
+        return Estimate::NotApplicable("the response makes no claims");
+    }
+    Estimate::rising(supported, share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_verdicts_widen_the_score_instead_of_raising_it() {
+        assert_eq!(score(&[Some(true), Some(false)]), Estimate::Exact(0.5));
+        assert_eq!(score(&[Some(true), None, None, None]), Estimate::Between(0.25, 1.0));
+        assert!(matches!(score(&[]), Estimate::NotApplicable(_)));
+    }
+}

@@ -1,0 +1,200 @@
+//! BLEU: the geometric mean of n-gram precisions, times a penalty for short responses. 0 to 1, higher is better.
+//!
+//! BLEU = BP · exp(1/N · Σ ln pₙ), with pₙ the clipped precision of n-grams and BP = 1 if the response is as long as the
+//! reference, exp(1 − reference / response) otherwise. The numbers are those of sacrebleu's `sentence_bleu`, divided
+//! by 100, over the whole text. Source: Papineni et al. 2002, ACL P02-1040; Post 2018, arXiv:1804.08771;
+//! smoothing: Chen and Cherry 2014, ACL W14-3346.
+
+use super::{Pair, ngrams::Overlap};
+
+mod tokenizer;
+
+pub use tokenizer::Tokenizer;
+
+/// No n-gram is longer.
+const LONGEST_ORDER: u8 = 16;
+
+/// How a response is scored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// What an n-gram is made of.
+    pub tokenizer: Tokenizer,
+    /// What stands for a precision of 0.
+    pub smoothing: Smoothing,
+    /// The longest n-grams, 1 to 16; 4 as a rule.
+    pub max_order: u8,
+    /// Leaves out orders that the response is too short for. Without it, short identical texts score 0, and a single
+    /// answer is not what BLEU was made for.
+    pub effective_order: bool,
+    /// Compares in lower case.
+    pub lowercase: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            tokenizer: Tokenizer::Auto,
+            smoothing: Smoothing::Exponential,
+            max_order: 4,
+            effective_order: true,
+            lowercase: false,
+        }
+    }
+}
+
+/// What stands for a precision of 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Smoothing {
+    /// A half of a match for the first such order, a quarter for the next, and so on.
+    #[default]
+    Exponential,
+    /// This many matches; sacrebleu's own is 0.1. Anything but a finite number from 0 counts as 0.
+    Floor(f64),
+    /// This many more matches and n-grams in each order above 1; sacrebleu's own is 1. Bounded like `Floor`.
+    AddK(f64),
+    /// Nothing: the score is 0.
+    None,
+}
+
+/// BLEU of the response against the reference; `None` if the reference is blank.
+pub fn score(pair: Pair<'_>, options: &Options) -> Option<f64> {
+    if pair.reference.trim().is_empty() {
+        return None;
+    }
+    let tokenizer = options.tokenizer.resolve(pair.reference);
+    let [response, reference] = [pair.response, pair.reference].map(|text| {
+        let text = if options.lowercase { text.to_lowercase() } else { text.to_owned() };
+        tokenizer.cut(&text)
+    });
+    if response.is_empty() && reference.is_empty() {
+        // Markup that the tokenizer drops.
+        return Some(if pair.response == pair.reference { 1.0 } else { 0.0 });
+    }
+    Some(
+        (brevity(response.len(), reference.len()) * mean_precision(&response, &reference, options))
+            .clamp(0.0, 1.0),
+    )
+}
+
+fn brevity(response: usize, reference: usize) -> f64 {
+    match response {
+        0 => 0.0,
+        _ if response < reference => (1.0 - reference as f64 / response as f64).exp(),
+        _ => 1.0,
+    }
+}
+
+/// The geometric mean of the smoothed precisions of all orders.
+fn mean_precision(response: &[String], reference: &[String], options: &Options) -> f64 {
+    let max_order = options.max_order.clamp(1, LONGEST_ORDER);
+    let orders: Vec<Overlap> =
+        (1..=max_order).map(|order| Overlap::of_ngrams(response, reference, order.into())).collect();
+    if orders.iter().all(|order| order.matched == 0) {
+        return 0.0;
+    }
+    let precisions = smoothed(&orders, options.smoothing);
+    let divisor = if options.effective_order { precisions.len() } else { orders.len() };
+    // Orders that the response is too short for have a precision of 0 unless they are left out.
+    if precisions.len() < divisor {
+        return 0.0;
+    }
+    (precisions.iter().map(|precision| precision.ln()).sum::<f64>() / divisor as f64).exp()
+}
+
+/// Precisions of the orders that the response has n-grams of.
+fn smoothed(orders: &[Overlap], smoothing: Smoothing) -> Vec<f64> {
+    let mut share = 1.0;
+    let mut precisions = Vec::with_capacity(orders.len());
+    for (at, order) in orders.iter().enumerate() {
+        let more = match smoothing {
+            Smoothing::AddK(k) if at > 0 => amount(k),
+            _ => 0.0,
+        };
+        let (matched, total) = (order.matched as f64 + more, order.response as f64 + more);
+        if total == 0.0 {
+            break;
+        }
+        let stand_in = match smoothing {
+            Smoothing::Exponential if matched == 0.0 => {
+                share /= 2.0;
+                share
+            }
+            Smoothing::Floor(floor) => amount(floor),
+            _ => 0.0,
+        };
+        precisions.push(if matched == 0.0 { stand_in } else { matched } / total);
+    }
+    precisions
+}
+
+fn amount(value: f64) -> f64 {
+    if value.is_finite() { value.max(0.0) } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(response: &str, reference: &str, options: &Options, expected: Option<f64>) {
+        assert_eq!(score(Pair { response, reference }, options), expected, "{response:?} {reference:?}");
+    }
+
+    #[test]
+    fn identical_texts_score_one_however_short() {
+        for text in ["Paris", "是", "法国的首都是巴黎。", "A b c d e. F g h.", "!", "🎉", "<skipped>"]
+        {
+            check(text, text, &Options::default(), Some(1.0));
+        }
+    }
+
+    #[test]
+    fn the_whole_text_counts_not_its_first_sentence() {
+        let reference = "It is red. It is big.";
+        let score = score(Pair { response: "It is red.", reference }, &Options::default());
+        assert!(score.is_some_and(|score| (0.1..0.5).contains(&score)), "{score:?}");
+    }
+
+    #[test]
+    fn a_blank_reference_has_no_score_and_a_blank_response_none_of_it() {
+        check("text", " \n", &Options::default(), None);
+        check("", "text", &Options::default(), Some(0.0));
+        check("", "", &Options::default(), None);
+    }
+
+    #[test]
+    fn without_the_effective_order_short_texts_score_zero() {
+        let options = Options { effective_order: false, ..Options::default() };
+        check("one two", "one two", &options, Some(0.0));
+        check("one two three four", "one two three four", &options, Some(1.0));
+    }
+
+    prop_compose! {
+        fn options()(
+            tokenizer in prop::sample::select(Tokenizer::ALL.to_vec()),
+            smoothing in prop_oneof![
+                Just(Smoothing::Exponential), any::<f64>().prop_map(Smoothing::Floor), any::<f64>().prop_map(Smoothing::AddK),
+                (0.0..2.0).prop_map(Smoothing::AddK), Just(Smoothing::None),
+            ],
+            max_order in any::<u8>(), effective_order in any::<bool>(), lowercase in any::<bool>(),
+        ) -> Options {
+            Options { tokenizer, smoothing, max_order, effective_order, lowercase }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_score_is_a_share(response in "[a-c你好 .,-]{0,20}|\\PC{0,20}", reference in "[a-c你好 .,-]{0,20}|\\PC{0,20}", options in options()) {
+            if let Some(score) = score(Pair { response: &response, reference: &reference }, &options) {
+                prop_assert!((0.0..=1.0).contains(&score), "{}", score);
+            }
+        }
+
+        #[test]
+        fn a_text_scores_one_against_itself(text in "[a-c你好 .,-]{1,20}|\\PC{1,20}", options in options()) {
+            prop_assume!(!text.trim().is_empty());
+            let options = Options { effective_order: true, ..options };
+            prop_assert_eq!(score(Pair { response: &text, reference: &text }, &options), Some(1.0));
+        }
+    }
+}

@@ -1,0 +1,142 @@
+use crate::evaluate::text::{Language, detect};
+use regex::Regex;
+use std::sync::LazyLock;
+
+/// sacrebleu's tokenizers, by its names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tokenizer {
+    /// `zh` if the reference is Chinese, `13a` otherwise.
+    #[default]
+    Auto,
+    /// `13a`: the rules of mteval-v13a, for languages with spaces.
+    Mteval13a,
+    /// `zh`: Chinese characters and marks one by one, `13a` for the rest.
+    Chinese,
+    /// `char`: every character.
+    Characters,
+    /// `intl`: the rules of mteval-v14, which know the marks of all scripts.
+    International,
+    /// `none`: what stands between white space.
+    None,
+}
+
+static STEPS_13A: LazyLock<[Step; 4]> = LazyLock::new(|| {
+    [
+        Step::new(r"([{-~\[-` -&(-+:-@/])", " $1 "),
+        Step::new(r"([^0-9])([.,])", "$1 $2 "),
+        Step::new(r"([.,])([^0-9])", " $1 $2"),
+        Step::new(r"([0-9])(-)", "$1 $2 "),
+    ]
+});
+
+static STEPS_INTERNATIONAL: LazyLock<[Step; 3]> = LazyLock::new(|| {
+    [
+        Step::new(r"(\P{N})(\p{P})", "$1 $2 "),
+        Step::new(r"(\p{P})(\P{N})", " $1 $2"),
+        Step::new(r"(\p{S})", " $1 "),
+    ]
+});
+
+impl Tokenizer {
+    /// All of them.
+    pub const ALL: [Tokenizer; 6] = [
+        Tokenizer::Auto,
+        Tokenizer::Mteval13a,
+        Tokenizer::Chinese,
+        Tokenizer::Characters,
+        Tokenizer::International,
+        Tokenizer::None,
+    ];
+
+    /// The tokenizer for texts of a language.
+    pub fn of(language: Language) -> Tokenizer {
+        match language {
+            Language::Chinese => Tokenizer::Chinese,
+            Language::English | Language::Other => Tokenizer::Mteval13a,
+        }
+    }
+
+    pub(super) fn resolve(self, reference: &str) -> Tokenizer {
+        if self == Tokenizer::Auto { Tokenizer::of(detect(reference)) } else { self }
+    }
+
+    pub(super) fn cut(self, text: &str) -> Vec<String> {
+        let text = text.trim_end();
+        match self.resolve(text) {
+            Tokenizer::Auto | Tokenizer::Mteval13a => split(&run(&*STEPS_13A, format!(" {} ", plain(text)))),
+            Tokenizer::Chinese => split(&run(&*STEPS_13A, spaced_chinese(text.trim()))),
+            Tokenizer::Characters => text.chars().filter(|c| !c.is_whitespace()).map(String::from).collect(),
+            Tokenizer::International => split(&run(&*STEPS_INTERNATIONAL, text.to_owned())),
+            Tokenizer::None => split(text),
+        }
+    }
+}
+
+/// One replacement in a whole text.
+struct Step {
+    pattern: Regex,
+    replacement: &'static str,
+}
+
+impl Step {
+    fn new(pattern: &str, replacement: &'static str) -> Step {
+        let pattern = Regex::new(pattern).expect("the patterns are valid expressions");
+        Step { pattern, replacement }
+    }
+}
+
+fn run(steps: &[Step], text: String) -> String {
+    steps.iter().fold(text, |text, step| step.pattern.replace_all(&text, step.replacement).into_owned())
+}
+
+fn split(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Without the markup of evaluation files.
+fn plain(text: &str) -> String {
+    let text = text.replace("<skipped>", "").replace("-\n", "").replace('\n', " ");
+    text.replace("&quot;", "\"").replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">")
+}
+
+fn spaced_chinese(text: &str) -> String {
+    let mut spaced = String::with_capacity(2 * text.len());
+    for c in text.chars() {
+        if is_chinese(c) {
+            spaced.extend([' ', c, ' ']);
+        } else {
+            spaced.push(c);
+        }
+    }
+    spaced
+}
+
+/// Chinese characters and marks as sacrebleu lists them. U+2001 to U+2A6D are in because its range for extension B has
+/// five digits after `\u`, of which Python reads four.
+fn is_chinese(c: char) -> bool {
+    matches!(c,
+        '\u{2001}'..='\u{2A6D}' | '\u{2E80}'..='\u{2FDF}' | '\u{2FF0}'..='\u{303F}' | '\u{3100}'..='\u{312F}'
+        | '\u{31A0}'..='\u{31BF}' | '\u{31C0}'..='\u{31EF}' | '\u{3200}'..='\u{33FF}' | '\u{3400}'..='\u{4DB5}'
+        | '\u{4E00}'..='\u{9FBB}' | '\u{F900}'..='\u{FA2D}' | '\u{FA30}'..='\u{FA6A}' | '\u{FA70}'..='\u{FAD9}'
+        | '\u{FE10}'..='\u{FE1F}' | '\u{FE30}'..='\u{FE4F}' | '\u{FF00}'..='\u{FFEF}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(tokenizer: Tokenizer, text: &str, expected: &str) {
+        assert_eq!(tokenizer.cut(text).join(" "), expected, "{text:?}");
+    }
+
+    #[test]
+    fn texts_are_cut_as_sacrebleu_does() {
+        check(Tokenizer::Mteval13a, "Hello, world! 1,000.5 (x-y)", "Hello , world ! 1,000.5 ( x-y )");
+        check(Tokenizer::Mteval13a, "a &amp; b &lt;c&gt;\n1990-95.", "a & b < c > 1990 - 95 .");
+        check(Tokenizer::Chinese, "他说：“GPT-4很强。”", "他 说 ： “ GPT-4 很 强 。 ”");
+        check(Tokenizer::Characters, "a b你", "a b 你");
+        check(Tokenizer::International, "Hello, “world”—5€", "Hello , “ world ” —5 €");
+        check(Tokenizer::None, " a,b  c\n", "a,b c");
+        check(Tokenizer::Auto, "你好吗", "你 好 吗");
+    }
+}

@@ -1,0 +1,42 @@
+//! Exact match: 1 if response and reference are the same text, 0 otherwise. Source: RAGAS's ExactMatch.
+
+use super::Pair;
+use crate::evaluate::text::normalize;
+
+/// How a response is scored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Options {
+    /// Takes texts that differ in case, width and white space alone for the same.
+    pub normalize: bool,
+}
+
+/// 1 if they are equal, 0 otherwise.
+pub fn score(pair: Pair<'_>, options: &Options) -> f64 {
+    let Pair { response, reference } = pair;
+    let is_equal =
+        if options.normalize { normalize(response) == normalize(reference) } else { response == reference };
+    f64::from(is_equal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(response: &str, reference: &str, normalize: bool, expected: f64) {
+        assert_eq!(
+            score(Pair { response, reference }, &Options { normalize }),
+            expected,
+            "{response:?} {reference:?}"
+        );
+    }
+
+    #[test]
+    fn only_equal_texts_score_one() {
+        check("Paris", "Paris", false, 1.0);
+        check("巴黎", "巴黎", false, 1.0);
+        check("Paris ", "paris", false, 0.0);
+        check("Ｐaris ", "paris", true, 1.0);
+        check("Paris.", "paris", true, 0.0);
+        check("", "", false, 1.0);
+    }
+}

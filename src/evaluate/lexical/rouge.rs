@@ -1,0 +1,168 @@
+//! ROUGE: n-grams or the longest common subsequence that response and reference share. 0 to 1, higher is better.
+//!
+//! ROUGE-N counts the n-grams in common, ROUGE-L the tokens of the longest common subsequence; precision divides by
+//! those of the response, recall by those of the reference, and the F-measure is their harmonic mean. For English the
+//! numbers are those of the rouge_score package: runs of ASCII letters and digits in lower case, stemmed if longer
+//! than three. Chinese has tokens of its own, since that package drops every character of it. Two texts with the same
+//! tokens score 1 even if they have no n-gram, where the package gives 0. Source: Lin 2004, ACL W04-1013.
+
+use super::{Pair, ngrams::Overlap, porter, tokens::Tokens};
+use std::collections::HashMap;
+
+/// Shorter words are not stemmed.
+const SHORTEST_STEMMED: usize = 4;
+
+/// How a response is scored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// What is counted.
+    pub variant: Variant,
+    /// What the count is divided by.
+    pub measure: Measure,
+    /// What a text is cut into.
+    pub tokens: Tokens,
+    /// Compares English words by their stems.
+    pub stem: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { variant: Variant::RougeL, measure: Measure::FMeasure, tokens: Tokens::Auto, stem: true }
+    }
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Variant {
+    /// Tokens.
+    Rouge1,
+    /// Pairs of tokens.
+    Rouge2,
+    /// The longest common subsequence.
+    #[default]
+    RougeL,
+}
+
+/// What the count is divided by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Measure {
+    /// The count in the response.
+    Precision,
+    /// The count in the reference.
+    Recall,
+    /// Both: their harmonic mean.
+    #[default]
+    FMeasure,
+}
+
+/// ROUGE of the response against the reference; `None` if the reference is blank.
+pub fn score(pair: Pair<'_>, options: &Options) -> Option<f64> {
+    if pair.reference.trim().is_empty() {
+        return None;
+    }
+    let [response, reference] = options.tokens.cut(pair, |text| english(text, options.stem));
+    if response == reference {
+        return Some(1.0);
+    }
+    let overlap = match options.variant {
+        Variant::Rouge1 => Overlap::of_ngrams(&response, &reference, 1),
+        Variant::Rouge2 => Overlap::of_ngrams(&response, &reference, 2),
+        Variant::RougeL => longest_common_subsequence(&response, &reference),
+    };
+    Some(match options.measure {
+        Measure::Precision => overlap.precision(),
+        Measure::Recall => overlap.recall(),
+        Measure::FMeasure => overlap.f1(),
+    })
+}
+
+fn english(text: &str, stem: bool) -> Vec<String> {
+    let lower = text.to_lowercase();
+    let words = lower.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words
+        .map(|word| if stem && word.len() >= SHORTEST_STEMMED { porter::stem(word) } else { word.to_owned() })
+        .collect()
+}
+
+fn longest_common_subsequence(response: &[String], reference: &[String]) -> Overlap {
+    let mut ids = HashMap::new();
+    let [a, b] = [response, reference].map(|tokens| -> Vec<u32> {
+        let mut id = |token| {
+            let next = ids.len() as u32;
+            *ids.entry(token).or_insert(next)
+        };
+        tokens.iter().map(|token| id(token.as_str())).collect()
+    });
+    let matched = rapidfuzz::distance::lcs_seq::similarity(a.iter().copied(), b.iter().copied());
+    Overlap { response: a.len(), reference: b.len(), matched }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ALL: [Variant; 3] = [Variant::Rouge1, Variant::Rouge2, Variant::RougeL];
+
+    fn check(response: &str, reference: &str, options: &Options, expected: Option<f64>) {
+        assert_eq!(score(Pair { response, reference }, options), expected, "{response:?} {reference:?}");
+    }
+
+    #[test]
+    fn identical_texts_score_one_in_every_variant() {
+        for variant in ALL {
+            for text in ["Paris", "是", "法国的首都是巴黎。", "🎉!", "Москва"] {
+                check(text, text, &Options { variant, ..Options::default() }, Some(1.0));
+            }
+        }
+    }
+
+    #[test]
+    fn chinese_is_compared_by_characters() {
+        let options = Options { variant: Variant::Rouge1, ..Options::default() };
+        check("首都是巴黎", "首都是北京。", &options, Some(0.6));
+        check("首都是巴黎", "首都是北京。", &Options { tokens: Tokens::Words, ..options }, Some(2.0 / 3.0));
+    }
+
+    #[test]
+    fn precision_and_recall_divide_by_their_own_side() {
+        let options = Options { variant: Variant::RougeL, tokens: Tokens::English, ..Options::default() };
+        check(
+            "the cat sat",
+            "the dogs sat on the mat",
+            &Options { measure: Measure::Precision, ..options.clone() },
+            Some(2.0 / 3.0),
+        );
+        check(
+            "the cat sat",
+            "the dogs sat on the mat",
+            &Options { measure: Measure::Recall, ..options.clone() },
+            Some(2.0 / 6.0),
+        );
+        check("", "the cat", &options, Some(0.0));
+        check("the cat", "", &options, None);
+    }
+
+    fn options() -> impl Strategy<Value = Options> {
+        let measures = prop::sample::select(vec![Measure::Precision, Measure::Recall, Measure::FMeasure]);
+        let tokens =
+            prop::sample::select(vec![Tokens::Auto, Tokens::English, Tokens::Characters, Tokens::Words]);
+        (prop::sample::select(ALL.to_vec()), measures, tokens, any::<bool>())
+            .prop_map(|(variant, measure, tokens, stem)| Options { variant, measure, tokens, stem })
+    }
+
+    proptest! {
+        #[test]
+        fn a_score_is_a_share(response in "[a-c你好 .,-]{0,20}|\\PC{0,20}", reference in "[a-c你好 .,-]{0,20}|\\PC{0,20}", options in options()) {
+            if let Some(score) = score(Pair { response: &response, reference: &reference }, &options) {
+                prop_assert!((0.0..=1.0).contains(&score), "{}", score);
+            }
+        }
+
+        #[test]
+        fn a_text_scores_one_against_itself(text in "[a-c你好 .,-]{1,20}|\\PC{1,20}", options in options()) {
+            prop_assume!(!text.trim().is_empty());
+            prop_assert_eq!(score(Pair { response: &text, reference: &text }, &options), Some(1.0));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What a metric says about a sample: typed, and never NaN.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use serde::{Deserialize, Serialize};
+
+use super::{metric::Metric, score::Score};
+use crate::{
+    embed::EmbedError,
+    judge::{Cost, JudgeError},
+};
+
+/// How a metric went. There is a score only where it is [`Status::Ok`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Status {
+    Ok,
+    Partial,
+    NotApplicable,
+    JudgeNotConfigured,
+    JudgeUnreadable,
+    JudgeTruncated,
+    JudgeRefused,
+    RateLimited,
+    BudgetExhausted,
+    Deadline,
+    Failed,
+}
+
+/// Why a metric has neither score nor bounds.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("no judge is configured; start the server with --judge-url and --judge-model")]
+    JudgeNotConfigured,
+    #[error("{0}")]
+    Judge(JudgeError),
+    #[error("{0}")]
+    Embed(std::sync::Arc<EmbedError>),
+    #[error("the deadline passed")]
+    DeadlineExceeded,
+    #[error("scoring failed")]
+    Defect,
+}
+
+impl Failure {
+    pub fn status(&self) -> Status {
+        match self {
+            Failure::JudgeNotConfigured => Status::JudgeNotConfigured,
+            Failure::DeadlineExceeded => Status::Deadline,
+            Failure::Defect => Status::Failed,
+            Failure::Embed(error) => match **error {
+                EmbedError::DeadlineExceeded => Status::Deadline,
+                _ => Status::Failed,
+            },
+            Failure::Judge(error) => match error {
+                JudgeError::Unreadable { .. } => Status::JudgeUnreadable,
+                JudgeError::Truncated => Status::JudgeTruncated,
+                JudgeError::Refused => Status::JudgeRefused,
+                JudgeError::RateLimited { .. } => Status::RateLimited,
+                JudgeError::BudgetExhausted { .. } => Status::BudgetExhausted,
+                JudgeError::DeadlineExceeded => Status::Deadline,
+                JudgeError::QueueFull { .. }
+                | JudgeError::Unavailable { .. }
+                | JudgeError::Auth { .. }
+                | JudgeError::Model { .. }
+                | JudgeError::Rejected { .. }
+                | JudgeError::NotRecorded
+                | JudgeError::Defect => Status::Failed,
+            },
+        }
+    }
+}
+
+/// What one metric says about a sample.
+#[derive(Clone, Debug)]
+pub struct MetricResult {
+    pub metric: Metric,
+    pub label: String,
+    pub status: Status,
+    /// Where it is [`Status::Ok`].
+    pub score: Option<Score>,
+    /// Where verdicts are missing: the lowest and the highest that the score could have been.
+    pub bounds: Option<(Score, Score)>,
+    /// Verdicts that the judge gave, and that it was asked for.
+    pub judged: usize,
+    pub submitted: usize,
+    pub reason: String,
+    pub claims: Vec<Claim>,
+    /// Numbers from which the score was made.
+    pub details: BTreeMap<&'static str, f64>,
+    /// Of ranking: indices of the candidates, best first.
+    pub ranking: Vec<usize>,
+    /// Of discrete.
+    pub value: String,
+    pub failure: Option<Failure>,
+    /// Of all answers that it used, also those that it shared.
+    pub cost: Cost,
+}
+
+/// One thing that was judged.
+#[derive(Clone, Debug, Serialize)]
+pub struct Claim {
+    pub id: String,
+    pub origin: Origin,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub text: String,
+    /// None where the judge gave no verdict.
+    pub verdict: Option<bool>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<Evidence>,
+    /// The judge named a quote which stands in none of the texts.
+    pub evidence_unverified: bool,
+}
+
+/// The text that a claim came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    Response,
+    Reference,
+    /// The retrieved context of this index.
+    Context(usize),
+    Question,
+}
+
+/// A place that supports a claim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Evidence {
+    pub source: Source,
+    /// The caller's id of the context.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub context_id: String,
+    /// Where the quote was found.
+    pub place: Option<Place>,
+}
+
+/// A text of the sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    RetrievedContext(usize),
+    Response,
+    Reference,
+}
+
+/// Where a quote stands in its text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    pub bytes: Range<usize>,
+    pub code_points: Range<usize>,
+}

@@ -1,0 +1,103 @@
+//! What is scored.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::text::{self, Language};
+
+/// One answer with what it was made from. An empty text is an unset one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// The caller's own.
+    pub id: String,
+    pub user_input: String,
+    pub response: String,
+    /// Best first.
+    pub retrieved_contexts: Vec<Context>,
+    pub reference: String,
+    pub reference_contexts: Vec<Context>,
+    /// What each score means in this sample.
+    pub rubrics: BTreeMap<i32, String>,
+    /// As the caller said; None to find it out.
+    pub language: Option<Language>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Context {
+    #[serde(default)]
+    pub text: String,
+    #[serde(default)]
+    pub id: String,
+}
+
+/// A field of a sample, as its path in a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Field {
+    UserInput,
+    Response,
+    RetrievedContexts,
+    RetrievedContextIds,
+    Reference,
+    ReferenceContexts,
+    ReferenceContextIds,
+    Rubrics,
+}
+
+impl Field {
+    /// As in `Sample`; the ids stand in their contexts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Field::UserInput => "user_input",
+            Field::Response => "response",
+            Field::RetrievedContexts => "retrieved_contexts",
+            Field::RetrievedContextIds => "retrieved_contexts.id",
+            Field::Reference => "reference",
+            Field::ReferenceContexts => "reference_contexts",
+            Field::ReferenceContextIds => "reference_contexts.id",
+            Field::Rubrics => "rubrics",
+        }
+    }
+}
+
+impl Sample {
+    pub fn has(&self, field: Field) -> bool {
+        let texts = |contexts: &[Context]| contexts.iter().any(|context| !is_blank(&context.text));
+        let ids = |contexts: &[Context]| {
+            !contexts.is_empty() && contexts.iter().all(|context| !context.id.is_empty())
+        };
+        match field {
+            Field::UserInput => !is_blank(&self.user_input),
+            Field::Response => !is_blank(&self.response),
+            Field::RetrievedContexts => texts(&self.retrieved_contexts),
+            Field::RetrievedContextIds => ids(&self.retrieved_contexts),
+            Field::Reference => !is_blank(&self.reference),
+            Field::ReferenceContexts => texts(&self.reference_contexts),
+            Field::ReferenceContextIds => ids(&self.reference_contexts),
+            Field::Rubrics => self.rubrics.len() >= 2,
+        }
+    }
+
+    /// The caller's word, or what most of the sample's own text is in.
+    pub fn detect_language(&self) -> Language {
+        let detect = || {
+            let own = [&self.response, &self.user_input, &self.reference];
+            own.into_iter().find(|text| !is_blank(text)).map_or(Language::Other, |text| text::detect(text))
+        };
+        self.language.unwrap_or_else(detect)
+    }
+
+    /// UTF-8 bytes of all texts.
+    pub fn bytes(&self) -> usize {
+        let contexts = self.retrieved_contexts.iter().chain(&self.reference_contexts);
+        let rubrics = self.rubrics.values().map(String::len);
+        let own = [&self.user_input, &self.response, &self.reference].map(|text| text.len());
+        own.iter().sum::<usize>()
+            + contexts.map(|context| context.text.len()).sum::<usize>()
+            + rubrics.sum::<usize>()
+    }
+}
+
+fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
+}

@@ -1,0 +1,191 @@
+//! Claims against sources: one table of verdicts, from which several metrics are computed.
+
+use std::{ops::Range, sync::Arc};
+
+use futures::future::join_all;
+use serde_json::{Value, json};
+
+use super::{
+    Answer, Answers, Bill, Each, Question, Side, Step, Steps, Taken,
+    attribute::{Opinion, Texts, opinion},
+};
+use crate::{
+    evaluate::{
+        prompts::Template,
+        result::{Failure, Source},
+        verdicts::{ClaimVerdict, ContextVerdict, Usefulness, Verification},
+    },
+    judge::Cost,
+};
+
+/// The most claims in one question: a judge's answer grows with them.
+const CLAIMS: usize = 24;
+/// The most contexts in one question.
+const CONTEXTS: usize = 32;
+/// The most UTF-8 bytes of sources in one question; a longer source has a question of its own.
+const SOURCE_BYTES: usize = 96 << 10;
+
+/// Claims with a judge's opinion on each.
+#[derive(Debug, Default)]
+pub(in crate::evaluate) struct Table {
+    pub rows: Vec<Row>,
+    /// Why opinions are missing, where something failed.
+    pub failure: Option<Failure>,
+}
+
+#[derive(Debug)]
+pub(in crate::evaluate) struct Row {
+    pub claim: String,
+    /// None where the judge gave none.
+    pub opinion: Option<Opinion>,
+}
+
+impl Table {
+    /// Whether each claim is supported.
+    pub fn supported(&self) -> Vec<Option<bool>> {
+        self.rows.iter().map(|row| row.opinion.as_ref().map(|opinion| opinion.supported)).collect()
+    }
+}
+
+impl Steps<'_> {
+    /// The claims of a text, by the retrieved contexts.
+    pub async fn by_contexts(&self, side: Side) -> Taken<Table> {
+        let contexts = (0..self.sample.retrieved_contexts.len()).map(Source::RetrievedContext);
+        let take = || self.verify(side, Step::ByContexts(side), contexts.collect());
+        self.by_contexts.of(side).get_or_init(take).await.clone()
+    }
+
+    /// The claims of the response by the reference, or those of the reference by the response.
+    pub async fn by_other(&self, side: Side) -> Taken<Table> {
+        let other = match side {
+            Side::Response => Source::Reference,
+            Side::Reference => Source::Response,
+        };
+        let take = || self.verify(side, Step::ByOther(side), vec![other]);
+        self.by_other.of(side).get_or_init(take).await.clone()
+    }
+
+    async fn verify(&self, side: Side, step: Step, sources: Vec<Source>) -> Taken<Table> {
+        let Taken { product: claims, mut bill } = self.claims(side).await;
+        let claims = match claims {
+            Ok(claims) => claims,
+            Err(failure) => return Taken { product: Err(failure), bill },
+        };
+        if claims.is_empty() {
+            return Taken { product: Ok(Arc::default()), bill };
+        }
+        let groups = self.groups(&sources).into_iter();
+        let groups = groups.map(|range| self.verify_by(&claims, &sources[range]));
+        let mut opinions: Vec<Option<Opinion>> = Vec::new();
+        let (mut failure, mut cost) = (None, Cost::default());
+        for (group, (judged, missing, spent)) in join_all(groups).await.into_iter().enumerate() {
+            failure = failure.or(missing);
+            cost += spent;
+            opinions = match group {
+                0 => judged,
+                _ => opinions.into_iter().zip(judged).map(|(a, b)| Opinion::either(a, b)).collect(),
+            };
+        }
+        bill.insert(step, cost);
+        if let Some(failure) = failure.as_ref().filter(|_| opinions.iter().all(Option::is_none)) {
+            return Taken { product: Err(failure.clone()), bill };
+        }
+        let rows = claims.iter().cloned().zip(opinions).map(|(claim, opinion)| Row { claim, opinion });
+        Taken { product: Ok(Arc::new(Table { rows: rows.collect(), failure })), bill }
+    }
+
+    /// All claims by some of the sources.
+    async fn verify_by(
+        &self,
+        claims: &[String],
+        sources: &[Source],
+    ) -> (Vec<Option<Opinion>>, Option<Failure>, Cost) {
+        let texts = Texts { sample: Arc::clone(&self.sample), sources: sources.to_vec() };
+        let each = Each::<Verification, ClaimVerdict> {
+            letter: 'c',
+            count: claims.len(),
+            batch: CLAIMS,
+            question: &|indices| {
+                let claims = indices.iter().map(|&index| item('c', index, &claims[index]));
+                let sources = (0..sources.len()).map(|index| item('s', index, texts.text(index)));
+                Question::new(Template::Verify)
+                    .part("sources", sources.collect())
+                    .part("claims", claims.collect())
+            },
+            verdicts: |answer| answer.verdicts.into_iter().map(|v| (v.id.clone(), v)).collect(),
+            agree: |a, b| a.supported == b.supported,
+        };
+        let judged = self.judge_each(&each).await;
+        let texts = texts.clone();
+        let opinions = self.shared.pool.run(self.call.deadline, move || {
+            judged.verdicts.into_iter().map(|verdict| Some(opinion(verdict?, &texts))).collect::<Vec<_>>()
+        });
+        match opinions.await {
+            Ok(opinions) => (opinions, judged.failure, judged.cost),
+            Err(failure) => (claims.iter().map(|_| None).collect(), Some(failure), judged.cost),
+        }
+    }
+
+    /// Neighbours that fit one question together.
+    fn groups(&self, sources: &[Source]) -> Vec<Range<usize>> {
+        let texts = Texts { sample: Arc::clone(&self.sample), sources: sources.to_vec() };
+        let (mut groups, mut from, mut bytes) = (Vec::new(), 0, 0);
+        for index in 0..sources.len() {
+            let more = texts.text(index).len();
+            if index > from && (bytes + more > SOURCE_BYTES || index - from == CONTEXTS) {
+                groups.push(from..index);
+                (from, bytes) = (index, 0);
+            }
+            bytes += more;
+        }
+        groups.push(from..sources.len());
+        groups
+    }
+
+    /// Which of the contexts was useful for the answer in that text.
+    pub async fn useful(&self, side: Side) -> Taken<Answers> {
+        let take = || async {
+            let (product, cost) = self.ask_usefulness(self.text_of(side)).await;
+            Taken { product: product.map(Arc::new), bill: Bill::from([(Step::Usefulness(side), cost)]) }
+        };
+        self.useful.of(side).get_or_init(take).await.clone()
+    }
+
+    async fn ask_usefulness(&self, answer: &str) -> (Result<Answers, Failure>, Cost) {
+        let contexts = &self.sample.retrieved_contexts;
+        let sources: Vec<Source> = (0..contexts.len()).map(Source::RetrievedContext).collect();
+        let groups = self.groups(&sources).into_iter().map(|range| async move {
+            let from = range.start;
+            let each = Each::<Usefulness, ContextVerdict> {
+                letter: 's',
+                count: range.len(),
+                batch: CONTEXTS,
+                question: &|indices| {
+                    let texts = indices.iter().map(|&index| item('s', index, &contexts[from + index].text));
+                    Question::new(Template::Usefulness)
+                        .part("contexts", texts.collect())
+                        .part("question", json!(self.sample.user_input))
+                        .part("answer", json!(answer))
+                },
+                verdicts: |answer| answer.verdicts.into_iter().map(|v| (v.id.clone(), v)).collect(),
+                agree: |a, b| a.useful == b.useful,
+            };
+            self.judge_each(&each).await
+        });
+        let (mut answers, mut failure, mut cost) = (Vec::new(), None, Cost::default());
+        for judged in join_all(groups).await {
+            let verdicts = judged.verdicts.into_iter();
+            answers.extend(verdicts.map(|v| v.map(|v| Answer { verdict: v.useful.0, reason: v.reason })));
+            failure = failure.or(judged.failure);
+            cost += judged.cost;
+        }
+        match failure {
+            Some(failure) if answers.iter().all(Option::is_none) => (Err(failure), cost),
+            _ => (Ok(answers), cost),
+        }
+    }
+}
+
+fn item(letter: char, index: usize, text: &str) -> Value {
+    json!({"id": Each::<Verification, ClaimVerdict>::id(letter, index), "text": text})
+}
