@@ -34,6 +34,8 @@ pub(super) struct Attempt<'a> {
     pub tally: &'a Tally,
     /// Not the first for its request.
     pub again: bool,
+    /// It repeats one that failed.
+    pub retry: bool,
 }
 
 /// How long the attempt may take, and who says so.
@@ -83,7 +85,10 @@ impl Attempt<'_> {
 
     async fn send(&self, body: Vec<u8>, mut debit: Debit, limit: Duration) -> Sent<'_> {
         debit.send();
-        self.tally.add(&Cost { calls: 1, ..Cost::default() });
+        self.tally.add(&Cost { calls: 1, retries: self.retry.into(), ..Cost::default() });
+        if self.retry {
+            self.endpoint.metrics.retry();
+        }
         let watch = Watch::start(&self.endpoint.metrics);
         let received = self.endpoint.transport.send(body, &self.call.trace, limit).await;
         Sent { received, debit, watch }
