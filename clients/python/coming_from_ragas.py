@@ -1,6 +1,6 @@
 """The same samples scored by RAGAS and by Assay, with one judge and one embedding model; see coming_from_ragas.md.
 
-    PYTHONPATH=gen python coming_from_ragas.py ADDRESS JUDGE_URL [--judge-model NAME]
+    PYTHONPATH=gen python coming_from_ragas.py ADDRESS --judge-url URL --judge-model NAME
 
 ADDRESS is an Assay that asks this judge, too. The key, where the judge wants one, is taken from OPENAI_API_KEY.
 """
@@ -168,8 +168,8 @@ def report(ragas, assay):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("address", metavar="ADDRESS")
-    parser.add_argument("judge_url", metavar="JUDGE_URL")
-    parser.add_argument("--judge-model", default="stand-in")
+    parser.add_argument("--judge-url", required=True)
+    parser.add_argument("--judge-model", required=True)
     arguments = parser.parse_args()
     with grpc.insecure_channel(arguments.address) as channel:
         ragas = timed(by_ragas, channel, arguments.judge_url, arguments.judge_model)

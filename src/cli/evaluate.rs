@@ -12,7 +12,7 @@ mod sample;
 mod summary;
 mod writer;
 
-use std::{collections::HashMap, io, process::ExitCode};
+use std::{cell::Cell, collections::HashMap, io, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{ArgMatches, Command};
@@ -34,10 +34,14 @@ use options::Options;
 use output::{Known, Output};
 use plan::Plan;
 use progress::Progress;
+use sample::LineError;
 use writer::{Collected, Done, Writer};
 
 /// What a shell gives a program that SIGINT ended.
 const INTERRUPTED: u8 = 130;
+
+/// Of lines that are no samples; more would only bury the rest of the log.
+const WARNINGS: u64 = 20;
 
 /// How often what is shown is brought up to date.
 const SHOW_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
@@ -81,7 +85,7 @@ fn work(
     let mut progress = Progress::new(bar.clone(), input.total, budget.clone());
     let known = output.take_known();
     let writer = Writer::start(output)?;
-    let scoring = Scoring { plan, evaluator, judge, budget, known };
+    let scoring = Scoring { plan, evaluator, judge, budget, known, bad_lines: Cell::default() };
     let outcome = runtime.block_on(async {
         if plan.needs_vectors() {
             warm(&embedder, &bar).await?;
@@ -139,6 +143,7 @@ struct Scoring<'a> {
     judge: Option<Judge>,
     budget: Budget,
     known: HashMap<u64, Known>,
+    bad_lines: Cell<u64>,
 }
 
 /// A line, and what is to be counted of it.
@@ -194,7 +199,7 @@ impl Scoring<'_> {
         let (row, evaluation, unknown) = match parsed {
             _ if is_kept => (None, None, Vec::new()),
             Err(error) => {
-                tracing::warn!(line = line.number, %error, "a line has no scores");
+                self.warn_of(&line, &error);
                 (Some(row::refused(&key, &error)), None, Vec::new())
             }
             Ok(parsed) => {
@@ -207,6 +212,16 @@ impl Scoring<'_> {
         Step { done: Done { line: line.number, row, texts }, evaluation, is_changed, unknown }
     }
 
+    /// The rows tell of all of them, and the table counts them.
+    fn warn_of(&self, line: &Line, error: &LineError) {
+        self.bad_lines.set(self.bad_lines.get() + 1);
+        if self.bad_lines.get() <= WARNINGS {
+            tracing::warn!(line = line.number, %error, "a line has no scores");
+        } else if self.bad_lines.get() == WARNINGS + 1 {
+            tracing::warn!("more lines have no scores; the output tells why");
+        }
+    }
+
     fn task(&self, sample: &crate::evaluate::sample::Sample) -> Task {
         Task {
             sample: sample.clone(),
@@ -214,7 +229,8 @@ impl Scoring<'_> {
             judge: self.judge.clone(),
             call: Call {
                 deadline: Deadline::after(self.plan.options.deadline),
-                budget: self.budget.clone(),
+                // Costs are told for each sample.
+                budget: self.budget.part(),
                 caller: 0,
                 use_cache: true,
                 trace: Trace::default(),

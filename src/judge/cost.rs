@@ -135,6 +135,8 @@ pub struct Budget(Arc<Account>);
 
 struct Account {
     limits: BudgetLimits,
+    /// Which pays as well.
+    whole: Option<Budget>,
     state: Mutex<State>,
 }
 
@@ -156,7 +158,13 @@ impl fmt::Debug for Budget {
 
 impl Budget {
     pub fn new(limits: BudgetLimits) -> Budget {
-        Budget(Arc::new(Account { limits, state: Mutex::default() }))
+        Budget(Arc::new(Account { limits, whole: None, state: Mutex::default() }))
+    }
+
+    /// Counts for itself what it spends, which is this budget's as well and held to its limits.
+    pub fn part(&self) -> Budget {
+        let limits = BudgetLimits::default();
+        Budget(Arc::new(Account { limits, whole: Some(self.clone()), state: Mutex::default() }))
     }
 
     pub fn unlimited() -> Budget {
@@ -179,17 +187,21 @@ impl Budget {
     /// # Errors
     /// [`JudgeError::BudgetExhausted`] if a limit would be passed.
     pub(super) fn debit(&self, tokens: u64, usd: f64) -> Result<Debit, JudgeError> {
+        let whole = self.0.whole.as_ref().map(|whole| whole.debit(tokens, usd)).transpose()?.map(Box::new);
         let mut state = self.lock();
         self.0.check(&state, tokens, usd)?;
         state.reserved_calls += 1;
         state.reserved_tokens += tokens;
         state.reserved_usd += usd;
-        Ok(Debit { budget: self.clone(), tokens, usd, sent: false })
+        Ok(Debit { budget: self.clone(), whole, tokens, usd, sent: false })
     }
 
     /// What costs no call of its own: time, retries, hits.
     pub(super) fn note(&self, cost: &Cost) {
         self.lock().spent += cost;
+        if let Some(whole) = &self.0.whole {
+            whole.note(cost);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -220,6 +232,7 @@ impl Account {
 /// What is set aside for one call; given back when it is dropped, but for what was used.
 pub(super) struct Debit {
     budget: Budget,
+    whole: Option<Box<Debit>>,
     tokens: u64,
     usd: f64,
     sent: bool,
@@ -229,6 +242,9 @@ impl Debit {
     /// The call goes out, so it counts as one whatever becomes of it.
     pub fn send(&mut self) {
         self.sent = true;
+        if let Some(whole) = &mut self.whole {
+            whole.send();
+        }
         let mut state = self.budget.lock();
         state.reserved_calls -= 1;
         state.spent.calls += 1;
@@ -300,6 +316,21 @@ mod tests {
         drop(second);
         assert_eq!((budget.spent().prompt_tokens, budget.spent().completion_tokens), (20, 10));
         assert!(budget.debit(70, 0.0).is_ok());
+    }
+
+    #[test]
+    fn a_part_counts_for_itself_and_is_held_to_the_limits_of_the_whole() {
+        let whole = Budget::new(BudgetLimits { calls: Some(2), ..BudgetLimits::default() });
+        let (one, other) = (whole.part(), whole.part());
+        for part in [&one, &other] {
+            let mut debit = part.debit(10, 0.0).expect("two calls");
+            debit.send();
+            debit.settle(&Cost::of(&usage(20, 0, 10), None));
+        }
+        assert_eq!(which(one.debit(10, 0.0)), BudgetKind::Calls);
+        let tokens = |budget: &Budget| (budget.spent().calls, budget.spent().prompt_tokens);
+        assert_eq!((tokens(&one), tokens(&other), tokens(&whole)), ((1, 20), (1, 20), (2, 40)));
+        assert!(whole.0.check(&whole.lock(), 0, 0.0).is_err() && whole.lock().reserved_tokens == 0);
     }
 
     #[test]

@@ -123,7 +123,8 @@ pub(super) struct CostView {
 impl CostView {
     /// None where the judge was not needed.
     pub fn of(cost: &Cost) -> Option<CostView> {
-        (*cost != Cost::default()).then(|| CostView {
+        let asked = cost.calls > 0 || cost.cache_hits > 0;
+        asked.then(|| CostView {
             calls: cost.calls.into(),
             retries: cost.retries.into(),
             cache_hits: cost.cache_hits.into(),

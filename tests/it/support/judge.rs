@@ -148,6 +148,10 @@ impl StandIn {
         lock(&self.shared.log).requests.last().expect("a request").asked.clone()
     }
 
+    pub fn in_flight(&self) -> usize {
+        lock(&self.shared.log).in_flight
+    }
+
     pub fn max_in_flight(&self) -> usize {
         lock(&self.shared.log).max_in_flight
     }

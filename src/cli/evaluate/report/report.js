@@ -340,14 +340,15 @@
     if (result.ranking) facts.push(`order ${result.ranking.map((index) => index + 1).join(", ")}`);
     if (result.submitted) facts.push(`${result.judged ?? 0} of ${result.submitted} verdicts`);
     Object.entries(result.details || {}).forEach(([name, value]) => facts.push(`${name} ${number(value, 4)}`));
-    if (result.cost) facts.push(`${result.cost.calls} calls`, `${count(result.cost.prompt_tokens + result.cost.completion_tokens)} tokens`);
+    const plural = (number, word) => `${count(number)} ${word}${number === 1 ? "" : "s"}`;
+    if (result.cost) facts.push(plural(result.cost.calls, "call"), `${count(result.cost.prompt_tokens + result.cost.completion_tokens)} tokens`);
     const tone = QUIET.has(result.status) ? (result.status === "PARTIAL" ? "is-partial" : "quiet") : "is-failed";
     return element(
       "div",
       { class: "result", "data-label": result.label },
       element("h2", {}, result.label, " ", element("small", { class: tone }, result.status)),
       element("div", { class: "facts" }, ...facts.map((fact) => element("span", {}, fact))),
-      result.reason ? element("p", {}, result.reason) : null,
+      result.reason && result.reason !== result.error?.message ? element("p", {}, result.reason) : null,
       result.error ? element("p", { class: "is-failed" }, `${result.error.code}: ${result.error.message}`) : null,
       result.claims ? element("ul", { class: "claims" }, ...result.claims.map(claimItem)) : null,
     );
