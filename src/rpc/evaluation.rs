@@ -185,7 +185,7 @@ struct Step {
 }
 
 enum What {
-    Metric(proto::MetricResult),
+    Metric(Box<proto::MetricResult>),
     Scored(Box<Scored>),
     Refused(Status),
 }
@@ -204,7 +204,8 @@ impl Exchange for EvaluateStream {
         let scoring = async move {
             // Who reads the steps outlives this, but for a caller who left.
             let tell = |what| drop(steps.send(Step { id: id.clone(), what }));
-            let scored = work.score_in_stream(request, |r| tell(What::Metric(results::result(r)))).await;
+            let scored =
+                work.score_in_stream(request, |r| tell(What::Metric(Box::new(results::result(r))))).await;
             tell(scored.map_or_else(What::Refused, |scored| What::Scored(Box::new(scored))));
         };
         let scoring = scoring.into_stream().filter_map(|()| future::ready(None));
@@ -216,7 +217,7 @@ impl Exchange for EvaluateStream {
             self.open -= 1;
         }
         let event = match what {
-            What::Metric(result) => Event::Result(result),
+            What::Metric(result) => Event::Result(*result),
             What::Scored(scored) => {
                 self.totals.add(&scored.evaluation);
                 Event::Sample(scored.response())
