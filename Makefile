@@ -2,8 +2,9 @@
 
 MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
+JUDGE ?= smollm2
 
-.PHONY: run build model test lint clients ragas-compare report-test bench goldens ragas-goldens lexical-goldens help
+.PHONY: run build model test lint clients judge ragas-compare report-test bench goldens ragas-goldens lexical-goldens help
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,6 +37,9 @@ ragas-compare: model build ## The same samples scored by RAGAS and by Assay; ARG
 report-test: ## The report of evaluate in Chromium, which apt installs where it is missing
 	tests/browser/prepare.sh
 	cargo test --locked --test it report:: -- --nocapture
+
+judge: model build ## Evaluate through a real judge, a small model on this machine (JUDGE=smollm2 or gemma3)
+	scripts/judge/run.sh target/release/assay $(MODEL) $(JUDGE) $(ARGS)
 
 bench: model ## Start, streams at full load and drain of the release binary
 	cargo bench --locked --bench serving -- $(MODEL)

@@ -18,7 +18,11 @@ pub mod text;
 pub mod vector;
 mod verdicts;
 
-use std::{io, sync::Arc, time::Instant};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -146,11 +150,17 @@ impl Evaluator {
         }
         Evaluation {
             results: results.into_iter().flatten().collect(),
-            cost: Cost { wall: begun.elapsed(), ..assessment.cost() },
+            cost: in_all(assessment.cost(), begun.elapsed()),
             language: assessment.language(),
             embedding_model: assessment.embedding_model(),
         }
     }
+}
+
+/// Questions are asked side by side, so their times don't add up to the sample's.
+fn in_all(cost: Cost, elapsed: Duration) -> Cost {
+    let asked = cost.calls > 0 || cost.cache_hits > 0;
+    Cost { wall: if asked { elapsed } else { Duration::ZERO }, ..cost }
 }
 
 /// Metrics that cost the judge least come first, so that a budget goes furthest.

@@ -84,14 +84,22 @@ def main(address, seconds):
     with grpc.insecure_channel(address) as channel:
         server = Server(channel, seconds)
         for sample in SAMPLES:
-            evaluate(server, sample)
-        evaluate_stream(server, [SHORT, *SAMPLES])
+            attempt(server, f"Evaluate {sample.id}", evaluate, sample)
+        attempt(server, "EvaluateStream", evaluate_stream, [SHORT, *SAMPLES])
         tell_judge(server)
         health = server.health.Check(health_pb2.HealthCheckRequest(), timeout=10)
         server.expect(health.status == health_pb2.HealthCheckResponse.SERVING, "not SERVING after all that")
     for mistake in server.mistakes:
         print(f"MISTAKE: {mistake}")
     return 1 if server.mistakes else 0
+
+
+def attempt(server, name, function, *arguments):
+    """A call that fails is a mistake: whatever becomes of the judge is told in the results."""
+    try:
+        function(server, *arguments)
+    except grpc.RpcError as error:
+        server.expect(False, f"{name}: {error.code()} {error.details()}")
 
 
 def evaluate(server, sample):

@@ -44,7 +44,8 @@ main() {
 clean_up() {
     code=$?
     [ -z "$assay" ] || kill "$assay" 2>/dev/null || true
-    [ -z "$judge" ] || kill "$judge" 2>/dev/null || true
+    # It would finish its answer first, and has nothing to lose.
+    [ -z "$judge" ] || kill -KILL "$judge" 2>/dev/null || true
     wait
     if [ "$code" -ne 0 ]; then
         for log in judge assay; do

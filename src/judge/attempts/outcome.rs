@@ -100,6 +100,8 @@ pub(super) fn of_status(status: u16, complaint: Complaint, retry_after: Option<D
             retry_after,
         }),
         408 | 409 => Setback::unavailable(Kind::Busy, format!("status {status}"), retry_after),
+        // Some have no other status for a parameter that they do not know.
+        500 | 501 if is_about_form(&complaint) => Setback::Complained { status, complaint },
         500.. => Setback::unavailable(Kind::Down, format!("status {status}"), retry_after),
         _ => Setback::Final(JudgeError::Rejected { status }),
     }
@@ -125,6 +127,15 @@ fn is_quota(status: u16, complaint: &Complaint, retry_after: Option<Duration>) -
 
 fn is_filtered(complaint: &Complaint) -> bool {
     ["content_filter", "content_policy"].iter().any(|code| complaint.code.contains(code))
+}
+
+/// It does not know how the answer was to be held to its form, and says so.
+fn is_about_form(complaint: &Complaint) -> bool {
+    const PARAMETERS: [&str; 3] = ["response_format", "json_schema", "tool_choice"];
+    const FAULTS: [&str; 5] = ["validation error", "not support", "unsupported", "invalid", "unrecognized"];
+    let message = complaint.message.to_ascii_lowercase();
+    let tells = |words: &[&str]| words.iter().any(|words| message.contains(words));
+    tells(&PARAMETERS) && tells(&FAULTS)
 }
 
 #[cfg(test)]
@@ -175,6 +186,15 @@ mod tests {
             assert_eq!(name(status, "", "", None), expected, "{status}");
         }
         assert_eq!(name(400, "content_filter", "", None), "refused");
+    }
+
+    #[test]
+    fn a_parameter_that_is_named_in_a_server_error_is_left_out() {
+        let literal = "1 validation error: ('body', 'response_format', 'type'), should be 'text' or 'json_object'";
+        assert_eq!(name(500, "internal_server_error", literal, None), "rejected");
+        assert_eq!(name(501, "", "tool_choice is not supported", None), "rejected");
+        assert_eq!(name(503, "", literal, None), "unavailable");
+        assert_eq!(name(500, "", "worker died while it compiled a json_schema", None), "unavailable");
     }
 
     #[test]
