@@ -238,6 +238,7 @@ fn open_locked(path: &Path) -> anyhow::Result<File> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests have a disk of their own")]
 mod tests {
     use super::*;
 
