@@ -7,6 +7,7 @@ mod server;
 
 use std::{
     path::{Path, PathBuf},
+    process::Command,
     time::{Duration, Instant},
 };
 

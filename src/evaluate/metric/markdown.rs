@@ -13,7 +13,7 @@ pub fn markdown() -> String {
     let chapter = |(family, title, about): &(Family, &str, &str)| {
         let metrics = definitions.iter().filter(|definition| definition.family == *family);
         format!(
-            "\n## {title}\n\n{about}\n{}",
+            "\n## {title}\n\n{about}{}",
             metrics.map(|definition| section(definition)).collect::<String>()
         )
     };
