@@ -166,7 +166,10 @@ def check(server, where, result):
     ok = result.status == pb.METRIC_STATUS_OK
     named = result.status in pb.MetricStatus.values() and result.status != pb.METRIC_STATUS_UNSPECIFIED
     server.expect(named, f"{where}: status {result.status}")
-    server.expect(result.HasField("score") == ok, f"{where}: a score and the status do not fit together")
+    server.expect(ok or not result.HasField("score"), f"{where}: a score without the status OK")
+    # A ranking and a choice are no numbers.
+    told = result.HasField("score") or result.ranking or result.value
+    server.expect(told or not ok, f"{where}: OK without a score")
     server.expect(result.definition_version == info.definition_version, f"{where}: not its definition")
     bounds = [name for name in ("score", "lower", "upper") if result.HasField(name)]
     for name in bounds:
@@ -194,6 +197,8 @@ def tell_judge(server):
 def row(result):
     status = pb.MetricStatus.Name(result.status).removeprefix("METRIC_STATUS_")
     score = f"{result.score:.3f}" if result.HasField("score") else "-"
+    if result.value or result.ranking:
+        score = result.value[:9] or ">".join(str(index) for index in result.ranking)
     if result.status == pb.METRIC_STATUS_PARTIAL:
         score = f"{result.lower:.2f}..{result.upper:.2f}"
     why = result.error.message or result.reason

@@ -9,6 +9,12 @@ use crate::deadline::Deadline;
 /// tonic enforces the same header on its own, and would answer CANCELLED; ours must come first.
 const MARGIN: Duration = Duration::from_millis(2);
 
+/// The gRPC core (the clients of Python, C++, Ruby and others) sends a timeout in three digits and rounds it up, so the
+/// caller may give up by this share of it earlier than the header says.
+const ROUNDING_SHARE: u32 = 100;
+/// Shorter ones are rounded by less than an answer is early.
+const LEAST_ROUNDED: Duration = Duration::from_secs(10);
+
 /// Of the time that is left, what writing and carrying the answer may take.
 const ANSWER_SHARE: u32 = 50;
 const LEAST_FOR_ANSWER: Duration = Duration::from_millis(20);
@@ -17,7 +23,13 @@ const MOST_FOR_ANSWER: Duration = Duration::from_millis(250);
 /// The caller's own deadline, if it named one that can be read.
 pub(super) fn of(headers: &HeaderMap) -> Option<Deadline> {
     let timeout = parse(headers.get("grpc-timeout")?.to_str().ok()?)?;
-    Some(Deadline::after(timeout.saturating_sub(MARGIN.min(timeout / 2))))
+    Some(Deadline::after(callers_own(timeout)))
+}
+
+/// What is left of `timeout` by the clock of any caller.
+fn callers_own(timeout: Duration) -> Duration {
+    let rounding = if timeout < LEAST_ROUNDED { Duration::ZERO } else { timeout / ROUNDING_SHARE };
+    timeout.saturating_sub(rounding.max(MARGIN).min(timeout / 2))
 }
 
 /// By when all that is to be told must be known, so that it reaches the caller before `deadline`.
@@ -51,6 +63,20 @@ fn parse(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_timeout_that_was_rounded_up_ends_before_its_caller_does() {
+        let check = |header: &str, callers_ms: u64| {
+            let own = callers_own(parse(header).expect("a timeout"));
+            let callers = Duration::from_millis(callers_ms);
+            assert!(own < callers && own > callers.mul_f64(0.97), "{header}: {own:?} of {callers:?}");
+        };
+        check("171S", 170_001);
+        check("101S", 100_001);
+        check("1010S", 1_000_001);
+        check("10100m", 10_001);
+        check("60S", 60_000);
+    }
 
     #[test]
     fn a_fiftieth_is_kept_for_the_answer_within_bounds_and_never_more_than_half() {
