@@ -178,8 +178,11 @@ impl Budget {
 
     /// Calls that may still be made; None where they aren't limited.
     pub fn calls_left(&self) -> Option<u32> {
+        let whole = self.0.whole.as_ref().and_then(Budget::calls_left);
         let state = self.lock();
-        self.0.limits.calls.map(|limit| limit.saturating_sub(state.spent.calls + state.reserved_calls))
+        let used = state.spent.calls + state.reserved_calls;
+        let own = self.0.limits.calls.map(|limit| limit.saturating_sub(used));
+        own.into_iter().chain(whole).min()
     }
 
     /// Sets aside one call of about so many tokens and dollars.
@@ -330,6 +333,7 @@ mod tests {
         assert_eq!(which(one.debit(10, 0.0)), BudgetKind::Calls);
         let tokens = |budget: &Budget| (budget.spent().calls, budget.spent().prompt_tokens);
         assert_eq!((tokens(&one), tokens(&other), tokens(&whole)), ((1, 20), (1, 20), (2, 40)));
+        assert_eq!((one.calls_left(), whole.calls_left()), (Some(0), Some(0)));
         assert!(whole.0.check(&whole.lock(), 0, 0.0).is_err() && whole.lock().reserved_tokens == 0);
     }
 
