@@ -4,7 +4,7 @@ MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
 JUDGE ?= smollm2
 
-.PHONY: run build model test lint clients judge bench goldens ragas-goldens lexical-goldens help
+.PHONY: run build model test lint clients judge ragas-compare report-test bench goldens ragas-goldens lexical-goldens help
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,13 @@ lint: ## Formatting and clippy with warnings denied, and the protocol by buf whe
 
 clients: model build ## The clients of clients/ against the release binary
 	clients/run.sh target/release/assay $(MODEL)
+
+ragas-compare: model build ## The same samples scored by RAGAS and by Assay; ARGS="--judge-url URL --judge-model NAME" for a real judge
+	ASSAY_BIN=target/release/assay ASSAY_MODEL_DIR=$(MODEL) clients/ragas_compare.sh $(ARGS)
+
+report-test: ## The report of evaluate in Chromium, which apt installs where it is missing
+	tests/browser/prepare.sh
+	cargo test --locked --test it report:: -- --nocapture
 
 judge: model build ## Evaluate through a real judge, a small model on this machine (JUDGE=smollm2 or gemma3)
 	scripts/judge/run.sh target/release/assay $(MODEL) $(JUDGE) $(ARGS)

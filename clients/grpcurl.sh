@@ -2,7 +2,7 @@
 # Calls a running server with two grpcurls, one that asks for reflection v1 and one that knows only v1alpha, and
 # prints what was typed and answered.
 #
-#   clients/grpcurl.sh HOST:PORT ADMIN_HOST:PORT [SOCKET_PATH]
+#   clients/grpcurl.sh HOST:PORT ADMIN_HOST:PORT [SOCKET_PATH [JUDGED_HOST:PORT]]
 set -eu
 
 NEW=1.9.3
@@ -11,6 +11,7 @@ OLD=1.8.7 # The last before reflection v1.
 address=$1
 admin=$2
 socket=${3:-}
+judged=${4:-}
 tools=$(cd "$(dirname "$0")/.." && pwd)/target/tools
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -45,6 +46,16 @@ calls() {
     printf '%s\n' '{"id": "a", "input": "A red fox.", "options": {"dimensions": 4}}' '{"id": "b"}' >"$work/stdin"
     show fieldViolations -plaintext -d @ "$address" assay.v1.EmbeddingService/EmbedStream
 
+    # Without a judge there are the scores that need none.
+    evaluate METRIC_STATUS_JUDGE_NOT_CONFIGURED "$address"
+    grep -qF METRIC_STATUS_OK "$work/stdout" || fail "no metric has a score"
+    show noise_sensitivity -plaintext "$address" assay.v1.EvaluationService/ListMetrics
+    if [ -n "$judged" ]; then
+        evaluate endCodePoint "$judged"
+        printf '%s\n' "{\"id\": \"a\", \"request\": $sample}" >"$work/stdin"
+        show coverage -plaintext -d @ "$judged" assay.v1.EvaluationService/EvaluateStream
+    fi
+
     show SERVING -plaintext "$admin" grpc.health.v1.Health/Check
 
     if [ -n "$socket" ]; then
@@ -54,6 +65,21 @@ calls() {
         *) show SERVING -plaintext "unix:$socket" grpc.health.v1.Health/Check ;;
         esac
     fi
+}
+
+sample='{
+  "sample": {
+    "user_input": "When did the Halden Bridge open?",
+    "response": "The Halden Bridge opened in 1962. It is painted green.",
+    "retrieved_contexts": [{"text": "It took three years to build. The Halden Bridge opened on 4 May 1962."}],
+    "reference": "The Halden Bridge opened on 4 May 1962."
+  },
+  "metrics": [{"name": "faithfulness"}, {"name": "token_f1"}]
+}'
+
+evaluate() {
+    printf '%s\n' "$sample" >"$work/stdin"
+    show "$1" -plaintext -d @ "$2" assay.v1.EvaluationService/Evaluate
 }
 
 # Prints a call and its answer, which must hold $1. Its stdin is $work/stdin.
@@ -74,7 +100,12 @@ show() {
     "$grpcurl" "$@" <"$work/stdin" >"$work/stdout" 2>&1 || true
     : >"$work/stdin"
     cat "$work/stdout"
-    grep -qF -e "$expected" "$work/stdout" || { echo "FAILED: no '$expected' in the answer" >&2; exit 1; }
+    grep -qF -e "$expected" "$work/stdout" || fail "no '$expected' in the answer"
+}
+
+fail() {
+    echo "FAILED: $1" >&2
+    exit 1
 }
 
 main

@@ -1,6 +1,7 @@
-//! The command line: serve, pull, embed, healthcheck, config.
+//! The command line: serve, pull, embed, evaluate, healthcheck, config.
 
 mod embed;
+mod evaluate;
 mod healthcheck;
 mod progress;
 mod pull;
@@ -12,12 +13,18 @@ use clap::{ArgMatches, Command};
 use crate::{
     app,
     config::{Config, Group, arguments, markdown},
+    evaluate::metric,
     telemetry,
 };
 
 /// A mistake in the settings or the flags, as sysexits.h has it.
 const USAGE: u8 = 64;
 const ALL: [Group; 5] = [Group::Serving, Group::Model, Group::Compute, Group::Judge, Group::Log];
+
+/// Flags that don't fit each other or the settings.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
 
 const ABOUT: &str = "A sidecar that turns text into vectors behind gRPC, and never blocks its callers doing so.
 
@@ -29,6 +36,8 @@ const EXAMPLES: &str = "Examples:
   assay --model BAAI/bge-small-zh-v1.5 --revision main serve one from the hub, cached for the next start
   assay pull --model BAAI/bge-small-zh-v1.5            fetch and check it, as an init container does
   assay embed < texts.txt > vectors.jsonl              no server at all
+  assay evaluate --metrics lexical < samples.jsonl     scores without a server; assay evaluate --help has more
+  assay metrics                                        what each metric measures and needs
   assay healthcheck                                    exit code 0 if the server on this machine is SERVING
   assay config show                                    the settings in force and where they came from
 
@@ -43,12 +52,16 @@ pub fn main() -> ExitCode {
         std::process::exit(code)
     });
     match matches.subcommand() {
-        Some(("pull", flags)) => with_config(flags, pull::run),
-        Some(("embed", flags)) => with_config(flags, |config| embed::run(config, flags)),
-        Some(("healthcheck", flags)) => finish(healthcheck::run(flags)),
+        Some(("pull", flags)) => with_config(flags, |config| pull::run(config).map(code)),
+        Some(("embed", flags)) => with_config(flags, |config| embed::run(config, flags).map(code)),
+        Some(("evaluate", flags)) => with_config(flags, |config| evaluate::run(config, flags)),
+        Some(("healthcheck", flags)) => finish(healthcheck::run(flags).map(code)),
+        Some(("metrics", _)) => print_text(&metric::markdown()),
         Some(("config", flags)) => match flags.subcommand() {
-            Some(("show", flags)) => read(flags).map_or_else(|code| code, |config| show(&config)),
-            Some(("table", _)) => table(),
+            Some(("show", flags)) => {
+                read(flags).map_or_else(|code| code, |config| print_text(&config.shown.to_string()))
+            }
+            Some(("table", _)) => print_text(&markdown()),
             Some((_, flags)) => read(flags).map_or_else(|code| code, |_| ExitCode::SUCCESS),
             None => ExitCode::from(USAGE),
         },
@@ -83,6 +96,12 @@ pub fn command() -> Command {
             )
             .args(embed::arguments()),
         )
+        .subcommand(evaluate::arguments(settings(
+            "evaluate",
+            "Samples to scores, without a server",
+            &[Group::Judge, Group::Model, Group::Compute, Group::Log],
+        )))
+        .subcommand(Command::new("metrics").about("Print all metrics, what they need and mean, as Markdown"))
         .subcommand(
             Command::new("healthcheck")
                 .about("Ask a running server for its health; exit code 0 if it is SERVING, 1 if not")
@@ -100,11 +119,16 @@ pub fn command() -> Command {
         )
 }
 
-fn serve(config: Config) -> anyhow::Result<bool> {
-    app::run(config.app)
+fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    app::run(config.app).map(code)
 }
 
-fn with_config(flags: &ArgMatches, run: impl FnOnce(Config) -> anyhow::Result<bool>) -> ExitCode {
+/// False is a failure that was told already.
+fn code(succeeded: bool) -> ExitCode {
+    if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn with_config(flags: &ArgMatches, run: impl FnOnce(Config) -> anyhow::Result<ExitCode>) -> ExitCode {
     let config = match read(flags) {
         Ok(config) => config,
         Err(code) => return code,
@@ -125,28 +149,17 @@ fn read(flags: &ArgMatches) -> Result<Config, ExitCode> {
 }
 
 #[expect(clippy::print_stdout, reason = "it is what was asked for")]
-fn show(config: &Config) -> ExitCode {
-    print!("{}", config.shown);
+fn print_text(text: &str) -> ExitCode {
+    print!("{text}");
     ExitCode::SUCCESS
 }
 
-#[expect(clippy::print_stdout, reason = "it is what was asked for")]
-fn table() -> ExitCode {
-    print!("{}", markdown());
-    ExitCode::SUCCESS
-}
-
-/// False is a failure that was told already.
 #[expect(clippy::print_stderr, reason = "the last word of a program that failed")]
-fn finish(result: anyhow::Result<bool>) -> ExitCode {
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("assay: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("assay: {error:#}");
+        if error.is::<Usage>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+    })
 }
 
 #[cfg(test)]

@@ -299,4 +299,90 @@ mod tests {
         assert_eq!(again.app.rpc.limits.inputs, 7);
         assert_eq!(again.app.listen, config.app.listen);
     }
+
+    const JUDGES: &str = r#"
+        judge_url = "https://one.example/v1"
+        judge_model = "one"
+        judge_attempts = 5
+        [judges.strict]
+        model = "two"
+        temperature = 0.5
+        [judges.elsewhere]
+        url = "http://two.example/v1"
+        model = "three"
+    "#;
+
+    #[test]
+    fn profiles_inherit_from_the_flat_settings_but_no_key_for_another_endpoint() {
+        let variables = [("OPENAI_API_KEY", "sk-planted"), ("ASSAY_CONFIG", "f.toml")];
+        let config = read(&[], &variables, JUDGES).expect("valid");
+        let judges: Vec<_> = config.app.judges.iter().map(|j| (&*j.name, &*j.url, &*j.model)).collect();
+        assert_eq!(
+            judges,
+            [
+                ("default", "https://one.example/v1", "one"),
+                ("elsewhere", "http://two.example/v1", "three"),
+                ("strict", "https://one.example/v1", "two"),
+            ]
+        );
+        assert!(config.app.judges.iter().all(|judge| judge.attempts == 5));
+        assert!(config.app.judges[2].temperature == 0.5 && config.app.judges[0].temperature == 0.0);
+        let keys = config.app.judges.iter().map(|judge| judge.key.is_some());
+        assert!(keys.eq([true, false, true]));
+        let shown = format!("{} {:?}", config.shown, config.app);
+        assert!(shown.contains("[judges.\"strict\"]") && !shown.contains("planted"), "{shown}");
+        let again = read(&["--config", "f.toml"], &[], &config.shown.to_string()).expect("valid");
+        assert_eq!(again.app.judges.len(), 3);
+    }
+
+    #[test]
+    fn the_key_file_comes_before_the_key_and_loses_its_line_end() {
+        let files = |path: &str| match path {
+            "/key" => Ok("sk-of-file\r\n".to_owned()),
+            _ => Err("No such file".to_owned()),
+        };
+        let key = |flags: &[&str]| {
+            let command = clap::Command::new("assay").args(arguments(&[Group::Judge]));
+            let flags = command.get_matches_from(std::iter::once("assay").chain(flags.iter().copied()));
+            let variable = |name: &str| (name == "ASSAY_JUDGE_KEY").then(|| "sk-of-variable".to_owned());
+            Config::from_sources(&Sources { flags: &flags, variable: &variable, read_file: &files })
+        };
+        let judge = ["--judge-url", "http://x/v1", "--judge-model", "m", "--judge-key-file"];
+        let config = key(&[&judge[..], &["/key"]].concat()).expect("valid");
+        assert_eq!(config.app.judges[0].key.as_ref().map(Secret::expose), Some("sk-of-file"));
+        let mistakes = key(&[&judge[..], &["/nothing"]].concat()).expect_err("refused").0;
+        assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+        assert!(mistakes[0].contains("judge-key-file") && mistakes[0].contains("No such file"));
+    }
+
+    #[test]
+    fn half_a_judge_is_a_mistake_that_says_what_to_do() {
+        for (flags, file, part) in [
+            (&["--judge-url", "http://x/v1"][..], "", "judge-model is not"),
+            (&["--judge-model", "m"], "", "judge-url is not"),
+            (&["--judge-url", "x", "--judge-model", "m"], "", "http://"),
+            (&[], "[judges.a]\nmodel = \"m\"", "judges.a has no url"),
+            (&[], "[judges.a]\nurl = \"http://x\"", "judges.a has no model"),
+            (&[], "[judges.a]\nurls = \"http://x\"", "no setting urls"),
+            (&[], "[judges.default]\nurl = \"http://x\"\nmodel = \"m\"", "judge_url and judge_model"),
+            (&[], "judges = 3", "must be tables"),
+            (&[], "[judges.\"a b\"]\nmodel = \"m\"", "a name has"),
+            (&["--judge-price-prompt", "1"], "", "judge-price-completion"),
+            (&["--judge-record", "a", "--judge-replay", "b"], "", "are both set"),
+            (&["--judge-attempts", "0"], JUDGES, "judge-attempts"),
+        ] {
+            let flags = [&["--config", "f.toml"], flags].concat();
+            let mistakes = read(&flags, &[], file).expect_err(part).0.join("\n");
+            assert!(mistakes.contains(part), "{part} is not in:\n{mistakes}");
+        }
+    }
+
+    #[test]
+    fn only_profiles_are_enough() {
+        let file = "[judges.b]\nurl = \"http://x/v1\"\nmodel = \"m\"\nkey = \"sk-own\"";
+        let config = read(&["--config", "f.toml"], &[("OPENAI_API_KEY", "sk-flat")], file).expect("valid");
+        let judge = &config.app.judges[0];
+        assert_eq!((&*judge.name, judge.key.as_ref().map(Secret::expose)), ("b", Some("sk-own")));
+        assert!(!config.shown.to_string().contains("sk-own"));
+    }
 }

@@ -78,14 +78,7 @@ impl Embedder {
     /// # Errors
     /// If the operating system gives no thread.
     pub fn start(settings: Settings, registry: &mut Registry) -> io::Result<Embedder> {
-        let shared = Arc::new(Shared {
-            engine: OnceLock::new(),
-            status: StatusHandle::new(),
-            metrics: Metrics::register(registry),
-            cancel: CancellationToken::new(),
-            warm_up: Mutex::default(),
-            compute_threads: settings.threads,
-        });
+        let shared = Arc::new(Shared::new(settings.threads, registry));
         let context = warm_up::Context {
             settings,
             status: shared.status.clone(),
@@ -100,6 +93,11 @@ impl Embedder {
         })?;
         *shared.warm_up.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         Ok(Embedder(shared))
+    }
+
+    /// That never becomes ready, for whoever needs no vectors.
+    pub fn without_model(registry: &mut Registry) -> Embedder {
+        Embedder(Arc::new(Shared::new(1, registry)))
     }
 
     /// The engine, once the model is warm.
@@ -144,6 +142,19 @@ impl Embedder {
         if let Some(thread) = thread.filter(JoinHandle::is_finished) {
             // A panic was logged where it happened.
             let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn new(compute_threads: usize, registry: &mut Registry) -> Shared {
+        Shared {
+            engine: OnceLock::new(),
+            status: StatusHandle::new(),
+            metrics: Metrics::register(registry),
+            cancel: CancellationToken::new(),
+            warm_up: Mutex::default(),
+            compute_threads,
         }
     }
 }

@@ -126,20 +126,23 @@ impl Evaluator {
         Place(Arc::clone(&self.0.places).acquire_owned().await.expect("it is never closed"))
     }
 
-    /// All metrics of one sample side by side; `told` hears of each as soon as it is known. Never fails: what goes
-    /// wrong is the status of the metrics that needed it. Ends at the deadline of `task.call` with what is known.
+    /// All metrics of one sample side by side, or, where a budget may not be enough for all, those first that cost
+    /// least; `told` hears of each as soon as it is known. Never fails: what goes wrong is the status of the metrics
+    /// that needed it. Ends at the deadline of `task.call` with what is known.
     pub async fn evaluate(&self, task: Task, mut told: impl FnMut(&MetricResult)) -> Evaluation {
-        let started = Instant::now();
+        let begun = Instant::now();
         let Task { sample, selections, judge, call, reason_language } = task;
+        let budget = call.budget.clone();
         let assessment = Assessment::new(&self.0, sample, judge, call, reason_language);
         let mut results: Vec<Option<MetricResult>> = selections.iter().map(|_| None).collect();
-        {
-            let mut pending: FuturesUnordered<_> = by_cost(&selections)
-                .map(|(index, selection)| {
-                    let result = assessment.result(index, selection);
-                    async move { (index, result.await) }
-                })
-                .collect();
+        let mut waiting = by_cost(&selections);
+        while !waiting.is_empty() {
+            let count = affordable(&waiting, budget.calls_left());
+            let begin = |(index, selection)| {
+                let result = assessment.result(index, selection);
+                async move { (index, result.await) }
+            };
+            let mut pending: FuturesUnordered<_> = waiting.drain(..count).map(begin).collect();
             while let Some((index, result)) = pending.next().await {
                 told(&result);
                 results[index] = Some(result);
@@ -147,7 +150,7 @@ impl Evaluator {
         }
         Evaluation {
             results: results.into_iter().flatten().collect(),
-            cost: in_all(assessment.cost(), started.elapsed()),
+            cost: in_all(assessment.cost(), begun.elapsed()),
             language: assessment.language(),
             embedding_model: assessment.embedding_model(),
         }
@@ -161,8 +164,19 @@ fn in_all(cost: Cost, elapsed: Duration) -> Cost {
 }
 
 /// Metrics that cost the judge least come first, so that a budget goes furthest.
-fn by_cost(selections: &[Selection]) -> impl Iterator<Item = (usize, &Selection)> {
+fn by_cost(selections: &[Selection]) -> Vec<(usize, &Selection)> {
     let mut order: Vec<_> = selections.iter().enumerate().collect();
     order.sort_by_key(|(_, selection)| selection.metric.definition().judge_calls);
-    order.into_iter()
+    order
+}
+
+/// How many of the first go side by side, at least one: all that the calls left would pay for if they shared none.
+/// Those behind wait, so that a call which a cheap metric still needs isn't spent on a dear one that ends unfinished.
+fn affordable(waiting: &[(usize, &Selection)], calls_left: Option<u32>) -> usize {
+    let Some(left) = calls_left.filter(|left| *left > 0) else { return waiting.len() };
+    let sums = waiting.iter().scan(0, |sum, (_, selection)| {
+        *sum += selection.metric.definition().judge_calls;
+        Some(*sum)
+    });
+    sums.take_while(|sum| *sum <= left).count().max(1)
 }

@@ -114,7 +114,7 @@ impl fmt::Debug for Judge {
 }
 
 impl Judge {
-    /// Prepares everything; nothing is sent.
+    /// Prepares everything and reads recorded answers, so not for the reactor's threads. Nothing is sent.
     ///
     /// # Errors
     /// [`StartError`] if the settings cannot work.

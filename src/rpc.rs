@@ -161,11 +161,8 @@ impl Rpc {
 fn services(context: &Context) -> Routes {
     let Context { settings, embedder, evaluator, reactor, health, streams, started, .. } = context;
     let limits = &settings.limits;
-    let terms = Terms {
-        unanswered: limits.stream_inputs,
-        closing: health.closing.clone(),
-        tasks: streams.clone(),
-    };
+    let terms =
+        Terms { unanswered: limits.stream_inputs, closing: health.closing.clone(), tasks: streams.clone() };
     let info = ServerInfo {
         embedder: embedder.clone(),
         judges: evaluator.judges().to_vec(),
@@ -175,8 +172,7 @@ fn services(context: &Context) -> Routes {
         compute: settings.compute.clone(),
         started: *started,
     };
-    let embeddings =
-        Embeddings { embedder: embedder.clone(), limits: limits.clone(), terms: terms.clone() };
+    let embeddings = Embeddings { embedder: embedder.clone(), limits: limits.clone(), terms: terms.clone() };
     let embeddings = EmbeddingServiceServer::new(embeddings)
         .max_decoding_message_size(limits.message_bytes)
         .accept_compressed(CompressionEncoding::Gzip)

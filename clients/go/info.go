@@ -44,7 +44,8 @@ func serverInfoDescribesTheModel(ctx context.Context, s server) error {
 }
 
 func everyServiceIsServing(ctx context.Context, s server) error {
-	for _, service := range []string{"", "assay.v1.EmbeddingService", "assay.v1.ServerService", "liveness"} {
+	services := []string{"assay.v1.EmbeddingService", "assay.v1.EvaluationService", "assay.v1.ServerService"}
+	for _, service := range append(services, "", "liveness") {
 		response, err := s.health.Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: service})
 		if err != nil {
 			return err

@@ -1,6 +1,8 @@
 // Every feature of a running server, used and checked. Each check is an example of its own.
 //
-//	go run . 127.0.0.1:50051 unix:/run/assay.sock
+//	go run . ADDRESS [unix:PATH [JUDGED_ADDRESS]]
+//
+// The last is a server with the judge of ../judge.py, and under the name "slow" one that takes its time.
 package main
 
 import (
@@ -27,9 +29,17 @@ type check struct {
 	run  func(context.Context, server) error
 }
 
+var judgedChecks = []check{
+	{"a claim comes with its evidence", aClaimComesWithItsEvidence},
+	{"metrics share what the judge is asked", metricsShareWhatTheJudgeIsAsked},
+	{"a partial result has bounds and no score", aPartialResultHasBounds},
+	{"what is known comes before the deadline", whatIsKnownComesBeforeTheDeadline},
+	{"a stream tells metrics, samples and their summary", aStreamTellsMetricsSamplesAndTheirSummary},
+}
+
 func main() {
 	if len(os.Args) < 2 {
-		log.Fatal("usage: smoke ADDRESS [unix:PATH]")
+		log.Fatal("usage: smoke ADDRESS [unix:PATH [JUDGED_ADDRESS]]")
 	}
 	checks := []check{
 		{"embed gives vectors of unit length", embedGivesVectorsOfUnitLength},
@@ -51,20 +61,28 @@ func main() {
 		{"every service is serving", everyServiceIsServing},
 		{"a health watch begins with the present state", aHealthWatchBeginsWithThePresentState},
 		{"the request id is echoed", theRequestIDIsEchoed},
+		{"metrics are listed with what they need", metricsAreListed},
+		{"without a judge a metric says so and others have scores", withoutAJudgeAMetricSaysSo},
+		{"mistakes of a sample are named", mistakesOfASampleAreNamed},
 	}
 	if len(os.Args) > 2 {
 		checks = append(checks, check{"a unix socket serves the same vectors", aUnixSocketServes(os.Args[2])})
 	}
-	if !runAll(os.Args[1], checks) {
+	passed := runAll(os.Args[1], checks)
+	if len(os.Args) > 3 {
+		passed = runAll(os.Args[3], judgedChecks) && passed
+	}
+	if !passed {
 		os.Exit(1)
 	}
 }
 
 // A server is the stubs of one connection.
 type server struct {
-	embedding assay.EmbeddingServiceClient
-	info      assay.ServerServiceClient
-	health    grpc_health_v1.HealthClient
+	embedding  assay.EmbeddingServiceClient
+	evaluation assay.EvaluationServiceClient
+	info       assay.ServerServiceClient
+	health     grpc_health_v1.HealthClient
 }
 
 func connect(address string) (server, *grpc.ClientConn, error) {
@@ -73,9 +91,10 @@ func connect(address string) (server, *grpc.ClientConn, error) {
 		return server{}, nil, err
 	}
 	return server{
-		embedding: assay.NewEmbeddingServiceClient(conn),
-		info:      assay.NewServerServiceClient(conn),
-		health:    grpc_health_v1.NewHealthClient(conn),
+		embedding:  assay.NewEmbeddingServiceClient(conn),
+		evaluation: assay.NewEvaluationServiceClient(conn),
+		info:       assay.NewServerServiceClient(conn),
+		health:     grpc_health_v1.NewHealthClient(conn),
 	}, conn, nil
 }
 

@@ -326,7 +326,8 @@ def server_info_describes_the_model_and_the_limits(server):
 
 @check
 def every_service_is_serving(server):
-    for service in ["", "assay.v1.EmbeddingService", "assay.v1.ServerService", "liveness"]:
+    services = ["EmbeddingService", "EvaluationService", "ServerService"]
+    for service in ["", *(f"assay.v1.{name}" for name in services), "liveness"]:
         request = health_pb2.HealthCheckRequest(service=service)
         response = server.health.Check(request, timeout=TIMEOUT)
         assert response.status == health_pb2.HealthCheckResponse.SERVING, service

@@ -99,7 +99,7 @@ fn open(path: &str) -> anyhow::Result<mpsc::Receiver<io::Result<String>>> {
 }
 
 /// Waits for the model; one failed attempt ends the program, as someone waits in front of it.
-async fn warm<'a>(embedder: &'a Embedder, bar: &ProgressBar) -> anyhow::Result<&'a Engine> {
+pub(super) async fn warm<'a>(embedder: &'a Embedder, bar: &ProgressBar) -> anyhow::Result<&'a Engine> {
     let mut status = embedder.status();
     loop {
         let now = status.borrow_and_update().clone();

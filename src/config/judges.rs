@@ -26,7 +26,9 @@ pub(super) fn settings(r: &mut Reader, sources: &Sources<'_>) -> Vec<Settings> {
             None
         }
         (None, Some(_)) => {
-            r.mistake("judge-model is set and judge-url is not: set it to the endpoint that serves it".into());
+            r.mistake(
+                "judge-model is set and judge-url is not: set it to the endpoint that serves it".into(),
+            );
             None
         }
         (None, None) => None,
@@ -40,7 +42,9 @@ pub(super) fn settings(r: &mut Reader, sources: &Sources<'_>) -> Vec<Settings> {
             }
             (Some(url), Some(model)) => judges.push(Settings { url, model, ..of_profile }),
             (None, _) => r.mistake(format!("judges.{name} has no url: set it there, or judge_url for all")),
-            (_, None) => r.mistake(format!("judges.{name} has no model: set it there, or judge_model for all")),
+            (_, None) => {
+                r.mistake(format!("judges.{name} has no model: set it there, or judge_model for all"))
+            }
         }
     }
     judges

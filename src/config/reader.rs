@@ -52,12 +52,8 @@ const PROFILE_PREFIX: &str = "judge-";
 
 impl Reader {
     pub fn new(sources: &Sources<'_>) -> Reader {
-        let mut reader = Reader {
-            values: Values::new(),
-            profiles: BTreeMap::new(),
-            profile: None,
-            mistakes: Vec::new(),
-        };
+        let mut reader =
+            Reader { values: Values::new(), profiles: BTreeMap::new(), profile: None, mistakes: Vec::new() };
         let flag = |name: &str| sources.flags.try_get_one::<String>(name).ok().flatten().cloned();
         let file = flag("config").or_else(|| (sources.variable)("ASSAY_CONFIG"));
         let file = file.map(|path| reader.file(&path, sources)).unwrap_or_default();
@@ -179,13 +175,13 @@ impl Reader {
     fn read_profile(&mut self, path: &str, name: String, table: toml::Table) {
         let mut values = Values::new();
         for (key, value) in table {
-            let known = SETTINGS.iter().find(|setting| {
-                setting.name.starts_with(PROFILE_PREFIX) && setting.profile_key() == key
-            });
+            let known = SETTINGS
+                .iter()
+                .find(|setting| setting.name.starts_with(PROFILE_PREFIX) && setting.profile_key() == key);
             match (known, scalar(&value)) {
-                (None, _) => self
-                    .mistakes
-                    .push(format!("{path}: {PROFILES}.{name}: there is no setting {key}; as judge-{key}, see assay --help")),
+                (None, _) => self.mistakes.push(format!(
+                    "{path}: {PROFILES}.{name}: there is no setting {key}; as judge-{key}, see assay --help"
+                )),
                 (Some(_), None) => self
                     .mistakes
                     .push(format!("{path}: {PROFILES}.{name}.{key} must be a string, a number or a boolean")),

@@ -17,7 +17,7 @@ pub struct Aggregate {
     columns: Vec<Column>,
 }
 
-/// One label over all samples.
+/// One metric under one label, over all samples.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     pub metric: &'static str,
@@ -69,9 +69,10 @@ impl Aggregate {
     }
 
     fn column(&mut self, metric: &Metric, label: &str) -> &mut Column {
-        let known = self.columns.iter().position(|column| column.label == label);
+        let metric = metric.definition().name;
+        let known = self.columns.iter().position(|column| column.label == label && column.metric == metric);
         let index = known.unwrap_or_else(|| {
-            let (metric, label) = (metric.definition().name, label.to_owned());
+            let label = label.to_owned();
             self.columns.push(Column { metric, label, counts: Vec::new(), scores: Moments::default() });
             self.columns.len() - 1
         });
@@ -215,6 +216,15 @@ mod tests {
         assert_eq!(same.interval, Some((0.5, 0.5)));
         let broken = aggregate(&[(Status::Ok, Some(f64::NAN)), (Status::Ok, Some(f64::INFINITY))]);
         assert_eq!((broken.scored, broken.mean, broken.interval), (2, None, None));
+    }
+
+    #[test]
+    fn metrics_under_one_label_are_not_mixed() {
+        let mut aggregate = Aggregate::default();
+        aggregate.add_outcome(&Metric::Faithfulness, "a", Status::Ok, Some(1.0));
+        aggregate.add_outcome(&Metric::Hallucination, "a", Status::Ok, Some(0.0));
+        let means: Vec<_> = aggregate.summaries().into_iter().map(|s| (s.metric, s.mean)).collect();
+        assert_eq!(means, [("faithfulness", Some(1.0)), ("hallucination", Some(0.0))]);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! ListMetrics, docs/METRICS.md and the checks of a request are made from it.
 
+mod markdown;
+
 use super::{
     judged::{
         answer_accuracy, answer_correctness, answer_relevancy, aspect_critic, context_entity_recall,
@@ -15,6 +17,8 @@ use super::{
     sample::{Field, Sample},
     vector::{embedding_groundedness, embedding_relevance, semantic_similarity},
 };
+
+pub use markdown::markdown;
 
 /// How a metric comes to its score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,13 @@ impl Definition {
     pub(super) const JUDGED: Definition = Definition { family: Family::Judged, ..Definition::LEXICAL };
     pub(super) const VECTOR: Definition =
         Definition { family: Family::Vector, embeddings: true, ..Definition::LEXICAL };
+
+    /// Names of fields; one of several is one entry, such as "reference or response".
+    pub fn required_fields(&self) -> Vec<String> {
+        let one_of: Vec<&str> = self.any_of.iter().map(|field| field.name()).collect();
+        let all = self.needs.iter().map(|field| field.name().to_owned());
+        all.chain((!one_of.is_empty()).then(|| one_of.join(" or "))).collect()
+    }
 
     /// The fields that the sample lacks.
     pub fn missing(&self, sample: &Sample) -> Vec<Field> {

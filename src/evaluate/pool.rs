@@ -50,6 +50,7 @@ impl Pool {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test waits for its futures")]
 mod tests {
     use std::time::Duration;
 

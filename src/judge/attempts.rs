@@ -19,7 +19,7 @@ use super::{
     BreakerState, Call,
     breaker::Breaker,
     capability::{Advice, Capability, Features, Sent, Step, Structured, TokenLimit},
-    cost::{Cost, Tally},
+    cost::Tally,
     error::{JudgeError, StartError},
     limit::Limiter,
     metrics::Metrics,
@@ -107,12 +107,12 @@ impl Endpoint {
         tally: &Tally,
     ) -> Result<Completion, JudgeError> {
         let request = Arc::new(request);
-        let (mut leave, mut steps, mut attempts) = (Leave::default(), 0, 1);
+        let (mut leave, mut steps, mut attempts, mut retry) = (Leave::default(), 0, 1, false);
         self.retries.deposit();
         loop {
             let features = leave.apply(self.capability.features());
-            let attempt =
-                Attempt { endpoint: self, request: &request, call, tally, again: attempts + steps > 1 };
+            let again = attempts + steps > 1;
+            let attempt = Attempt { endpoint: self, request: &request, call, tally, again, retry };
             match attempt.run(features).await {
                 Ok(completion) => {
                     self.learn_mode(features.structured);
@@ -121,6 +121,7 @@ impl Endpoint {
                 Err(Setback::Final(error)) => return Err(error),
                 Err(Setback::Complained { status, complaint }) => {
                     steps += 1;
+                    retry = false;
                     let rejected = JudgeError::Rejected { status };
                     if steps > MAX_STEPS || !self.adapt(&request, features, &complaint, &mut leave) {
                         return Err(rejected);
@@ -130,8 +131,7 @@ impl Endpoint {
                     let pause = self.pause(attempts, retry_after, call).ok_or(error)?;
                     tokio::time::sleep(pause).await;
                     attempts += 1;
-                    self.metrics.retry();
-                    tally.add(&Cost { retries: 1, ..Cost::default() });
+                    retry = true;
                 }
             }
         }
@@ -144,9 +144,18 @@ impl Endpoint {
         }
     }
 
-    /// A question is asked once more, as its answer could not be read.
-    pub fn tell_reask(&self) {
+    /// A question is asked once more, as its answer could not be read. Perhaps the endpoint takes a schema
+    /// and does not heed it; words cost little.
+    pub fn reasks(&self) {
         self.metrics.reask();
+        if self.capability.tell_in_words() {
+            let Settings { name, model, .. } = &self.settings;
+            tracing::warn!(
+                judge = name,
+                model,
+                "an answer had no readable verdict; telling its form in words too"
+            );
+        }
     }
 
     /// Whether there is something left to try.

@@ -135,6 +135,8 @@ pub struct Budget(Arc<Account>);
 
 struct Account {
     limits: BudgetLimits,
+    /// Which pays as well.
+    whole: Option<Budget>,
     state: Mutex<State>,
 }
 
@@ -156,7 +158,13 @@ impl fmt::Debug for Budget {
 
 impl Budget {
     pub fn new(limits: BudgetLimits) -> Budget {
-        Budget(Arc::new(Account { limits, state: Mutex::default() }))
+        Budget(Arc::new(Account { limits, whole: None, state: Mutex::default() }))
+    }
+
+    /// Counts for itself what it spends, which is this budget's as well and held to its limits.
+    pub fn part(&self) -> Budget {
+        let limits = BudgetLimits::default();
+        Budget(Arc::new(Account { limits, whole: Some(self.clone()), state: Mutex::default() }))
     }
 
     pub fn unlimited() -> Budget {
@@ -168,22 +176,35 @@ impl Budget {
         self.lock().spent.clone()
     }
 
+    /// Calls that may still be made; None where they aren't limited.
+    pub fn calls_left(&self) -> Option<u32> {
+        let whole = self.0.whole.as_ref().and_then(Budget::calls_left);
+        let state = self.lock();
+        let used = state.spent.calls + state.reserved_calls;
+        let own = self.0.limits.calls.map(|limit| limit.saturating_sub(used));
+        own.into_iter().chain(whole).min()
+    }
+
     /// Sets aside one call of about so many tokens and dollars.
     ///
     /// # Errors
     /// [`JudgeError::BudgetExhausted`] if a limit would be passed.
     pub(super) fn debit(&self, tokens: u64, usd: f64) -> Result<Debit, JudgeError> {
+        let whole = self.0.whole.as_ref().map(|whole| whole.debit(tokens, usd)).transpose()?.map(Box::new);
         let mut state = self.lock();
         self.0.check(&state, tokens, usd)?;
         state.reserved_calls += 1;
         state.reserved_tokens += tokens;
         state.reserved_usd += usd;
-        Ok(Debit { budget: self.clone(), tokens, usd, sent: false })
+        Ok(Debit { budget: self.clone(), whole, tokens, usd, sent: false })
     }
 
     /// What costs no call of its own: time, retries, hits.
     pub(super) fn note(&self, cost: &Cost) {
         self.lock().spent += cost;
+        if let Some(whole) = &self.0.whole {
+            whole.note(cost);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -214,6 +235,7 @@ impl Account {
 /// What is set aside for one call; given back when it is dropped, but for what was used.
 pub(super) struct Debit {
     budget: Budget,
+    whole: Option<Box<Debit>>,
     tokens: u64,
     usd: f64,
     sent: bool,
@@ -223,6 +245,9 @@ impl Debit {
     /// The call goes out, so it counts as one whatever becomes of it.
     pub fn send(&mut self) {
         self.sent = true;
+        if let Some(whole) = &mut self.whole {
+            whole.send();
+        }
         let mut state = self.budget.lock();
         state.reserved_calls -= 1;
         state.spent.calls += 1;
@@ -294,6 +319,22 @@ mod tests {
         drop(second);
         assert_eq!((budget.spent().prompt_tokens, budget.spent().completion_tokens), (20, 10));
         assert!(budget.debit(70, 0.0).is_ok());
+    }
+
+    #[test]
+    fn a_part_counts_for_itself_and_is_held_to_the_limits_of_the_whole() {
+        let whole = Budget::new(BudgetLimits { calls: Some(2), ..BudgetLimits::default() });
+        let (one, other) = (whole.part(), whole.part());
+        for part in [&one, &other] {
+            let mut debit = part.debit(10, 0.0).expect("two calls");
+            debit.send();
+            debit.settle(&Cost::of(&usage(20, 0, 10), None));
+        }
+        assert_eq!(which(one.debit(10, 0.0)), BudgetKind::Calls);
+        let tokens = |budget: &Budget| (budget.spent().calls, budget.spent().prompt_tokens);
+        assert_eq!((tokens(&one), tokens(&other), tokens(&whole)), ((1, 20), (1, 20), (2, 40)));
+        assert_eq!((one.calls_left(), whole.calls_left()), (Some(0), Some(0)));
+        assert!(whole.0.check(&whole.lock(), 0, 0.0).is_err() && whole.lock().reserved_tokens == 0);
     }
 
     #[test]

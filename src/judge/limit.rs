@@ -271,6 +271,7 @@ impl Drop for Permit {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests wait for futures")]
 mod tests {
     use std::time::Duration;
 

@@ -177,4 +177,5 @@ fn is_only_the_askers(error: &JudgeError) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests wait on runtimes and for a disk of their own")]
 mod tests;

@@ -128,22 +128,23 @@ impl Request {
     fn messages(&self, features: &Features) -> Vec<Value> {
         let Rendered { system, user } = &*self.messages;
         let bound = matches!(features.structured, Structured::JsonSchema | Structured::Tools);
-        let system = if bound { system.clone() } else { format!("{system}\n\n{}", self.schema_note) };
+        let system = match bound && !features.in_words {
+            true => system.clone(),
+            false => format!("{system}\n\n{}", self.schema_note),
+        };
         let message = |role: &str, content: &str| json!({ "role": role, "content": content });
-        // An endpoint may take a schema and ignore it: then the words are all that the model sees of it.
-        let in_words = if bound { format!("\n\n{}", self.schema_note) } else { String::new() };
         let mut messages = vec![message("system", &system)];
         match &self.again {
             None => messages.push(message("user", user)),
             // Many chat templates take neither an empty message nor two in a row from the user.
             Some((answer, reask)) if answer.is_empty() => {
-                messages.push(message("user", &format!("{user}\n\n{reask}{in_words}")));
+                messages.push(message("user", &format!("{user}\n\n{reask}")));
             }
             Some((answer, reask)) => {
                 messages.extend([
                     message("user", user),
                     message("assistant", answer),
-                    message("user", &format!("{reask}{in_words}")),
+                    message("user", reask),
                 ]);
             }
         }
@@ -284,9 +285,89 @@ fn complaint_in(body: &Value) -> Complaint {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::sync::Arc;
 
-    use super::{Complaint, Finish, Malformed, Usage, complaint, read, short};
+    use serde_json::{Value, json};
+
+    use super::{
+        Complaint, Features, Finish, Malformed, Rendered, Request, Schema, Structured, TokenLimit, Usage,
+        complaint, read, short,
+    };
+
+    const FEATURES: Features = Features {
+        structured: Structured::JsonSchema,
+        token_limit: TokenLimit::MaxTokens,
+        temperature: true,
+        seed: true,
+        many: true,
+        in_words: false,
+    };
+
+    fn request() -> Request {
+        let messages = Rendered { system: "系统".to_owned(), user: "数据".to_owned() };
+        let schema = Schema { name: "verdict", value: json!({ "type": "object" }), digest: String::new() };
+        Request {
+            model: "m".into(),
+            messages: Arc::new(messages),
+            again: None,
+            schema: Arc::new(schema),
+            schema_note: "the form".into(),
+            samples: 3,
+            temperature: 0.3,
+            seed: Some(7),
+            max_answer_tokens: 9,
+        }
+    }
+
+    fn sent(request: &Request, features: Features) -> Value {
+        serde_json::from_slice(&request.body(&features)).expect("JSON")
+    }
+
+    #[test]
+    fn a_request_carries_what_the_endpoint_takes_and_no_more() {
+        let schema = json!({ "name": "verdict", "strict": true, "schema": { "type": "object" } });
+        let whole = json!({
+            "model": "m",
+            "messages": [{ "role": "system", "content": "系统" }, { "role": "user", "content": "数据" }],
+            "response_format": { "type": "json_schema", "json_schema": schema },
+            "max_tokens": 9, "temperature": 0.3, "seed": 7, "n": 3,
+        });
+        assert_eq!(sent(&request(), FEATURES), whole);
+        let least = Features {
+            structured: Structured::Text,
+            token_limit: TokenLimit::Unset,
+            temperature: false,
+            seed: false,
+            many: false,
+            in_words: false,
+        };
+        let words =
+            [json!({ "role": "system", "content": "系统\n\nthe form" }), whole["messages"][1].clone()];
+        assert_eq!(sent(&request(), least), json!({ "model": "m", "messages": words }));
+        let other = Features { token_limit: TokenLimit::MaxCompletionTokens, ..FEATURES };
+        assert_eq!(sent(&request(), other)["max_completion_tokens"], 9);
+    }
+
+    #[test]
+    fn chinese_is_sent_as_it_is() {
+        let body = String::from_utf8(request().body(&FEATURES)).expect("UTF-8");
+        assert!(body.contains("系统") && !body.contains("\\u"), "{body}");
+    }
+
+    #[test]
+    fn roles_take_turns_when_a_question_is_asked_again() {
+        let roles = |answer: &str| {
+            let again = Some((answer.to_owned(), "once more".to_owned()));
+            let body = sent(&Request { again, ..request() }, FEATURES);
+            let messages = body["messages"].as_array().expect("messages").clone();
+            messages
+                .iter()
+                .map(|message| message["role"].as_str().expect("a role").to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(roles("what"), ["system", "user", "assistant", "user"]);
+        assert_eq!(roles(""), ["system", "user"]);
+    }
 
     #[test]
     fn an_answer_is_read_wherever_the_endpoint_puts_it() {

@@ -37,8 +37,8 @@ use crate::{
     },
 };
 
-/// Labels that a stream's summary tells apart; callers choose them, and may choose a new one for each sample.
-const SUMMARY_LABELS: usize = 1024;
+/// Metrics and labels that a stream's summary holds; callers choose labels, and may choose new ones for each sample.
+const SUMMARY_LINES: usize = 1024;
 
 pub(super) struct Evaluations {
     pub evaluator: Evaluator,
@@ -60,9 +60,7 @@ impl EvaluationService for Evaluations {
         let asked = convert::request(request.into_inner(), &self.limits, self.evaluator.judges())?;
         work.until_ready(&asked, deadline).await?;
         let _place = self.evaluator.try_enter().map_err(|full| status::of_full(&full))?;
-        let id = asked.sample.id.clone();
-        let scored = work.score(asked, deadline, |_| ()).await;
-        Ok(Response::new(scored.response(id)))
+        Ok(Response::new(work.score(asked, deadline, |_| ()).await.response()))
     }
 
     type EvaluateStreamStream = Answers<EvaluateStreamResponse>;
@@ -108,13 +106,15 @@ struct Work {
 
 /// A sample that was scored, with the judge if one was needed.
 struct Scored {
+    /// The sample's own.
+    id: String,
     evaluation: Evaluation,
     judge: Option<Judge>,
 }
 
 impl Scored {
-    fn response(&self, id: String) -> EvaluateResponse {
-        results::response(id, &self.evaluation, self.judge.as_ref())
+    fn response(&self) -> EvaluateResponse {
+        results::response(self.id.clone(), &self.evaluation, self.judge.as_ref())
     }
 }
 
@@ -141,7 +141,7 @@ impl Work {
     /// What is known when the time for the answer has come.
     async fn score(&self, asked: Asked, deadline: Deadline, told: impl FnMut(&MetricResult)) -> Scored {
         let Asked { sample, selections, judge, budget, use_cache, reason_language } = asked;
-        let judge = self.evaluator.judge(&judge).cloned();
+        let (id, judge) = (sample.id.clone(), self.evaluator.judge(&judge).cloned());
         let is_judged = selections.iter().any(|s| s.metric.definition().judge_calls > 0);
         let call = judge::Call {
             deadline: deadline::for_work(deadline),
@@ -152,7 +152,7 @@ impl Work {
         };
         let task = Task { sample, selections, judge: judge.clone(), call, reason_language };
         let evaluation = self.evaluator.evaluate(task, told).await;
-        Scored { evaluation, judge: judge.filter(|_| is_judged) }
+        Scored { id, evaluation, judge: judge.filter(|_| is_judged) }
     }
 
     /// One sample of a stream; waits for its turn.
@@ -185,7 +185,7 @@ struct Step {
 }
 
 enum What {
-    Metric(proto::MetricResult),
+    Metric(Box<proto::MetricResult>),
     Scored(Box<Scored>),
     Refused(Status),
 }
@@ -204,7 +204,8 @@ impl Exchange for EvaluateStream {
         let scoring = async move {
             // Who reads the steps outlives this, but for a caller who left.
             let tell = |what| drop(steps.send(Step { id: id.clone(), what }));
-            let scored = work.score_in_stream(request, |r| tell(What::Metric(results::result(r)))).await;
+            let scored =
+                work.score_in_stream(request, |r| tell(What::Metric(Box::new(results::result(r))))).await;
             tell(scored.map_or_else(What::Refused, |scored| What::Scored(Box::new(scored))));
         };
         let scoring = scoring.into_stream().filter_map(|()| future::ready(None));
@@ -216,10 +217,10 @@ impl Exchange for EvaluateStream {
             self.open -= 1;
         }
         let event = match what {
-            What::Metric(result) => Event::Result(result),
+            What::Metric(result) => Event::Result(*result),
             What::Scored(scored) => {
                 self.totals.add(&scored.evaluation);
-                Event::Sample(scored.response(id.clone()))
+                Event::Sample(scored.response())
             }
             What::Refused(status) => {
                 self.totals.refused += 1;
@@ -250,7 +251,7 @@ fn id_of(request: &EvaluateStreamRequest) -> &str {
 struct Totals {
     samples: u32,
     refused: u32,
-    labels: HashSet<String>,
+    lines: HashSet<(&'static str, String)>,
     aggregate: Aggregate,
     cost: Cost,
 }
@@ -260,8 +261,9 @@ impl Totals {
         self.samples += 1;
         self.cost += &evaluation.cost;
         for result in &evaluation.results {
-            if self.labels.len() < SUMMARY_LABELS || self.labels.contains(&result.label) {
-                self.labels.insert(result.label.clone());
+            let line = (result.metric.definition().name, result.label.clone());
+            if self.lines.len() < SUMMARY_LINES || self.lines.contains(&line) {
+                self.lines.insert(line);
                 self.aggregate.add(result);
             }
         }

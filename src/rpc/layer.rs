@@ -206,10 +206,7 @@ struct Observed {
 impl Observed {
     fn trace(&self) -> Trace {
         let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
-        Trace {
-            request_id: text(&self.request_id),
-            traceparent: self.traceparent.as_ref().and_then(text),
-        }
+        Trace { request_id: text(&self.request_id), traceparent: self.traceparent.as_ref().and_then(text) }
     }
 
     fn echo(&self, headers: &mut HeaderMap) {

@@ -2,6 +2,7 @@
 
 mod degrading;
 mod journal;
+mod limits;
 mod reading;
 mod sharing;
 mod transport;

@@ -1,7 +1,10 @@
 pub mod app;
+pub mod command;
+pub mod evaluator;
 pub mod goldens;
 pub mod hub;
 pub mod judge;
+pub mod lag;
 pub mod random_model;
 pub mod server;
 

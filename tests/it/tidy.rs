@@ -118,11 +118,12 @@ fn only_the_edge_knows_the_protocol() {
 }
 
 #[test]
-fn only_model_knows_the_tensors_and_only_its_source_knows_http_clients() {
+fn only_model_knows_the_tensors_and_only_its_source_and_the_judge_know_http_clients() {
     for name in ["candle_core", "candle_nn", "safetensors", "tokenizers"] {
         check("only model knows tensors and tokenizers", |s| s.knows_crate(name) && !s.is_in(&["model"]));
     }
-    check("only model/source knows reqwest", |s| s.knows_crate("reqwest") && !s.is_in(&["model/source"]));
+    let clients = ["model/source", "judge/transport"];
+    check("only model/source and judge know reqwest", |s| s.knows_crate("reqwest") && !s.is_in(&clients));
 }
 
 #[test]
@@ -142,6 +143,10 @@ fn lower_modules_know_nothing_of_those_above_them() {
     for (lower, above) in [
         ("model", &["embed", "stall", "rpc", "admin", "app", "config", "cli", "telemetry"][..]),
         ("embed", &["stall", "rpc", "admin", "app", "config", "cli", "telemetry"]),
+        (
+            "judge",
+            &["model", "embed", "evaluate", "stall", "rpc", "admin", "app", "config", "cli", "telemetry"],
+        ),
         ("stall", &["model", "embed", "rpc", "admin", "app", "config", "cli", "telemetry"]),
         ("rpc", &["admin", "app", "config", "cli", "telemetry"]),
         ("admin", &["app", "config", "cli", "telemetry"]),
@@ -164,9 +169,13 @@ fn pure_files_neither_wait_nor_read_nor_look_at_the_clock() {
         "evaluate/score",
         "evaluate/text",
         "evaluate/vector",
+        "judge/attempts/outcome",
+        "judge/capability/naming",
         "judge/extract",
         "judge/lenient",
+        "judge/limit/turns",
         "judge/prompt/frame",
+        "judge/wire",
         "rpc/reorder",
     ];
     assert!(pure.iter().all(|name| sources().iter().any(|source| source.is_in(&[name]))));
@@ -189,6 +198,14 @@ fn the_readme_has_the_table_of_settings_as_it_is() {
     };
     let table = assay::config::markdown();
     assert!(readme.contains(table.trim_end()), "README.md lacks this table of settings:\n{table}");
+}
+
+#[test]
+fn the_page_of_metrics_is_made_from_their_table() {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/METRICS.md");
+    let page = fs::read_to_string(&file).expect("the page");
+    let made = assay::evaluate::metric::markdown();
+    assert!(page == made, "make it again: target/debug/assay metrics > {}", file.display());
 }
 
 #[test]

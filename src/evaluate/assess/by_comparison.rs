@@ -22,12 +22,15 @@ type Found = Result<Finding, Failure>;
 
 impl Assessment<'_> {
     pub(super) async fn lexical(&self, metric: &Metric) -> Found {
+        let nothing = match metric {
+            Metric::QuotedSpans => "the response quotes nothing",
+            _ => "there is nothing to compare",
+        };
         let (sample, language, metric) =
             (Arc::clone(&self.steps.sample), self.steps.language, metric.clone());
         let compare = move || compare(&metric, &sample, language);
         let score = self.steps.shared.pool.run(self.steps.call.deadline, compare).await?;
-        let nothing = Estimate::NotApplicable("there is nothing to compare");
-        Ok(Finding::of(score.map_or(nothing, Estimate::Exact), ""))
+        Ok(Finding::of(score.map_or(Estimate::NotApplicable(nothing), Estimate::Exact), ""))
     }
 
     pub(super) async fn semantic_similarity(&self, options: &semantic_similarity::Options) -> Found {

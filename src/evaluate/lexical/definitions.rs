@@ -27,7 +27,7 @@ pub const ROUGE: Definition = Definition {
     formula: "ROUGE-L by default, or ROUGE-1 and ROUGE-2: F, precision or recall of what is in common; English words \
               are stemmed (Porter), Chinese is cut into characters or words",
     source: "rouge_score; Lin, ACL W04-1013",
-    differs: "Equal Chinese texts score 1, where RAGAS gives 0.",
+    differs: "Chinese characters count, where RAGAS drops them: equal Chinese texts score 1, and 0 there.",
     ..PAIR
 };
 

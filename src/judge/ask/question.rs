@@ -100,7 +100,7 @@ impl<'a, V: Verdict> Question<'a, V> {
     }
 
     async fn ask_again(&self, index: usize, request: Request, message: &Message, what: &str) -> Sample<V> {
-        self.endpoint.tell_reask();
+        self.endpoint.reasks();
         let again = Some((shown(message), self.prompt.reask(what)));
         let message = self.ask_one(index, Request { again, ..request }).await?;
         Ok(read(message).await?)

@@ -34,6 +34,8 @@ pub(super) struct Attempt<'a> {
     pub tally: &'a Tally,
     /// Not the first for its request.
     pub again: bool,
+    /// It repeats one that failed.
+    pub retry: bool,
 }
 
 /// How long the attempt may take, and who says so.
@@ -73,13 +75,20 @@ impl Attempt<'_> {
                 metrics.refused();
             }
         })?;
+        // The last slot may have come free because its holder ran out of time too.
+        if self.call.deadline.has_passed() {
+            return Err(JudgeError::DeadlineExceeded);
+        }
         let pass = breaker.pass(Instant::now()).map_err(open)?;
         Ok((debit, permit, pass))
     }
 
     async fn send(&self, body: Vec<u8>, mut debit: Debit, limit: Duration) -> Sent<'_> {
         debit.send();
-        self.tally.add(&Cost { calls: 1, ..Cost::default() });
+        self.tally.add(&Cost { calls: 1, retries: self.retry.into(), ..Cost::default() });
+        if self.retry {
+            self.endpoint.metrics.retry();
+        }
         let watch = Watch::start(&self.endpoint.metrics);
         let received = self.endpoint.transport.send(body, &self.call.trace, limit).await;
         Sent { received, debit, watch }
@@ -114,15 +123,14 @@ impl Attempt<'_> {
     }
 
     fn judge_endpoint(&self, setback: &Setback, pass: Pass) {
-        match setback.shows_health() {
-            Some(true) => pass.succeeded(),
-            Some(false) => {
-                if pass.failed(Instant::now()) {
-                    let judge = &self.endpoint.settings.name;
-                    tracing::warn!(judge, "the judge fails again and again, leaving it alone for a while");
-                }
-            }
-            None => {}
+        let opened = match setback.shows_health() {
+            Some(true) => return pass.succeeded(),
+            Some(false) => pass.failed(Instant::now()),
+            None => false,
+        };
+        if opened {
+            let judge = &self.endpoint.settings.name;
+            tracing::warn!(judge, "the judge fails again and again, leaving it alone for a while");
         }
     }
 

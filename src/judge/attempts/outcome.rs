@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn a_parameter_that_is_named_in_a_server_error_is_left_out() {
-        let literal = "1 validation error: ('body', 'response_format', 'type'), should be 'text' or 'json_object'";
+        let literal =
+            "1 validation error: ('body', 'response_format', 'type'), should be 'text' or 'json_object'";
         assert_eq!(name(500, "internal_server_error", literal, None), "rejected");
         assert_eq!(name(501, "", "tool_choice is not supported", None), "rejected");
         assert_eq!(name(503, "", literal, None), "unavailable");

@@ -103,7 +103,7 @@ impl AnswerFile {
         let worker =
             Worker { file, path: path.to_owned(), end, spans: Arc::clone(&spans), is_failing: false };
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let thread = std::thread::Builder::new().name("judge-answers".to_owned());
+        let thread = std::thread::Builder::new().name("assay-judge".to_owned());
         let thread = thread.spawn(move || worker.run(queue)).map_err(failed)?;
         Ok(AnswerFile { spans, jobs: Some(jobs), thread: Some(thread) })
     }

@@ -1,5 +1,6 @@
 use std::{
     fs,
+    pin::Pin,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     task::Poll,
     time::Duration,
@@ -49,10 +50,10 @@ async fn not_asked() -> Result<Answer, JudgeError> {
     panic!("it is known")
 }
 
+type Asking<'a> = Pin<Box<dyn Future<Output = Result<(Answer, Hit), JudgeError>> + 'a>>;
+
 /// Polls each once, so that they run into whatever they wait for.
-async fn start(
-    futures: &mut [std::pin::Pin<Box<dyn Future<Output = Result<(Answer, Hit), JudgeError>> + '_>>],
-) {
+async fn start(futures: &mut [Asking<'_>]) {
     for future in futures {
         assert!(futures::poll!(future.as_mut()).is_pending());
     }
@@ -191,12 +192,10 @@ impl Files {
         Store::open(&mode(self.path()), 1 << 20)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a test waits for its own disk")]
     fn text(&self) -> String {
         fs::read_to_string(self.path()).expect("a file")
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a test waits for its own disk")]
     fn write(&self, text: &str) {
         fs::write(self.path(), text).expect("a file");
     }

@@ -260,6 +260,9 @@ fn unknown_metric(name: &str) -> String {
 fn is_language_tag(tag: &str) -> bool {
     let mut parts = tag.split('-');
     let is_language = |part: &str| part.len() >= 2 && part.bytes().all(|b| b.is_ascii_alphabetic());
-    let is_part = |part: &str| (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric());
-    tag.len() <= 64 && parts.next().is_some_and(|part| is_part(part) && is_language(part)) && parts.all(is_part)
+    let is_part =
+        |part: &str| (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    tag.len() <= 64
+        && parts.next().is_some_and(|part| is_part(part) && is_language(part))
+        && parts.all(is_part)
 }

@@ -100,36 +100,18 @@ impl Reading<'_> {
         self.check.known(|| path, value)
     }
 
-    fn number(
-        &mut self,
-        field: &str,
-        value: Option<f64>,
-        default: f64,
-        range: RangeInclusive<f64>,
-    ) -> f64 {
+    fn number(&mut self, field: &str, value: Option<f64>, default: f64, range: RangeInclusive<f64>) -> f64 {
         let path = self.at(field);
         self.check.within(|| path, value, default, range)
     }
 
-    fn whole(
-        &mut self,
-        field: &str,
-        value: Option<u32>,
-        default: u32,
-        range: RangeInclusive<u32>,
-    ) -> u32 {
+    fn whole(&mut self, field: &str, value: Option<u32>, default: u32, range: RangeInclusive<u32>) -> u32 {
         let path = self.at(field);
         self.check.within(|| path, value, default, range)
     }
 
     /// Within a range that `u8` holds; the default stands in until the mistake is told.
-    fn small(
-        &mut self,
-        field: &str,
-        value: Option<u32>,
-        default: u8,
-        range: RangeInclusive<u32>,
-    ) -> u8 {
+    fn small(&mut self, field: &str, value: Option<u32>, default: u8, range: RangeInclusive<u32>) -> u8 {
         u8::try_from(self.whole(field, value, default.into(), range)).unwrap_or(default)
     }
 }

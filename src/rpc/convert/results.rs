@@ -168,7 +168,7 @@ fn info(definition: &Definition) -> proto::MetricInfo {
     proto::MetricInfo {
         name: definition.name.into(),
         family: family as i32,
-        required_fields: required_fields(definition),
+        required_fields: definition.required_fields(),
         needs_judge: definition.judge_calls > 0,
         needs_embeddings: definition.embeddings,
         lowest: definition.lowest,
@@ -181,11 +181,4 @@ fn info(definition: &Definition) -> proto::MetricInfo {
         options_field: definition.options_field.into(),
         in_groups: definition.in_groups,
     }
-}
-
-/// One of several is one entry, such as "reference or response".
-fn required_fields(definition: &Definition) -> Vec<String> {
-    let one_of: Vec<&str> = definition.any_of.iter().map(|field| field.name()).collect();
-    let one_of = (!one_of.is_empty()).then(|| one_of.join(" or "));
-    definition.needs.iter().map(|field| field.name().to_owned()).chain(one_of).collect()
 }

@@ -43,6 +43,12 @@ impl Case {
         self.verdicts.get("embeddings").is_some()
     }
 
+    /// Whether the sample has what the metric needs, and the options are such that we have them too.
+    pub fn is_complete(&self) -> bool {
+        let is_ours = self.options["case_fold"] != false;
+        is_ours && self.metric().definition().missing(&self.sample()).is_empty()
+    }
+
     pub fn expected(&self) -> f64 {
         self.unrounded.or(self.score).expect("a number")
     }

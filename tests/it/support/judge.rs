@@ -7,6 +7,7 @@
 mod answer;
 mod asked;
 mod brain;
+mod comparing;
 mod fault;
 
 use std::{
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 pub use self::{
     asked::Asked,
     brain::honest,
+    comparing::comparing,
     fault::{Fault, RetryAfter, Twist, Wrap},
 };
 use super::server::Server;

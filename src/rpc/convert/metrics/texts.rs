@@ -77,7 +77,9 @@ impl Reading<'_> {
     fn measure(&mut self, field: &str, value: i32) -> string_similarity::Measure {
         use proto::StringMeasure;
         match self.choice(field, value) {
-            StringMeasure::Unspecified | StringMeasure::Levenshtein => string_similarity::Measure::Levenshtein,
+            StringMeasure::Unspecified | StringMeasure::Levenshtein => {
+                string_similarity::Measure::Levenshtein
+            }
             StringMeasure::Hamming => string_similarity::Measure::Hamming,
             StringMeasure::Jaro => string_similarity::Measure::Jaro,
             StringMeasure::JaroWinkler => string_similarity::Measure::JaroWinkler,

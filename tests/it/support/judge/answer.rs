@@ -23,7 +23,7 @@ pub fn router(shared: &Arc<Shared>) -> Router {
         .with_state(Arc::clone(shared))
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
+async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
     let asked = Asked::read(headers, body);
     let _visit = Visit::begin(&shared, &asked);
     let fault = shared.fault_for(&asked);
@@ -118,7 +118,7 @@ async fn faulty(fault: &Fault, asked: Asked, brain: &super::Brain) -> Response {
                 .as_object_mut()
                 .expect("a request")
                 .retain(|name, _| !name.starts_with("tool") && name != "response_format");
-            Json(honest(&Asked::read(asked.headers, plain))).into_response()
+            Json(honest(&Asked::read(asked.headers, plain.to_string().into()))).into_response()
         }
         Fault::NoUsage => {
             let mut body = honest(&asked);

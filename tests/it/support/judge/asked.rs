@@ -1,11 +1,14 @@
 //! A request as a model understands it.
 
+use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::Value;
 
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub headers: HeaderMap,
+    /// The body as it came.
+    pub raw: Bytes,
     pub body: Value,
     /// The instructions.
     pub system: String,
@@ -26,7 +29,8 @@ pub struct Asked {
 }
 
 impl Asked {
-    pub fn read(headers: HeaderMap, body: Value) -> Asked {
+    pub fn read(headers: HeaderMap, raw: Bytes) -> Asked {
+        let body: Value = serde_json::from_slice(&raw).expect("JSON");
         let message = |at: usize| body["messages"][at]["content"].as_str().unwrap_or_default().to_owned();
         let (system, user) = (message(0), message(1));
         let again = body["messages"].get(3).map(|_| (message(2), message(3)));
@@ -47,6 +51,7 @@ impl Asked {
             samples: body["n"].as_u64().unwrap_or(1),
             sample: 0,
             headers,
+            raw,
             system,
             user,
             again,

@@ -2,10 +2,12 @@
 //!
 //! `cargo bench --bench serving -- [MODEL_DIR]` prints a Markdown table.
 
+mod evaluate;
+mod server;
+
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -16,10 +18,9 @@ use assay::proto::{
 };
 use futures::future::join_all;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
+use tonic::transport::Channel;
+
+use server::{Server, connect, start};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -36,7 +37,7 @@ fn main() -> Result<(), Error> {
     println!("| what | median | range |\n| --- | --- | --- |");
     let mut starts = Vec::new();
     for _ in 0..STARTS {
-        starts.push(runtime.block_on(start(&model))?);
+        starts.push(runtime.block_on(start(&model, &[]))?);
     }
     row("port bound after process start, ms", starts.iter().map(|s| s.bound.as_secs_f64() * 1e3));
     row("SERVING after process start, ms", starts.iter().map(|s| s.serving.as_secs_f64() * 1e3));
@@ -56,6 +57,23 @@ fn main() -> Result<(), Error> {
     row("reactor stalls", loads.iter().map(|l| l.stalls as f64));
     row("SIGTERM under load: failed calls in flight", loads.iter().map(|l| l.drain_failed as f64));
     row("SIGTERM under load: time to exit 0, s", loads.iter().map(|l| l.drain.as_secs_f64()));
+    let mut waits = Vec::new();
+    for _ in 0..ROUNDS {
+        waits.push(runtime.block_on(evaluate::waiting(&model))?);
+    }
+    let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
+    row("short unary call without Evaluate, p99, ms", waits.iter().map(|w| millis(w.alone_p99)));
+    row(
+        "the same while 64 Evaluate streams wait for a judge that never answers, p99, ms",
+        waits.iter().map(|w| millis(w.under_p99)),
+    );
+    row("ratio of the two", waits.iter().map(|w| w.under_p99.as_secs_f64() / w.alone_p99.as_secs_f64()));
+    row("reactor lag p99 meanwhile, ms", waits.iter().map(|w| millis(w.lag_p99)));
+    row("reactor stalls meanwhile", waits.iter().map(|w| w.stalls as f64));
+    row(
+        "samples that ended after their deadline, or without what is known",
+        waits.iter().map(|w| w.late as f64),
+    );
     Ok(())
 }
 
@@ -65,49 +83,6 @@ fn row(name: &str, values: impl Iterator<Item = f64>) {
     values.sort_by(f64::total_cmp);
     let (first, last) = (values[0], values[values.len() - 1]);
     println!("| {name} | {:.1} | {first:.1} to {last:.1} |", values[values.len() / 2]);
-}
-
-struct Server {
-    process: Child,
-    address: SocketAddr,
-    bound: Duration,
-    serving: Duration,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // A process that has ended already is what it should be.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// The time from the process's start until a connection is taken, and until health says SERVING.
-#[allow(clippy::disallowed_methods)]
-async fn start(model: &Path) -> Result<Server, Error> {
-    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let begun = Instant::now();
-    let process = Command::new(env!("CARGO_BIN_EXE_assay"))
-        .args(["--listen", &address.to_string(), "--admin-listen", "off", "--log", "warn", "--model"])
-        .arg(model)
-        .stdin(Stdio::null())
-        .spawn()?;
-    while TcpStream::connect(address).is_err() {
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    let bound = begun.elapsed();
-    let mut health = HealthClient::new(connect(address).await?);
-    loop {
-        let status = health.check(HealthCheckRequest { service: String::new() }).await?;
-        if status.get_ref().status() == ServingStatus::Serving {
-            return Ok(Server { process, address, bound, serving: begun.elapsed() });
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-async fn connect(address: SocketAddr) -> Result<Channel, Error> {
-    Ok(Endpoint::try_from(format!("http://{address}"))?.connect().await?)
 }
 
 struct Load {
@@ -125,7 +100,7 @@ struct Load {
 }
 
 async fn load(model: &Path) -> Result<Load, Error> {
-    let mut server = start(model).await?;
+    let mut server = start(model, &[]).await?;
     let channel = connect(server.address).await?;
     let texts = texts()?;
     let alone = short_calls(channel.clone(), tokio::time::sleep(Duration::from_secs(1))).await?;

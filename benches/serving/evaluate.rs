@@ -1,0 +1,92 @@
+//! What samples that wait for their judge cost those who only embed.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use assay::proto::{
+    Context, EvaluateRequest, EvaluateStreamRequest, GetServerInfoRequest, MetricSelection, MetricStatus,
+    Sample, evaluate_stream_response::Event, evaluation_service_client::EvaluationServiceClient,
+    server_service_client::ServerServiceClient,
+};
+use futures::future::join_all;
+use tokio::net::TcpListener;
+use tonic::{Request, transport::Channel};
+
+use super::{
+    Error, STREAMS, percentile,
+    server::{connect, start},
+    short_calls,
+};
+
+/// How long the samples wait, and, before and after, how long there are none.
+const WAIT: Duration = Duration::from_secs(6);
+
+pub struct Waiting {
+    pub alone_p99: Duration,
+    pub under_p99: Duration,
+    pub lag_p99: Duration,
+    pub stalls: u64,
+    pub late: usize,
+}
+
+pub async fn waiting(model: &Path) -> Result<Waiting, Error> {
+    let judge = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/v1", judge.local_addr()?);
+    let hold = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((connection, _)) = judge.accept().await {
+            held.push(connection);
+        }
+    });
+    let server = start(model, &["--judge-url", &url, "--judge-model", "silent"]).await?;
+    let channel = connect(server.address).await?;
+    let half = || short_calls(channel.clone(), tokio::time::sleep(WAIT / 2));
+    let mut alone = half().await?;
+    let samples = connect(server.address).await?;
+    let streams = tokio::spawn(join_all((0..STREAMS).map(|_| wait_in_stream(samples.clone()))));
+    let under = short_calls(channel.clone(), tokio::time::sleep(WAIT - Duration::from_millis(500))).await?;
+    let late = streams.await?.into_iter().collect::<Result<Vec<_>, Error>>()?;
+    alone.extend(half().await?);
+    let info = ServerServiceClient::new(channel).get_server_info(GetServerInfoRequest {}).await?;
+    let reactor = info.get_ref().reactor.unwrap_or_default();
+    hold.abort();
+    alone.sort();
+    Ok(Waiting {
+        alone_p99: percentile(&alone, 0.99),
+        under_p99: percentile(&under, 0.99),
+        lag_p99: reactor.lag_p99.unwrap_or_default().try_into()?,
+        stalls: reactor.stalls,
+        late: late.into_iter().filter(|late| *late).count(),
+    })
+}
+
+/// One sample whose judge never answers; whether it ended late or without what is known.
+async fn wait_in_stream(channel: Channel) -> Result<bool, Error> {
+    let text = |text: &str| text.to_owned();
+    let sample = Sample {
+        user_input: text("What is the capital of France?"),
+        response: text("The capital of France is Paris."),
+        reference: text("Paris."),
+        retrieved_contexts: vec![Context { text: text("Paris is the capital of France."), id: text("a") }],
+        ..Sample::default()
+    };
+    let metrics = ["faithfulness", "context_recall", "bleu"]
+        .map(|name| MetricSelection { name: text(name), ..MetricSelection::default() });
+    let evaluate = EvaluateRequest { sample: Some(sample), metrics: metrics.into(), options: None };
+    let message = EvaluateStreamRequest { id: String::new(), request: Some(evaluate) };
+    let begun = Instant::now();
+    // Not set_timeout: what is measured is the server's own end.
+    let mut request = Request::new(tokio_stream::iter([message]));
+    request.metadata_mut().insert("grpc-timeout", format!("{}m", WAIT.as_millis()).parse()?);
+    let mut answers = EvaluationServiceClient::new(channel).evaluate_stream(request).await?.into_inner();
+    let mut statuses = Vec::new();
+    while let Some(answer) = answers.message().await? {
+        if let Some(Event::Sample(response)) = answer.event {
+            statuses = response.results.iter().map(|result| result.status()).collect();
+        }
+    }
+    let known = [MetricStatus::Deadline, MetricStatus::Deadline, MetricStatus::Ok];
+    Ok(statuses != known || begun.elapsed() > WAIT)
+}

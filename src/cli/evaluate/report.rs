@@ -1,0 +1,178 @@
+//! The report: one HTML file with everything in it, for a browser without a network.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use serde::Serialize;
+
+use super::{plan::Plan, row::status_name, writer::Collected};
+use crate::evaluate::{aggregate::Summary, metric::Metric};
+
+const PAGE: &str = include_str!("report/report.html");
+const STYLE: &str = include_str!("report/report.css");
+const SCRIPT: &str = include_str!("report/report.js");
+
+/// Everything above the rows.
+#[derive(Serialize)]
+struct Head<'a> {
+    version: &'static str,
+    /// RFC 3339, UTC.
+    created: String,
+    input: &'a str,
+    judge: Option<Named<'a>>,
+    embedding_model: Option<&'a str>,
+    rows: u64,
+    bad_lines: u64,
+    failed_cells: u64,
+    cost: &'a super::row::CostView,
+    metrics: Vec<MetricView<'a>>,
+}
+
+#[derive(Serialize)]
+struct Named<'a> {
+    name: &'a str,
+    model: &'a str,
+}
+
+#[derive(Serialize)]
+struct MetricView<'a> {
+    metric: &'static str,
+    label: &'a str,
+    formula: &'static str,
+    lowest: f64,
+    highest: f64,
+    higher_is_better: Option<bool>,
+    scored: usize,
+    partial: usize,
+    not_applicable: usize,
+    failures: Vec<(String, usize)>,
+    mean: Option<f64>,
+    interval: Option<(f64, f64)>,
+    coverage: Option<f64>,
+}
+
+/// Under its name when it is complete.
+///
+/// # Errors
+/// If a file can't be read or written.
+pub(super) fn write(path: &Path, plan: &Plan, collected: &Collected) -> io::Result<()> {
+    let partial = PathBuf::from(format!("{}.partial", path.display()));
+    let mut page = BufWriter::new(File::create(&partial)?);
+    let summaries = collected.totals.aggregate.summaries();
+    for piece in pieces(PAGE) {
+        match piece {
+            Piece::Text(text) => page.write_all(text.as_bytes())?,
+            Piece::Slot("style") => page.write_all(STYLE.as_bytes())?,
+            Piece::Slot("script") => page.write_all(SCRIPT.as_bytes())?,
+            Piece::Slot(_) => write_data(&mut page, &head(plan, collected, &summaries), collected)?,
+        }
+    }
+    page.into_inner()?.sync_all()?;
+    std::fs::rename(&partial, path)
+}
+
+fn write_data(page: &mut impl Write, head: &Head<'_>, collected: &Collected) -> io::Result<()> {
+    write!(page, "{{\"head\":{},\"rows\":[", embeddable(&serde_json::to_string(head)?))?;
+    for (index, row) in collected.output.rows().enumerate() {
+        let (line, row) = row?;
+        let texts = collected.texts.get(&line).map_or("null", String::as_str);
+        let comma = if index > 0 { ",\n" } else { "\n" };
+        write!(page, "{comma}{{\"texts\":{},\"row\":{}}}", embeddable(texts), embeddable(&row))?;
+    }
+    write!(page, "]}}")
+}
+
+fn head<'a>(plan: &'a Plan, collected: &'a Collected, summaries: &'a [Summary]) -> Head<'a> {
+    let totals = &collected.totals;
+    Head {
+        version: env!("CARGO_PKG_VERSION"),
+        created: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        input: if plan.options.input == "-" { "standard input" } else { &plan.options.input },
+        judge: plan.judge.as_ref().map(|judge| Named { name: &judge.name, model: &judge.model }),
+        embedding_model: plan.embedding_model.as_deref(),
+        rows: totals.rows,
+        bad_lines: totals.bad_lines,
+        failed_cells: totals.failed_cells,
+        cost: &totals.cost,
+        metrics: summaries.iter().filter_map(MetricView::of).collect(),
+    }
+}
+
+impl<'a> MetricView<'a> {
+    fn of(summary: &'a Summary) -> Option<MetricView<'a>> {
+        let metric = Metric::named(summary.metric)?;
+        let definition = metric.definition();
+        let failures = summary.failures.iter().map(|(status, count)| (status_name(*status), *count));
+        Some(MetricView {
+            metric: definition.name,
+            label: &summary.label,
+            formula: definition.formula,
+            lowest: definition.lowest,
+            highest: definition.highest,
+            higher_is_better: definition.higher_is_better,
+            scored: summary.scored,
+            partial: summary.partial,
+            not_applicable: summary.not_applicable,
+            failures: failures.collect(),
+            mean: summary.mean,
+            interval: summary.interval,
+            coverage: summary.coverage,
+        })
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Piece<'a> {
+    Text(&'a str),
+    /// `{{name}}`.
+    Slot(&'a str),
+}
+
+/// The template cut at its slots; what fills them is never looked at.
+fn pieces(template: &str) -> impl Iterator<Item = Piece<'_>> {
+    template
+        .split("{{")
+        .flat_map(|part| match part.split_once("}}") {
+            Some((slot, rest)) => [Some(Piece::Slot(slot)), Some(Piece::Text(rest))],
+            None => [Some(Piece::Text(part)), None],
+        })
+        .flatten()
+}
+
+/// JSON that may stand in a script element: no text can end it or begin a comment in it. `<` and the two separators
+/// stand only in strings there, so escaping them changes no value.
+fn embeddable(json: &str) -> String {
+    json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_has_its_three_slots() {
+        let slots: Vec<_> = pieces(PAGE).filter(|piece| matches!(piece, Piece::Slot(_))).collect();
+        assert_eq!(slots, [Piece::Slot("style"), Piece::Slot("data"), Piece::Slot("script")]);
+    }
+
+    #[test]
+    fn nothing_is_fetched_from_elsewhere() {
+        for part in [PAGE, STYLE, SCRIPT] {
+            for word in ["http:", "https:", "@import", "url(", "src=", "fetch(", "import("] {
+                assert!(!part.replace("http://www.w3.org/2000/svg", "").contains(word), "{word}");
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_texts_stay_inside_of_the_data_and_mean_the_same() {
+        let text = "</script><!-- <script> \u{2028}\u{2029} {{script}}";
+        let embedded = embeddable(&serde_json::to_string(text).expect("JSON"));
+        assert!(!embedded.contains(['<', '\u{2028}', '\u{2029}']), "{embedded}");
+        assert_eq!(serde_json::from_str::<String>(&embedded).expect("JSON"), text);
+    }
+}
