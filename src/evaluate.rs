@@ -28,6 +28,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
+    deadline::Deadline,
     embed::Embedder,
     judge::{Call, Cost, Judge},
 };
@@ -36,7 +37,7 @@ use assess::Assessment;
 use metric::Selection;
 use pool::Pool;
 use result::MetricResult;
-use sample::Sample;
+use sample::{Reading, Sample};
 use text::Language;
 
 #[derive(Clone, Debug)]
@@ -133,7 +134,9 @@ impl Evaluator {
         let begun = Instant::now();
         let Task { sample, selections, judge, call, reason_language } = task;
         let budget = call.budget.clone();
-        let assessment = Assessment::new(&self.0, sample, judge, call, reason_language);
+        let sample = Arc::new(sample);
+        let reading = self.read(&sample, call.deadline).await;
+        let assessment = Assessment::new(&self.0, sample, reading, judge, call, reason_language);
         let mut results: Vec<Option<MetricResult>> = selections.iter().map(|_| None).collect();
         let mut waiting = by_cost(&selections);
         while !waiting.is_empty() {
@@ -154,6 +157,15 @@ impl Evaluator {
             language: assessment.language(),
             embedding_model: assessment.embedding_model(),
         }
+    }
+}
+
+impl Evaluator {
+    /// Leaves the reactor, as texts are long and the first one compiles the patterns of refusals. Where the deadline
+    /// comes first there is nothing to read for.
+    async fn read(&self, sample: &Arc<Sample>, deadline: Deadline) -> Reading {
+        let texts = Arc::clone(sample);
+        self.0.pool.run(deadline, move || Reading::of(&texts)).await.unwrap_or_default()
     }
 }
 

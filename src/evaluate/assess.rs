@@ -5,14 +5,14 @@ mod by_comparison;
 mod by_criterion;
 mod by_rating;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Shared,
     judged::custom,
     metric::{Metric, Selection},
     result::{Claim, Failure, MetricResult, Status},
-    sample::{Field, Sample},
+    sample::{Field, Reading, Sample},
     score::{Estimate, Score},
     steps::{Bill, Steps, Taken},
     text::Language,
@@ -66,7 +66,7 @@ struct Sheet<'a> {
 }
 
 impl Sheet<'_> {
-    fn take<T>(&mut self, taken: Taken<T>) -> Result<std::sync::Arc<T>, Failure> {
+    fn take<T>(&mut self, taken: Taken<T>) -> Result<Arc<T>, Failure> {
         self.bill.extend(taken.bill);
         taken.product
     }
@@ -75,12 +75,13 @@ impl Sheet<'_> {
 impl<'a> Assessment<'a> {
     pub fn new(
         shared: &'a Shared,
-        sample: Sample,
+        sample: Arc<Sample>,
+        reading: Reading,
         judge: Option<Judge>,
         call: Call,
         reason_language: Option<Language>,
     ) -> Assessment<'a> {
-        Assessment { steps: Steps::new(shared, sample, judge, call, reason_language) }
+        Assessment { steps: Steps::new(shared, sample, reading, judge, call, reason_language) }
     }
 
     /// Of all answers of the judge so far.

@@ -31,6 +31,25 @@ pub struct Context {
     pub id: String,
 }
 
+/// What has to be known of a sample's texts before anything is asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Reading {
+    pub language: Language,
+    /// Whether the response declines to answer, and whether the reference does.
+    pub response_refuses: bool,
+    pub reference_refuses: bool,
+}
+
+impl Reading {
+    pub fn of(sample: &Sample) -> Reading {
+        Reading {
+            language: sample.detect_language(),
+            response_refuses: text::is_refusal(&sample.response),
+            reference_refuses: text::is_refusal(&sample.reference),
+        }
+    }
+}
+
 /// A field of a sample, as its path in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Field {

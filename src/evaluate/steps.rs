@@ -15,8 +15,8 @@ use super::{
     Shared,
     prompts::Template,
     result::Failure,
-    sample::Sample,
-    text::{self, Language},
+    sample::{Reading, Sample},
+    text::Language,
     vector::cosine,
     verdicts,
 };
@@ -89,6 +89,7 @@ pub(super) type Answers = Vec<Option<Answer<bool>>>;
 pub(super) struct Steps<'a> {
     pub shared: &'a Shared,
     pub sample: Arc<Sample>,
+    pub reading: Reading,
     pub language: Language,
     /// Of the judge's reasons.
     pub reason_language: Language,
@@ -106,15 +107,17 @@ pub(super) struct Steps<'a> {
 impl<'a> Steps<'a> {
     pub fn new(
         shared: &'a Shared,
-        sample: Sample,
+        sample: Arc<Sample>,
+        reading: Reading,
         judge: Option<Judge>,
         call: Call,
         reason_language: Option<Language>,
     ) -> Steps<'a> {
-        let language = sample.detect_language();
+        let language = reading.language;
         Steps {
             shared,
-            sample: Arc::new(sample),
+            sample,
+            reading,
             language,
             reason_language: reason_language.unwrap_or(language),
             judge,
@@ -145,7 +148,11 @@ impl<'a> Steps<'a> {
     pub async fn claims(&self, side: Side) -> Taken<Vec<String>> {
         let take = || async {
             let source = self.text_of(side);
-            if text::is_refusal(source) {
+            let refuses = match side {
+                Side::Response => self.reading.response_refuses,
+                Side::Reference => self.reading.reference_refuses,
+            };
+            if refuses {
                 return Taken { product: Ok(Arc::default()), bill: Bill::new() };
             }
             let question = Question::new(Template::Claims)
@@ -167,9 +174,11 @@ impl<'a> Steps<'a> {
     }
 
     pub async fn context_entities(&self) -> Taken<Vec<String>> {
-        let texts: Vec<&str> =
-            self.sample.retrieved_contexts.iter().map(|context| context.text.as_str()).collect();
-        let take = || self.entities(Step::EntitiesOfContexts, texts.join("\n"));
+        let take = || {
+            let contexts = self.sample.retrieved_contexts.iter();
+            let texts: Vec<&str> = contexts.map(|context| context.text.as_str()).collect();
+            self.entities(Step::EntitiesOfContexts, texts.join("\n"))
+        };
         self.context_entities.get_or_init(take).await.clone()
     }
 

@@ -1,6 +1,6 @@
 //! Metrics over the tables of claims.
 
-use futures::future::{join, join4};
+use futures::future::{join, join3};
 
 use super::{Assessment, Finding, Sheet};
 use crate::evaluate::{
@@ -87,13 +87,12 @@ impl Assessment<'_> {
     }
 
     pub(super) async fn noise_sensitivity(&self, sheet: &mut Sheet<'_>, mode: Mode) -> Found {
-        let tables = join4(
+        let tables = join3(
             self.steps.by_other(Side::Response),
             self.steps.by_contexts(Side::Response),
             self.steps.by_contexts(Side::Reference),
-            self.steps.claims(Side::Response),
         );
-        let (by_reference, by_contexts, reference, _) = tables.await;
+        let (by_reference, by_contexts, reference) = tables.await;
         let taken = (sheet.take(by_reference), sheet.take(by_contexts), sheet.take(reference));
         let (by_reference, by_contexts, reference) = (taken.0?, taken.1?, taken.2?);
         let contexts = self.steps.sample.retrieved_contexts.len();

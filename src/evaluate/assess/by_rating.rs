@@ -14,7 +14,6 @@ use crate::{
         result::{Claim, Failure, Origin},
         score::Estimate,
         steps::{Each, Question, Step},
-        text,
         vector::cosine,
         verdicts::{
             Accuracy, Keyphrases, Refusal, Relevance, SummaryAnswer, SummaryAnswers, SummaryQuestions,
@@ -216,7 +215,7 @@ impl Assessment<'_> {
 
     pub(super) async fn refusal(&self, sheet: &mut Sheet<'_>) -> Found {
         let sample = &self.steps.sample;
-        if text::is_refusal(&sample.response) {
+        if self.steps.reading.response_refuses {
             return Ok(Finding::of(Estimate::Exact(1.0), "the response is a known form of refusal"));
         }
         let question = Question::new(Template::Refusal)
