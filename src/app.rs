@@ -79,7 +79,8 @@ impl App {
         let reactor = build_reactor(settings.reactor_threads)?;
         let watchdog = Watchdog::start(settings.stall.clone(), reactor.handle(), &mut registry);
         let embedder = Embedder::start(settings.embed.clone(), &mut registry)?;
-        let judges = start_judges(&settings.judges, &mut registry)?;
+        // Clients alone: nothing is sent, so a judge that is away holds up nothing.
+        let judges = Judge::start_all(&settings.judges, &mut registry)?;
         let evaluator = Evaluator::start(&settings.evaluate, embedder.clone(), judges)?;
         let health = Health {
             embedder: embedder.status(),
@@ -246,11 +247,6 @@ fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address}: set another --admin-listen, port 0, or off"))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-/// Clients alone: nothing is sent, so a judge that is away holds up nothing.
-fn start_judges(settings: &[judge::Settings], registry: &mut Registry) -> anyhow::Result<Vec<Judge>> {
-    settings.iter().map(|settings| Ok(Judge::start(settings.clone(), registry)?)).collect()
 }
 
 fn build_reactor(threads: usize) -> io::Result<Runtime> {

@@ -281,13 +281,13 @@ mod tests {
     use super::{Limiter, Load, Turn};
     use crate::{
         deadline::Deadline,
-        judge::{JudgeError, Settings, metrics::Metrics},
+        judge::{JudgeError, Settings, metrics::Families},
     };
 
     fn limiter(change: impl FnOnce(&mut Settings)) -> Limiter {
         let mut settings = Settings::new("test", "http://localhost", "m");
         change(&mut settings);
-        Limiter::new(&settings, Metrics::register(&mut Registry::default(), "test"))
+        Limiter::new(&settings, Families::register(&mut Registry::default()).of("test"))
     }
 
     fn turn(caller: u64) -> Turn {

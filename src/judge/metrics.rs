@@ -1,4 +1,4 @@
-//! What is counted about one judge.
+//! What is counted about judges.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,24 +16,53 @@ use prometheus_client::{
 use super::{breaker::BreakerState, wire::Usage};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct JudgeLabel {
+    judge: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
+    judge: String,
     outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
+    judge: String,
     kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ParameterLabel {
+    judge: String,
     parameter: &'static str,
 }
 
+type Histograms = Family<JudgeLabel, Histogram, fn() -> Histogram>;
+
+/// What is counted of all judges, told apart by the label `judge`: a name of a metric is registered once.
+#[derive(Clone)]
+pub(super) struct Families {
+    attempts: Family<OutcomeLabel, Counter>,
+    attempt: Histograms,
+    tokens: Family<KindLabel, Counter>,
+    retries: Family<JudgeLabel, Counter>,
+    reasks: Family<JudgeLabel, Counter>,
+    cache_hits: Family<JudgeLabel, Counter>,
+    refused: Family<JudgeLabel, Counter>,
+    degradations: Family<ParameterLabel, Counter>,
+    breaker_open: Family<JudgeLabel, Gauge>,
+    concurrency_limit: Family<JudgeLabel, Gauge>,
+    in_flight: Family<JudgeLabel, Gauge>,
+    waiting: Family<JudgeLabel, Gauge>,
+}
+
+/// What is counted of one judge.
 #[derive(Clone)]
 pub(super) struct Metrics(Arc<Inner>);
 
 struct Inner {
+    judge: String,
     attempts: Family<OutcomeLabel, Counter>,
     attempt: Histogram,
     tokens: Family<KindLabel, Counter>,
@@ -48,79 +77,28 @@ struct Inner {
     waiting: Gauge,
 }
 
-impl Metrics {
-    /// Each profile has its own, told apart by the label `judge`.
-    pub fn register(registry: &mut Registry, name: &str) -> Metrics {
-        let registry = registry.sub_registry_with_prefix("assay_judge");
-        let registry = registry.sub_registry_with_label(("judge".into(), name.to_owned().into()));
-        let inner = Inner {
+impl Families {
+    pub fn register(registry: &mut Registry) -> Families {
+        let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.01, 2.0, 15));
+        let families = Families {
             attempts: Family::default(),
-            attempt: Histogram::new(exponential_buckets(0.01, 2.0, 15)),
+            attempt: Family::new_with_constructor(histogram),
             tokens: Family::default(),
-            retries: Counter::default(),
-            reasks: Counter::default(),
-            cache_hits: Counter::default(),
-            refused: Counter::default(),
+            retries: Family::default(),
+            reasks: Family::default(),
+            cache_hits: Family::default(),
+            refused: Family::default(),
             degradations: Family::default(),
-            breaker_open: Gauge::default(),
-            concurrency_limit: Gauge::default(),
-            in_flight: Gauge::default(),
-            waiting: Gauge::default(),
+            breaker_open: Family::default(),
+            concurrency_limit: Family::default(),
+            in_flight: Family::default(),
+            waiting: Family::default(),
         };
-        inner.register(registry);
-        Metrics(Arc::new(inner))
+        families.register_in(registry.sub_registry_with_prefix("assay_judge"));
+        families
     }
 
-    pub fn attempt(&self, outcome: &'static str, took: Duration) {
-        self.0.attempts.get_or_create(&OutcomeLabel { outcome }).inc();
-        self.0.attempt.observe(took.as_secs_f64());
-    }
-
-    pub fn tokens(&self, usage: &Usage) {
-        for (kind, tokens) in [
-            ("prompt", usage.prompt_tokens),
-            ("cached_prompt", usage.cached_tokens),
-            ("completion", usage.completion_tokens),
-            ("reasoning", usage.reasoning_tokens),
-        ] {
-            self.0.tokens.get_or_create(&KindLabel { kind }).inc_by(tokens);
-        }
-    }
-
-    pub fn retry(&self) {
-        self.0.retries.inc();
-    }
-
-    pub fn reask(&self) {
-        self.0.reasks.inc();
-    }
-
-    pub fn cache_hit(&self) {
-        self.0.cache_hits.inc();
-    }
-
-    pub fn refused(&self) {
-        self.0.refused.inc();
-    }
-
-    pub fn degraded(&self, parameter: &'static str) {
-        self.0.degradations.get_or_create(&ParameterLabel { parameter }).inc();
-    }
-
-    pub fn breaker(&self, state: BreakerState) {
-        self.0.breaker_open.set(i64::from(state != BreakerState::Closed));
-    }
-
-    pub fn load(&self, limit: usize, in_flight: usize, waiting: usize) {
-        let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.0.concurrency_limit.set(whole(limit));
-        self.0.in_flight.set(whole(in_flight));
-        self.0.waiting.set(whole(waiting));
-    }
-}
-
-impl Inner {
-    fn register(&self, registry: &mut Registry) {
+    fn register_in(&self, registry: &mut Registry) {
         registry.register("attempts", "HTTP requests, by how they ended", self.attempts.clone());
         registry.register("attempt_seconds", "Time of one HTTP request", self.attempt.clone());
         registry.register("tokens", "Tokens by the endpoint's count", self.tokens.clone());
@@ -145,5 +123,105 @@ impl Inner {
         );
         registry.register("in_flight_requests", "Requests under way", self.in_flight.clone());
         registry.register("queued_requests", "Requests that wait for their turn", self.waiting.clone());
+    }
+
+    /// Of the judge with this name.
+    pub fn of(&self, judge: &str) -> Metrics {
+        let label = JudgeLabel { judge: judge.to_owned() };
+        let counter = |family: &Family<JudgeLabel, Counter>| family.get_or_create(&label).clone();
+        let gauge = |family: &Family<JudgeLabel, Gauge>| family.get_or_create(&label).clone();
+        Metrics(Arc::new(Inner {
+            attempts: self.attempts.clone(),
+            attempt: self.attempt.get_or_create(&label).clone(),
+            tokens: self.tokens.clone(),
+            retries: counter(&self.retries),
+            reasks: counter(&self.reasks),
+            cache_hits: counter(&self.cache_hits),
+            refused: counter(&self.refused),
+            degradations: self.degradations.clone(),
+            breaker_open: gauge(&self.breaker_open),
+            concurrency_limit: gauge(&self.concurrency_limit),
+            in_flight: gauge(&self.in_flight),
+            waiting: gauge(&self.waiting),
+            judge: judge.to_owned(),
+        }))
+    }
+}
+
+impl Metrics {
+    pub fn attempt(&self, outcome: &'static str, took: Duration) {
+        self.0.attempts.get_or_create(&OutcomeLabel { judge: self.0.judge.clone(), outcome }).inc();
+        self.0.attempt.observe(took.as_secs_f64());
+    }
+
+    pub fn tokens(&self, usage: &Usage) {
+        for (kind, tokens) in [
+            ("prompt", usage.prompt_tokens),
+            ("cached_prompt", usage.cached_tokens),
+            ("completion", usage.completion_tokens),
+            ("reasoning", usage.reasoning_tokens),
+        ] {
+            self.0.tokens.get_or_create(&KindLabel { judge: self.0.judge.clone(), kind }).inc_by(tokens);
+        }
+    }
+
+    pub fn retry(&self) {
+        self.0.retries.inc();
+    }
+
+    pub fn reask(&self) {
+        self.0.reasks.inc();
+    }
+
+    pub fn cache_hit(&self) {
+        self.0.cache_hits.inc();
+    }
+
+    pub fn refused(&self) {
+        self.0.refused.inc();
+    }
+
+    pub fn degraded(&self, parameter: &'static str) {
+        self.0.degradations.get_or_create(&ParameterLabel { judge: self.0.judge.clone(), parameter }).inc();
+    }
+
+    pub fn breaker(&self, state: BreakerState) {
+        self.0.breaker_open.set(i64::from(state != BreakerState::Closed));
+    }
+
+    pub fn load(&self, limit: usize, in_flight: usize, waiting: usize) {
+        let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.0.concurrency_limit.set(whole(limit));
+        self.0.in_flight.set(whole(in_flight));
+        self.0.waiting.set(whole(waiting));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_told_once_and_each_judge_has_its_own_numbers() {
+        let mut registry = Registry::default();
+        let families = Families::register(&mut registry);
+        let (one, other) = (families.of("one"), families.of("other"));
+        one.attempt("ok", Duration::from_millis(20));
+        other.retry();
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("metrics");
+        let mut types: Vec<&str> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
+        let all = types.len();
+        types.sort_unstable();
+        types.dedup();
+        // All but tokens and degradations, of which there are none yet.
+        assert_eq!((all, types.len()), (10, 10), "{text}");
+        for line in [
+            "assay_judge_attempts_total{judge=\"one\",outcome=\"ok\"} 1",
+            "assay_judge_retries_total{judge=\"one\"} 0",
+            "assay_judge_retries_total{judge=\"other\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in:\n{text}");
+        }
     }
 }

@@ -55,8 +55,7 @@ impl Bench {
         let mut registry = Registry::default();
         let dir = model.as_ref().map_or_else(|| "/nowhere".into(), |dir| dir.path().to_string_lossy());
         let embedder = Embedder::start(settings(dir).embed, &mut registry).expect("threads");
-        let start = |profile| Judge::start(profile, &mut registry).expect("sound settings");
-        let judges = profiles.into_iter().map(start).collect();
+        let judges = Judge::start_all(&profiles, &mut registry).expect("sound settings");
         let settings = evaluate::Settings { threads: 1, evaluations: 64 };
         let evaluator = Evaluator::start(&settings, embedder.clone(), judges).expect("threads");
         Bench { judge, evaluator, embedder, _model: model }
