@@ -365,6 +365,11 @@ mod tests {
             (&[], "[judges.a]\nurl = \"http://x\"", "judges.a has no model"),
             (&[], "[judges.a]\nurls = \"http://x\"", "no setting urls"),
             (&[], "[judges.default]\nurl = \"http://x\"\nmodel = \"m\"", "judge_url and judge_model"),
+            (
+                &["--judge-url", "http://x", "--judge-model", "m", "--judge-record", "f"],
+                "[judges.a]\nmodel = \"n\"",
+                "judges.a records into f",
+            ),
             (&[], "judges = 3", "must be tables"),
             (&[], "[judges.\"a b\"]\nmodel = \"m\"", "a name has"),
             (&["--judge-price-prompt", "1"], "", "judge-price-completion"),

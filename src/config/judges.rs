@@ -47,7 +47,21 @@ pub(super) fn settings(r: &mut Reader, sources: &Sources<'_>) -> Vec<Settings> {
             }
         }
     }
+    one_writer_each(r, &judges);
     judges
+}
+
+/// A file of recorded answers takes one writer, and profiles inherit its path.
+fn one_writer_each(r: &mut Reader, judges: &[Settings]) {
+    for (index, judge) in judges.iter().enumerate() {
+        let Mode::Record(path) = &judge.store else { continue };
+        if judges[..index].iter().any(|other| other.store == judge.store) {
+            let (name, path) = (&judge.name, path.display());
+            r.mistake(format!(
+                "judges.{name} records into {path}, as another judge does: set record in each profile"
+            ));
+        }
+    }
 }
 
 /// All but its address.
