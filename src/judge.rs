@@ -27,7 +27,13 @@ use prometheus_client::registry::Registry;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-use self::{attempts::Endpoint, metrics::Metrics, prompt::Nonces, schema::Schemas, store::Store};
+use self::{
+    attempts::Endpoint,
+    metrics::{Families, Metrics},
+    prompt::Nonces,
+    schema::Schemas,
+    store::Store,
+};
 pub use self::{
     breaker::BreakerState,
     capability::Structured,
@@ -119,7 +125,20 @@ impl Judge {
     /// # Errors
     /// [`StartError`] if the settings cannot work.
     pub fn start(settings: Settings, registry: &mut Registry) -> Result<Judge, StartError> {
-        let metrics = Metrics::register(registry, &settings.name);
+        Judge::with_metrics(settings, &Families::register(registry))
+    }
+
+    /// Several of them, as [`Judge::start`]; what is counted of them is registered once.
+    ///
+    /// # Errors
+    /// [`StartError`] of the first whose settings cannot work.
+    pub fn start_all(profiles: &[Settings], registry: &mut Registry) -> Result<Vec<Judge>, StartError> {
+        let families = Families::register(registry);
+        profiles.iter().map(|settings| Judge::with_metrics(settings.clone(), &families)).collect()
+    }
+
+    fn with_metrics(settings: Settings, families: &Families) -> Result<Judge, StartError> {
+        let metrics = families.of(&settings.name);
         let endpoint = Endpoint::new(&settings, metrics.clone())?;
         let store = Store::open(&settings.store, settings.cache_bytes);
         let store = store.map_err(|cause| StartError::Store { name: settings.name.clone(), cause })?;

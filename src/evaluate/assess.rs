@@ -90,7 +90,7 @@ impl<'a> Assessment<'a> {
     }
 
     pub fn language(&self) -> Language {
-        self.steps.language
+        self.steps.reading.language
     }
 
     pub fn embedding_model(&self) -> Option<String> {

@@ -90,7 +90,6 @@ pub(super) struct Steps<'a> {
     pub shared: &'a Shared,
     pub sample: Arc<Sample>,
     pub reading: Reading,
-    pub language: Language,
     /// Of the judge's reasons.
     pub reason_language: Language,
     pub judge: Option<Judge>,
@@ -113,13 +112,11 @@ impl<'a> Steps<'a> {
         call: Call,
         reason_language: Option<Language>,
     ) -> Steps<'a> {
-        let language = reading.language;
         Steps {
             shared,
             sample,
             reading,
-            language,
-            reason_language: reason_language.unwrap_or(language),
+            reason_language: reason_language.unwrap_or(reading.language),
             judge,
             call,
             claims: Both::default(),

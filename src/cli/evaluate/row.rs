@@ -11,7 +11,6 @@ use crate::{
         Evaluation,
         result::Status,
         sample::{Context, Sample},
-        text::Language,
     },
     judge::Cost,
 };
@@ -30,7 +29,7 @@ pub(super) fn scored(key: &Key, sample: &Sample, evaluation: &Evaluation) -> Str
         line: key.line,
         digest: &key.digest,
         id: &sample.id,
-        language: Some(language(evaluation.language)),
+        language: Some(evaluation.language.tag()),
         embedding_model: evaluation.embedding_model.as_deref(),
         results: evaluation.results.iter().map(|result| ResultView::of(result, sample)).collect(),
         cost: CostView::of(&evaluation.cost),
@@ -179,14 +178,6 @@ struct Texts<'a> {
     /// Ids and texts.
     retrieved_contexts: Vec<(String, String)>,
     reference_contexts: Vec<(String, String)>,
-}
-
-pub(super) fn language(language: Language) -> &'static str {
-    match language {
-        Language::English => "en",
-        Language::Chinese => "zh",
-        Language::Other => "other",
-    }
 }
 
 /// Never NaN: what is not finite was left out before.

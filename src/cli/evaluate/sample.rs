@@ -88,7 +88,7 @@ pub(super) fn language(name: &str) -> Option<Language> {
     match name.to_ascii_lowercase().as_str() {
         "en" | "eng" | "english" => Some(Language::English),
         "zh" | "zho" | "chinese" => Some(Language::Chinese),
-        "other" => Some(Language::Other),
+        "other" | "und" => Some(Language::Other),
         name if name.starts_with("en-") => Some(Language::English),
         name if name.starts_with("zh-") => Some(Language::Chinese),
         _ => None,

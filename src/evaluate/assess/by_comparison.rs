@@ -27,7 +27,7 @@ impl Assessment<'_> {
             _ => "there is nothing to compare",
         };
         let (sample, language, metric) =
-            (Arc::clone(&self.steps.sample), self.steps.language, metric.clone());
+            (Arc::clone(&self.steps.sample), self.steps.reading.language, metric.clone());
         let compare = move || compare(&metric, &sample, language);
         let score = self.steps.shared.pool.run(self.steps.call.deadline, compare).await?;
         Ok(Finding::of(score.map_or(Estimate::NotApplicable(nothing), Estimate::Exact), ""))

@@ -46,7 +46,7 @@ impl<'a> Question<'a> {
 
 impl Steps<'_> {
     fn prompt(&self, question: Question<'_>) -> Prompt {
-        let language = prompt_language(self.language);
+        let language = prompt_language(self.reading.language);
         let reasons = prompt_language(self.reason_language);
         Prompt {
             template: question.template.name(),

@@ -18,6 +18,17 @@ pub enum Language {
     Other,
 }
 
+impl Language {
+    /// In BCP 47, whose own word for a language that is not known is `und`.
+    pub fn tag(self) -> &'static str {
+        match self {
+            Language::English => "en",
+            Language::Chinese => "zh",
+            Language::Other => "und",
+        }
+    }
+}
+
 /// Tells the language of a text, in this order:
 ///
 /// 1. No letter at all: `Other`.

@@ -7,7 +7,6 @@ use crate::{
         aggregate::Summary,
         metric::{Definition, Family, Metric},
         result::{Claim, Evidence, MetricResult, Origin, Source, Status},
-        text::Language,
     },
     judge::{Cost, Judge},
     proto::{self, claim, evidence, metric_info},
@@ -24,7 +23,7 @@ pub(in crate::rpc) fn response(
         results: evaluation.results.iter().map(result).collect(),
         id,
         cost: Some(cost(&evaluation.cost)),
-        language: language_tag(evaluation.language).into(),
+        language: evaluation.language.tag().into(),
         judge: judge.map(|judge| judge.name().to_owned()).unwrap_or_default(),
         judge_model: judge.map(|judge| judge.model().to_owned()).unwrap_or_default(),
         embedding_model: evaluation.embedding_model.clone().unwrap_or_default(),
@@ -121,15 +120,6 @@ pub(in crate::rpc) fn cost(cost: &Cost) -> proto::Cost {
         reasoning_tokens: cost.reasoning_tokens,
         wall_time: duration(cost.wall),
         usd: cost.usd,
-    }
-}
-
-/// `und` is BCP 47's own word for a language that is not known.
-fn language_tag(language: Language) -> &'static str {
-    match language {
-        Language::English => "en",
-        Language::Chinese => "zh",
-        Language::Other => "und",
     }
 }
 
