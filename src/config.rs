@@ -82,6 +82,7 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
         embed: embed::Settings {
             source: source_settings(r, sources),
             model: model::Settings {
+                choice: model::Choice::default(),
                 max_tokens: r.optional("max-tokens", count),
                 pooling: r.optional("pooling", pooling),
             },

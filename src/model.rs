@@ -1,6 +1,8 @@
 //! A loaded model: its tokenizer, its encoder and how its states become vectors.
 
 mod bert;
+mod choice;
+#[expect(unsafe_code, reason = "vector instructions and packed memory; nowhere else")]
 mod kernel;
 mod manifest;
 pub mod source;
@@ -11,10 +13,13 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use source::ModelFiles;
 
+pub use choice::{Choice, ChoiceError};
+pub use kernel::{Invitation, Kernel, Precision, Team};
 pub use manifest::Pooling;
 pub use tokenizer::{Encoded, Token, TokenizeError, Tokenizer, Truncation};
 
 use bert::Bert;
+use choice::Chosen;
 use manifest::Manifest;
 use weights::Weights;
 
@@ -25,6 +30,8 @@ pub struct Settings {
     pub max_tokens: Option<usize>,
     /// Overrides the pooling that the files name.
     pub pooling: Option<Pooling>,
+    /// How products are computed.
+    pub choice: Choice,
 }
 
 /// What a model is.
@@ -50,6 +57,11 @@ pub struct ModelInfo {
     pub default_prompt_name: Option<String>,
     /// Numbers in all tensors that the encoder reads.
     pub parameters: u64,
+    /// What computes, such as `avx512-fp16`.
+    pub kernel: &'static str,
+    pub precision: Precision,
+    /// The lowest cosine between vectors in this precision and in f32, over the built-in check; 1 for f32.
+    pub cosine: f32,
 }
 
 /// A model that is ready to compute.
@@ -78,8 +90,8 @@ pub enum ModelError {
     TensorType { file: PathBuf, tensor: String, found: String },
     #[error("{}: tensor {tensor} holds a number that is not finite; fetch the file again", file.display())]
     NotFinite { file: PathBuf, tensor: String },
-    #[error("the forward pass failed: {0}")]
-    Compute(#[from] candle_core::Error),
+    #[error(transparent)]
+    Choice(#[from] ChoiceError),
 }
 
 /// Token ids of several sequences, one after the other, without padding.
@@ -130,8 +142,9 @@ impl Model {
         let manifest = Manifest::read(&files.dir, settings)?;
         let tokenizer = Tokenizer::read(&files.dir, &manifest)?;
         let weights = Weights::read(&files.dir, progress)?;
-        let encoder = Bert::new(&manifest, &weights)?;
         tokenizer.check_vocabulary(manifest.bert.vocab_size)?;
+        let Chosen { encoder, cosine } =
+            settings.choice.make(&tokenizer, |kernel| Bert::new(&manifest, &weights, kernel))?;
         let info = ModelInfo {
             id: files.id.clone(),
             revision: files.revision.clone(),
@@ -144,16 +157,18 @@ impl Model {
             prompts: manifest.prompts,
             default_prompt_name: manifest.default_prompt_name,
             parameters: encoder.parameters(),
+            kernel: encoder.kernel().name,
+            precision: encoder.kernel().precision,
+            cosine,
         };
         Ok(Model { info, tokenizer, encoder })
     }
 
     /// One pooled vector for each sequence: `[sequences * dimensions]`, not yet scaled to unit length.
     ///
-    /// # Errors
-    /// [`ModelError::Compute`] if a tensor operation fails, which is a defect of ours.
-    pub fn encode(&self, batch: &Packed) -> Result<Vec<f32>, ModelError> {
-        self.encoder.encode(batch)
+    /// In a reduced precision numbers beyond its range become infinite; whoever asks checks.
+    pub fn encode(&self, batch: &Packed, team: &Team) -> Vec<f32> {
+        self.encoder.encode(batch, team)
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     deadline::Deadline,
-    model::{self, Encoded, Model, ModelInfo, Token, TokenizeError, Truncation},
+    model::{self, Encoded, Model, ModelInfo, Team, Token, TokenizeError, Truncation},
 };
 
 /// A warm model and its threads.
@@ -116,7 +116,7 @@ impl Engine {
             probe: probe.ids,
         };
         let encoder = Arc::clone(&model);
-        let forward = Arc::new(move |batch: &model::Packed| encoder.encode(batch).map_err(|e| e.to_string()));
+        let forward = Arc::new(move |batch: &model::Packed, team: &Team| Ok(encoder.encode(batch, team)));
         let capacity = capacity(settings.queue_tokens, model.info.max_tokens);
         Ok(Engine(Arc::new(EngineParts {
             model,

@@ -17,7 +17,7 @@ use super::{
     worker::panic_message,
 };
 use crate::model::{
-    Model, ModelError, Packed, Truncation,
+    Model, ModelError, Packed, Team, Truncation,
     source::{self, ModelFiles, Progress, SourceError},
 };
 
@@ -152,6 +152,9 @@ impl Context {
                 dimensions = model.dimensions,
                 max_tokens = model.max_tokens,
                 pooling = ?model.pooling,
+                kernel = model.kernel,
+                precision = model.precision.name(),
+                cosine = model.cosine,
                 ?took,
                 "serving"
             );
@@ -190,7 +193,7 @@ fn warm(model: &Model) -> Result<(), WarmUpError> {
     for repeats in [1, (model.info.max_tokens / ids.len()).max(1)] {
         let mut batch = Packed::new();
         batch.push(&ids.repeat(repeats));
-        let states = model.encode(&batch)?;
+        let states = model.encode(&batch, &Team::alone());
         if !states.iter().all(|x| x.is_finite()) {
             return Err(WarmUpError::Forward("its numbers are not finite".into()));
         }

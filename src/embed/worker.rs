@@ -18,10 +18,13 @@ use super::{
     status::StatusHandle,
     vector::{Vector, VectorOptions},
 };
-use crate::{model::Packed, priority};
+use crate::{
+    model::{Packed, Team},
+    priority,
+};
 
 /// One forward pass: packed tokens in, `[sequences * dimensions]` pooled numbers out, or why not.
-pub(super) type Forward = dyn Fn(&Packed) -> Result<Vec<f32>, String> + Send + Sync;
+pub(super) type Forward = dyn Fn(&Packed, &Team) -> Result<Vec<f32>, String> + Send + Sync;
 
 /// One input on its way to a vector.
 pub(super) struct Job {
@@ -214,7 +217,7 @@ impl Worker {
     }
 
     fn pass(&self, packed: &Packed) -> Result<Vec<f32>, String> {
-        let states = catch_unwind(AssertUnwindSafe(|| (self.forward)(packed)))
+        let states = catch_unwind(AssertUnwindSafe(|| (self.forward)(packed, &Team::alone())))
             .unwrap_or_else(|panic| Err(format!("panic: {}", panic_message(&*panic))))?;
         if states.iter().all(|x| x.is_finite()) {
             Ok(states)

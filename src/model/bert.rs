@@ -3,26 +3,38 @@
 //! Source: BERT, arXiv:1810.04805; RoBERTa, arXiv:1907.11692. Sequences stand one after the other without
 //! padding, so every matrix product but attention's runs over all tokens of the batch at once.
 
-use candle_core::{CpuStorage, Device, InplaceOp1, InplaceOp2, Layout, Result as TensorResult, Tensor};
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use super::{
     ModelError, Packed,
-    kernel::{self, LayerNorm},
+    kernel::{Crew, Heads, Into, Kernel, LayerNorm, Linear, Operand, Rows, Scratch, Source, Team},
     manifest::{BertConfig, Manifest, Pooling},
     weights::Weights,
 };
 
+/// Rows that go through the feed-forward network together: their inner states stay in the cache of one core.
+const BLOCK_ROWS: usize = 256;
+
 pub(super) struct Bert {
+    kernel: &'static Kernel,
     /// `[vocabulary, dim]`
-    words: Tensor,
+    words: Vec<f32>,
     /// `[positions, dim]`, each with the row of token type 0 added.
-    positions: Tensor,
+    positions: Vec<f32>,
     first_position: usize,
     norm: LayerNorm,
     layers: Vec<Layer>,
+    heads: Heads,
     pooling: Pooling,
     dim: usize,
+    intermediate: usize,
+    max_tokens: usize,
     parameters: u64,
+    /// Of passes that have ended, to be used again.
+    spaces: Mutex<Vec<Space>>,
 }
 
 struct Layer {
@@ -32,33 +44,49 @@ struct Layer {
     up: Linear,
     down: Linear,
     norm: LayerNorm,
-    heads: usize,
 }
 
-/// `x * weight^T + bias`
-struct Linear {
-    /// `[out, in]`
-    weight: Tensor,
-    /// `[out]`
-    bias: Vec<f32>,
+/// All matrices of one forward pass.
+struct Space {
+    tokens: usize,
+    /// `[tokens, dim]`: what a layer gets and gives.
+    states: Rows,
+    /// The same as the left side of a product.
+    operand: Operand,
+    /// `[tokens, 3 * dim]`
+    query_key_value: Operand,
+    /// `[tokens, dim]`
+    context: Operand,
+    /// `[tokens, dim]`, before a normalisation.
+    sums: Rows,
+    /// `[tokens, intermediate]`
+    inner: Operand,
+    scratch: Vec<Scratch>,
 }
 
 impl Bert {
-    pub fn new(manifest: &Manifest, weights: &Weights) -> Result<Bert, ModelError> {
+    pub fn new(manifest: &Manifest, weights: &Weights, kernel: &'static Kernel) -> Result<Bert, ModelError> {
         let config = &manifest.bert;
-        let mut reader = Reader { weights, config, parameters: 0 };
+        let head_dim = config.hidden_size / config.num_attention_heads;
+        let heads = Heads::new(config.num_attention_heads, head_dim);
+        let mut reader = Reader { weights, config, kernel, heads, parameters: 0 };
         let (words, positions, norm) = reader.embeddings()?;
         let layers =
             (0..config.num_hidden_layers).map(|i| reader.layer(i)).collect::<Result<_, ModelError>>()?;
         Ok(Bert {
+            kernel,
             words,
             positions,
             first_position: config.first_position(),
             norm,
             layers,
+            heads,
             pooling: manifest.pooling,
             dim: config.hidden_size,
+            intermediate: config.intermediate_size,
+            max_tokens: manifest.max_tokens,
             parameters: reader.parameters,
+            spaces: Mutex::default(),
         })
     }
 
@@ -66,154 +94,129 @@ impl Bert {
         self.parameters
     }
 
+    pub fn kernel(&self) -> &'static Kernel {
+        self.kernel
+    }
+
     /// One pooled vector for each sequence of `batch`: `[sequences * dim]`.
-    pub fn encode(&self, batch: &Packed) -> Result<Vec<f32>, ModelError> {
-        let mut states = self.embed(batch)?; // [tokens, dim]
+    pub fn encode(&self, batch: &Packed, team: &Team) -> Vec<f32> {
+        let mut space = self.take_space(batch, team);
+        let Space { scratch, .. } = &mut space;
+        let scratch = std::mem::take(scratch);
+        let crew = self.kernel.crew(team, &scratch);
+        self.embed(batch, &crew, &mut space);
         for layer in &self.layers {
-            states = layer.forward(states, batch.offsets())?;
+            layer.forward(batch.offsets(), self.heads, &crew, &mut space);
         }
-        let states = states.flatten_all()?.to_vec1::<f32>()?;
-        Ok(batch
-            .offsets()
-            .windows(2)
-            .flat_map(|ends| self.pool(&states[ends[0] * self.dim..ends[1] * self.dim]))
-            .collect())
+        let mut vectors = vec![0.0; batch.sequences() * self.dim];
+        for (vector, ends) in vectors.chunks_exact_mut(self.dim).zip(batch.offsets().windows(2)) {
+            self.pool(&space.states, ends[0]..ends[1], vector);
+        }
+        space.scratch = scratch;
+        self.spaces.lock().unwrap_or_else(PoisonError::into_inner).push(space);
+        vectors
     }
 
-    /// Word and position embeddings, normalised: `[tokens, dim]`.
-    fn embed(&self, batch: &Packed) -> TensorResult<Tensor> {
-        let first = self.first_position as u32;
-        let positions: Vec<u32> =
-            batch.offsets().windows(2).flat_map(|ends| first..first + (ends[1] - ends[0]) as u32).collect();
-        let rows = |table: &Tensor, ids: &[u32]| table.index_select(&Tensor::new(ids, &Device::Cpu)?, 0);
-        let states = (rows(&self.words, batch.ids())? + rows(&self.positions, &positions)?)?;
-        in_place(&states, |states| self.norm.apply(states))?;
-        Ok(states)
+    /// Matrices for a batch, those of an earlier one if they are large enough.
+    fn take_space(&self, batch: &Packed, team: &Team) -> Space {
+        let tokens = batch.ids().len();
+        let longest = batch.offsets().windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or_default();
+        let used = self.spaces.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut space = match used {
+            Some(space) if space.tokens >= tokens => space,
+            _ => Space::new(self, tokens.max(self.max_tokens.min(512))),
+        };
+        let most = longest.max(self.max_tokens);
+        while space.scratch.len() < team.size() {
+            space.scratch.push(self.kernel.scratch(most, self.heads));
+        }
+        space
     }
 
-    /// `states` is `[tokens, dim]` of one sequence; the answer is `[dim]`.
-    fn pool(&self, states: &[f32]) -> Vec<f32> {
-        match self.pooling {
-            Pooling::Cls => states[..self.dim].to_vec(),
-            Pooling::LastToken => states[states.len() - self.dim..].to_vec(),
-            Pooling::Mean => {
-                let mut mean = vec![0.0; self.dim];
-                for state in states.chunks_exact(self.dim) {
-                    mean.iter_mut().zip(state).for_each(|(sum, x)| *sum += x);
+    /// Word and position embeddings, normalised.
+    fn embed(&self, batch: &Packed, crew: &Crew<'_>, space: &mut Space) {
+        let dim = self.dim;
+        let Space { states, operand, sums, .. } = space;
+        for ends in batch.offsets().windows(2) {
+            for (position, row) in (ends[0]..ends[1]).enumerate() {
+                let word = &self.words[batch.ids()[row] as usize * dim..][..dim];
+                let position = &self.positions[(self.first_position + position) * dim..][..dim];
+                for ((sum, w), p) in sums.row_mut(row).iter_mut().zip(word).zip(position) {
+                    *sum = w + p;
                 }
-                let tokens = (states.len() / self.dim) as f32;
-                mean.iter_mut().for_each(|sum| *sum /= tokens);
-                mean
+            }
+        }
+        crew.normalise(sums, &self.norm, states, operand, 0..batch.ids().len());
+    }
+
+    /// `states` of one sequence become one vector `[dim]`.
+    fn pool(&self, states: &Rows, rows: Range<usize>, vector: &mut [f32]) {
+        match self.pooling {
+            Pooling::Cls => vector.copy_from_slice(states.row(rows.start)),
+            Pooling::LastToken => vector.copy_from_slice(states.row(rows.end - 1)),
+            Pooling::Mean => {
+                let share = 1.0 / rows.len() as f32;
+                for row in rows {
+                    vector.iter_mut().zip(states.row(row)).for_each(|(sum, x)| *sum += x);
+                }
+                vector.iter_mut().for_each(|sum| *sum *= share);
             }
         }
     }
 }
 
 impl Layer {
-    /// `states` is `[tokens, dim]`, and so is the answer.
-    fn forward(&self, states: Tensor, offsets: &[usize]) -> TensorResult<Tensor> {
-        let context = self.attention(&states, offsets)?;
-        let attended = self.attention_out.product(&context)?;
-        add_and_norm(&attended, &self.attention_out.bias, &states, &self.attention_norm)?;
-        let inner = self.up.product(&attended)?; // [tokens, intermediate]
-        in_place(&inner, |rows| kernel::bias_gelu(rows, &self.up.bias))?;
-        let out = self.down.product(&inner)?; // [tokens, dim]
-        add_and_norm(&out, &self.down.bias, &attended, &self.norm)?;
-        Ok(out)
-    }
-
-    /// Attention of each sequence over itself alone: `[tokens, dim]`.
-    fn attention(&self, states: &Tensor, offsets: &[usize]) -> TensorResult<Tensor> {
-        let qkv = self.query_key_value.product(states)?; // [tokens, 3 * dim]
-        in_place(&qkv, |rows| kernel::bias(rows, &self.query_key_value.bias))?;
-        let sequences =
-            offsets.windows(2).map(|ends| self.attend(&qkv.narrow(0, ends[0], ends[1] - ends[0])?));
-        Tensor::cat(&sequences.collect::<TensorResult<Vec<_>>>()?, 0)
-    }
-
-    /// `qkv` is `[tokens, 3 * dim]` of one sequence; the answer is `[tokens, dim]`.
-    fn attend(&self, qkv: &Tensor) -> TensorResult<Tensor> {
-        let (tokens, triple) = qkv.dims2()?;
-        let dim = triple / 3;
-        let head_dim = dim / self.heads;
-        let part = |i: usize| {
-            qkv.narrow(1, i * dim, dim)?
-                .reshape((tokens, self.heads, head_dim))?
-                .transpose(0, 1)?
-                .contiguous()
-        };
-        let (query, key, value) = (part(0)?, part(1)?, part(2)?); // [heads, tokens, head_dim]
-        let scores = query.matmul(&key.t()?)?; // [heads, tokens, tokens]
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        in_place(&scores, |rows| kernel::scaled_softmax(rows, tokens, scale))?;
-        scores.matmul(&value)?.transpose(0, 1)?.reshape((tokens, dim))
+    fn forward(&self, offsets: &[usize], heads: Heads, crew: &Crew<'_>, space: &mut Space) {
+        let Space { states, operand, query_key_value, context, sums, inner, .. } = space;
+        let tokens = offsets.last().copied().unwrap_or_default();
+        for rows in blocks(tokens) {
+            crew.project(operand, &self.query_key_value, rows, Into::Store(query_key_value));
+        }
+        crew.attend(query_key_value, offsets, heads, context);
+        for rows in blocks(tokens) {
+            crew.project(context, &self.attention_out, rows.clone(), Into::Add { states, sums });
+            crew.normalise(sums, &self.attention_norm, states, operand, rows.clone());
+            crew.project(operand, &self.up, rows.clone(), Into::Gelu(inner));
+            crew.project(inner, &self.down, rows.clone(), Into::Add { states, sums });
+            crew.normalise(sums, &self.norm, states, operand, rows);
+        }
     }
 }
 
-impl Linear {
-    /// The product without the bias: `[tokens, in]` to `[tokens, out]`.
-    fn product(&self, x: &Tensor) -> TensorResult<Tensor> {
-        x.matmul(&self.weight.t()?)
-    }
+/// Rows in equal blocks.
+fn blocks(tokens: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = tokens.div_ceil(BLOCK_ROWS);
+    (0..count).map(move |i| tokens * i / count..tokens * (i + 1) / count)
 }
 
-/// `rows = norm(rows + bias + residual)`
-fn add_and_norm(rows: &Tensor, bias: &[f32], residual: &Tensor, norm: &LayerNorm) -> TensorResult<()> {
-    rows.inplace_op2(residual, &InPlaceWith(|rows: &mut [f32], r: &[f32]| norm.add_and_apply(rows, bias, r)))
-}
-
-fn in_place(rows: &Tensor, apply: impl Fn(&mut [f32])) -> TensorResult<()> {
-    rows.inplace_op1(&InPlace(apply))
-}
-
-struct InPlace<F>(F);
-
-impl<F: Fn(&mut [f32])> InplaceOp1 for InPlace<F> {
-    fn name(&self) -> &'static str {
-        "rows"
+impl Space {
+    fn new(model: &Bert, tokens: usize) -> Space {
+        let Bert { kernel, dim, intermediate, heads, .. } = *model;
+        let attention = heads.count * heads.width;
+        Space {
+            tokens,
+            states: Rows::new(tokens, dim),
+            operand: kernel.operand(tokens, dim),
+            query_key_value: kernel.attention_operand(tokens, 3 * attention),
+            context: kernel.operand(tokens, attention),
+            sums: Rows::new(tokens, dim),
+            inner: kernel.operand(tokens, intermediate),
+            scratch: Vec::new(),
+        }
     }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> TensorResult<()> {
-        (self.0)(rows_mut(storage, layout)?);
-        Ok(())
-    }
-}
-
-struct InPlaceWith<F>(F);
-
-impl<F: Fn(&mut [f32], &[f32])> InplaceOp2 for InPlaceWith<F> {
-    fn name(&self) -> &'static str {
-        "rows with another"
-    }
-
-    fn cpu_fwd(&self, s1: &mut CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> TensorResult<()> {
-        let (start, end) = contiguous(l2)?;
-        (self.0)(rows_mut(s1, l1)?, &s2.as_slice::<f32>()?[start..end]);
-        Ok(())
-    }
-}
-
-fn rows_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> TensorResult<&'a mut [f32]> {
-    let (start, end) = contiguous(layout)?;
-    match storage {
-        CpuStorage::F32(values) => Ok(&mut values[start..end]),
-        _ => candle_core::bail!("the encoder computes in f32"),
-    }
-}
-
-fn contiguous(layout: &Layout) -> TensorResult<(usize, usize)> {
-    layout.contiguous_offsets().ok_or_else(|| candle_core::Error::msg("rows must be contiguous"))
 }
 
 /// Reads the tensors of one model by the names that transformers gives them.
 struct Reader<'a> {
     weights: &'a Weights,
     config: &'a BertConfig,
+    kernel: &'static Kernel,
+    heads: Heads,
     parameters: u64,
 }
 
 impl Reader<'_> {
-    fn embeddings(&mut self) -> Result<(Tensor, Tensor, LayerNorm), ModelError> {
+    fn embeddings(&mut self) -> Result<(Vec<f32>, Vec<f32>, LayerNorm), ModelError> {
         let BertConfig { vocab_size, hidden_size: dim, max_position_embeddings, type_vocab_size, .. } =
             *self.config;
         let words = self.read("embeddings.word_embeddings.weight", &[vocab_size, dim])?;
@@ -221,46 +224,89 @@ impl Reader<'_> {
             self.read("embeddings.position_embeddings.weight", &[max_position_embeddings, dim])?;
         let types = self.read("embeddings.token_type_embeddings.weight", &[type_vocab_size, dim])?;
         // Every token of a single text has type 0.
-        kernel::bias(&mut positions, &types[..dim]);
-        Ok((
-            matrix(words, vocab_size, dim)?,
-            matrix(positions, max_position_embeddings, dim)?,
-            self.norm("embeddings.LayerNorm")?,
-        ))
+        for position in positions.chunks_exact_mut(dim) {
+            position.iter_mut().zip(&types).for_each(|(x, t)| *x += t);
+        }
+        Ok((words, positions, self.norm("embeddings.LayerNorm")?))
     }
 
     fn layer(&mut self, index: usize) -> Result<Layer, ModelError> {
         let (dim, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let at = |name: &str| format!("encoder.layer.{index}.{name}");
-        let projections = ["query", "key", "value"].map(|name| at(&format!("attention.self.{name}")));
         Ok(Layer {
-            query_key_value: self.linear(&projections, dim, dim)?,
-            attention_out: self.linear(&[at("attention.output.dense")], dim, dim)?,
+            query_key_value: self.query_key_value(&at("attention.self"))?,
+            attention_out: self.attention_out(&at("attention.output.dense"))?,
             attention_norm: self.norm(&at("attention.output.LayerNorm"))?,
-            up: self.linear(&[at("intermediate.dense")], inner, dim)?,
-            down: self.linear(&[at("output.dense")], dim, inner)?,
+            up: self.linear(&at("intermediate.dense"), inner, dim)?,
+            down: self.linear(&at("output.dense"), dim, inner)?,
             norm: self.norm(&at("output.LayerNorm"))?,
-            heads: self.config.num_attention_heads,
         })
     }
 
-    /// One product in place of several of the same input.
-    fn linear(&mut self, names: &[String], out: usize, input: usize) -> Result<Linear, ModelError> {
-        let (mut weight, mut bias) = (Vec::new(), Vec::new());
-        for name in names {
-            weight.extend(self.read(&format!("{name}.weight"), &[out, input])?);
-            bias.extend(self.read(&format!("{name}.bias"), &[out])?);
-        }
-        Ok(Linear { weight: matrix(weight, names.len() * out, input)?, bias })
+    /// Queries, keys and values as one product, each head padded; the softmax's scale and its change to base 2 are
+    /// in the queries' weights.
+    fn query_key_value(&mut self, name: &str) -> Result<Linear, ModelError> {
+        let dim = self.config.hidden_size;
+        let [query, key, value] =
+            ["query", "key", "value"].map(|part| self.weight_and_bias(&format!("{name}.{part}"), dim, dim));
+        let parts = [query?, key?, value?];
+        let (heads, head_dim) = (self.heads, dim / self.heads.count);
+        let scale = std::f32::consts::LOG2_E / (head_dim as f32).sqrt();
+        let find = |output: usize| {
+            let (part, head, i) = heads.find(output);
+            (i < head_dim).then_some((part, head * head_dim + i, if part == 0 { scale } else { 1.0 }))
+        };
+        Ok(self.kernel.pack(&Source {
+            outputs: 3 * heads.count * heads.width,
+            inputs: dim,
+            weight: &|output, input| {
+                find(output).map_or(0.0, |(part, row, scale)| scale * parts[part].0[row * dim + input])
+            },
+            bias: &|output| find(output).map_or(0.0, |(part, row, scale)| scale * parts[part].1[row]),
+        }))
+    }
+
+    /// The inputs are padded heads.
+    fn attention_out(&mut self, name: &str) -> Result<Linear, ModelError> {
+        let dim = self.config.hidden_size;
+        let (weight, bias) = self.weight_and_bias(name, dim, dim)?;
+        let (heads, head_dim) = (self.heads, dim / self.heads.count);
+        Ok(self.kernel.pack(&Source {
+            outputs: dim,
+            inputs: heads.count * heads.width,
+            weight: &|output, input| {
+                let (_, head, i) = heads.find(input);
+                if i < head_dim { weight[output * dim + head * head_dim + i] } else { 0.0 }
+            },
+            bias: &|output| bias[output],
+        }))
+    }
+
+    fn linear(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, ModelError> {
+        let (weight, bias) = self.weight_and_bias(name, outputs, inputs)?;
+        Ok(self.kernel.pack(&Source {
+            outputs,
+            inputs,
+            weight: &|output, input| weight[output * inputs + input],
+            bias: &|output| bias[output],
+        }))
+    }
+
+    fn weight_and_bias(
+        &mut self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<(Vec<f32>, Vec<f32>), ModelError> {
+        let weight = self.read(&format!("{name}.weight"), &[outputs, inputs])?;
+        Ok((weight, self.read(&format!("{name}.bias"), &[outputs])?))
     }
 
     fn norm(&mut self, name: &str) -> Result<LayerNorm, ModelError> {
         let dim = self.config.hidden_size;
-        Ok(LayerNorm {
-            weight: self.read(&format!("{name}.weight"), &[dim])?,
-            bias: self.read(&format!("{name}.bias"), &[dim])?,
-            epsilon: self.config.layer_norm_eps as f32,
-        })
+        let weight = self.read(&format!("{name}.weight"), &[dim])?;
+        let bias = self.read(&format!("{name}.bias"), &[dim])?;
+        Ok(LayerNorm::new(weight, bias, self.config.layer_norm_eps as f32))
     }
 
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
@@ -268,8 +314,4 @@ impl Reader<'_> {
         self.parameters += values.len() as u64;
         Ok(values)
     }
-}
-
-fn matrix(values: Vec<f32>, rows: usize, columns: usize) -> TensorResult<Tensor> {
-    Tensor::from_vec(values, (rows, columns), &Device::Cpu)
 }

@@ -1,127 +1,235 @@
-//! The arithmetic of an encoder layer over rows of f32, beside the matrix products.
+//! The arithmetic of an encoder on CPUs: products, attention and normalisation of packed rows.
+//!
+//! A [`Kernel`] is one way to compute them: an instruction set and an element type. All share the same steps
+//! (`ops`), layouts (`matrix`) and tests; what sets them apart is an [`arithmetic::Arithmetic`]. This is the only
+//! place with `unsafe` in it.
 
-mod erf;
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod arithmetic;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod buffer;
+mod matrix;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod ops;
+mod scalar;
+mod simd;
+mod table;
+mod team;
 
-use erf::erf;
+use std::ops::Range;
 
-/// Adds `bias` to each row of `rows` and applies the exact GELU: `x * (1 + erf(x / sqrt 2)) / 2`.
-///
-/// `rows` is `[n, bias.len()]`. Source: Gaussian Error Linear Units, arXiv:1606.08415.
-pub(super) fn bias_gelu(rows: &mut [f32], bias: &[f32]) {
-    for row in rows.chunks_exact_mut(bias.len()) {
-        for (x, b) in row.iter_mut().zip(bias) {
-            let value = *x + b;
-            *x = 0.5 * value * (1.0 + erf(value * std::f32::consts::FRAC_1_SQRT_2));
-        }
-    }
+use arithmetic::Element;
+use matrix::padded;
+use ops::{Attend, Epilogue, Normalise, Product};
+
+pub(super) use matrix::{Linear, Operand, Rows, Source};
+pub(super) use ops::Scratch;
+pub use table::{Precision, all};
+pub use team::{Invitation, Team};
+
+/// One way to compute: an instruction set and an element type.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Instruction set and element type, such as `avx512-fp16`.
+    pub name: &'static str,
+    pub precision: Precision,
+    element: Element,
+    /// Element of attention, and of rows before they are sealed.
+    stage: Element,
+    is_supported: fn() -> bool,
+    ops: Ops,
 }
 
-/// Adds `bias` to each row of `rows`, which is `[n, bias.len()]`.
-pub(super) fn bias(rows: &mut [f32], bias: &[f32]) {
-    for row in rows.chunks_exact_mut(bias.len()) {
-        for (x, b) in row.iter_mut().zip(bias) {
-            *x += b;
-        }
-    }
+/// The steps of one kernel.
+#[derive(Debug)]
+struct Ops {
+    product: unsafe fn(&Product<'_>, &Scratch),
+    seal: unsafe fn(&Operand, Range<usize>),
+    normalise: unsafe fn(&Normalise<'_>),
+    attend: unsafe fn(&Attend<'_>, &Scratch),
 }
 
-/// The learned scale and shift of a layer normalisation, each `[dim]`.
+/// The learned scale and shift of a layer normalisation. Source: Layer Normalization, arXiv:1607.06450.
 pub(super) struct LayerNorm {
-    pub weight: Vec<f32>,
-    pub bias: Vec<f32>,
-    pub epsilon: f32,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    epsilon: f32,
+}
+
+/// What becomes of a product.
+pub(super) enum Into<'a> {
+    Store(&'a mut Operand),
+    Gelu(&'a mut Operand),
+    /// `sums = product + states`
+    Add { states: &'a Rows, sums: &'a mut Rows },
+}
+
+/// The heads of an attention layer.
+#[derive(Clone, Copy)]
+pub(super) struct Heads {
+    pub count: usize,
+    /// Numbers of one head, with padding.
+    pub width: usize,
+}
+
+/// A thread of the team for each part of a step.
+pub(super) struct Crew<'a> {
+    kernel: &'static Kernel,
+    team: &'a Team,
+    /// One for each member.
+    scratch: &'a [Scratch],
 }
 
 impl LayerNorm {
-    /// Normalises each row of `rows`, which is `[n, dim]`. Source: Layer Normalization, arXiv:1607.06450.
-    pub fn apply(&self, rows: &mut [f32]) {
-        for row in rows.chunks_exact_mut(self.weight.len()) {
-            self.row(row);
-        }
+    /// `weight` and `bias` are `[dim]`.
+    pub fn new(mut weight: Vec<f32>, mut bias: Vec<f32>, epsilon: f32) -> LayerNorm {
+        let width = padded(weight.len());
+        weight.resize(width, 0.0);
+        bias.resize(width, 0.0);
+        LayerNorm { weight, bias, epsilon }
+    }
+}
+
+impl Heads {
+    pub fn new(count: usize, head_dim: usize) -> Heads {
+        Heads { count, width: head_dim.next_multiple_of(matrix::PANEL) }
     }
 
-    /// `rows = norm(rows + bias + residual)`, row by row; both are `[n, dim]`.
-    pub fn add_and_apply(&self, rows: &mut [f32], bias: &[f32], residual: &[f32]) {
-        let dim = self.weight.len();
-        for (row, residual) in rows.chunks_exact_mut(dim).zip(residual.chunks_exact(dim)) {
-            for ((x, b), r) in row.iter_mut().zip(bias).zip(residual) {
-                *x += b + r;
+    /// Which part (queries, keys, values), head and number of it a padded column is.
+    pub fn find(self, column: usize) -> (usize, usize, usize) {
+        let size = self.count * self.width;
+        (column / size, column % size / self.width, column % self.width)
+    }
+}
+
+impl Kernel {
+    /// Whether this CPU, and the system, can run it.
+    pub fn is_supported(&self) -> bool {
+        (self.is_supported)()
+    }
+
+    pub(super) fn pack(&self, source: &Source<'_>) -> Linear {
+        Linear::pack(source, self.element)
+    }
+
+    /// An operand of products.
+    pub(super) fn operand(&self, rows: usize, width: usize) -> Operand {
+        Operand::new(rows, width, self.element, self.stage)
+    }
+
+    /// An operand of attention.
+    pub(super) fn attention_operand(&self, rows: usize, width: usize) -> Operand {
+        Operand::new(rows, width, self.stage, self.stage)
+    }
+
+    /// What each member of a team needs for sequences of at most `tokens`.
+    pub(super) fn scratch(&self, tokens: usize, heads: Heads) -> Scratch {
+        Scratch::new(tokens, heads.width)
+    }
+
+    pub(super) fn crew<'a>(&'static self, team: &'a Team, scratch: &'a [Scratch]) -> Crew<'a> {
+        assert!(self.is_supported(), "the CPU lacks the instructions of {}", self.name);
+        assert!(scratch.len() >= team.size(), "every member has scratch of its own");
+        Crew { kernel: self, team, scratch }
+    }
+}
+
+impl Crew<'_> {
+    /// `x * weights^T + bias` for some rows.
+    pub fn project(&self, x: &Operand, weights: &Linear, rows: Range<usize>, into: Into<'_>) {
+        assert!(rows.end <= x.rows() && x.width() >= weights.lanes() * self.kernel.element.per_lane());
+        let width = weights.panels() * matrix::PANEL;
+        let epilogue = match &into {
+            Into::Store(to) | Into::Gelu(to) => {
+                assert!(rows.end <= to.rows() && width <= to.width());
+                if matches!(into, Into::Gelu(_)) { Epilogue::Gelu(to) } else { Epilogue::Store(to) }
             }
-            self.row(row);
+            Into::Add { states, sums } => {
+                assert!(rows.end <= states.rows() && rows.end <= sums.rows());
+                assert!(width <= states.padded() && width <= sums.padded());
+                Epilogue::Add { states, sums }
+            }
+        };
+        let (panels, parts) = (weights.panels(), self.parts(weights.panels()));
+        self.team.each(parts, &|member, i| {
+            let panels = panels * i / parts..panels * (i + 1) / parts;
+            let part = Product { x, weights, rows: rows.clone(), panels, epilogue };
+            // SAFETY: supported, as `crew` checked; the shapes fit, as checked above; parts differ in columns, and
+            // what is written is borrowed exclusively.
+            unsafe { (self.kernel.ops.product)(&part, &self.scratch[member]) }
+        });
+        if let Into::Gelu(to) = into {
+            self.seal(to, rows);
         }
     }
 
-    fn row(&self, row: &mut [f32]) {
-        let count = row.len() as f32;
-        let mean = sum(row, |x| x) / count;
-        let variance = sum(row, |x| (x - mean) * (x - mean)) / count;
-        let scale = 1.0 / (variance + self.epsilon).sqrt();
-        for ((x, w), b) in row.iter_mut().zip(&self.weight).zip(&self.bias) {
-            *x = (*x - mean) * scale * w + b;
+    /// Attention of each sequence over itself alone; `qkv` is `[tokens, 3 * heads * width]`, queries scaled by
+    /// log2(e) / sqrt(head_dim), and `context` `[tokens, heads * width]`.
+    pub fn attend(&self, qkv: &Operand, offsets: &[usize], heads: Heads, context: &mut Operand) {
+        let tokens = offsets.last().copied().unwrap_or_default();
+        assert!(tokens <= qkv.rows() && tokens <= context.rows());
+        assert!(qkv.width() >= 3 * heads.count * heads.width && context.width() >= heads.count * heads.width);
+        let out: &Operand = context;
+        self.team.each((offsets.len() - 1) * heads.count, &|member, i| {
+            let (sequence, head) = (i / heads.count, i % heads.count);
+            let part = Attend {
+                qkv,
+                context: out,
+                sequence: offsets[sequence]..offsets[sequence + 1],
+                head,
+                heads: heads.count,
+                head_width: heads.width,
+            };
+            // SAFETY: as of `project`; parts differ in rows or in columns.
+            unsafe { (self.kernel.ops.attend)(&part, &self.scratch[member]) }
+        });
+        self.seal(context, 0..tokens);
+    }
+
+    /// `states = norm(sums)` and the same as an operand, for some rows.
+    pub fn normalise(
+        &self,
+        sums: &Rows,
+        norm: &LayerNorm,
+        states: &mut Rows,
+        operand: &mut Operand,
+        rows: Range<usize>,
+    ) {
+        assert!(rows.end <= sums.rows() && rows.end <= states.rows() && rows.end <= operand.rows());
+        assert!(sums.padded() == norm.weight.len() && states.padded() == sums.padded());
+        assert!(operand.width() == sums.padded());
+        let (states, operand): (&Rows, &Operand) = (states, operand);
+        let parts = self.parts(rows.len().div_ceil(16));
+        self.team.each(parts, &|_, i| {
+            let rows = rows.start + rows.len() * i / parts..rows.start + rows.len() * (i + 1) / parts;
+            let (weight, bias, epsilon) = (&norm.weight, &norm.bias, norm.epsilon);
+            // SAFETY: as of `project`; parts differ in rows.
+            unsafe {
+                (self.kernel.ops.normalise)(&Normalise { sums, weight, bias, epsilon, states, operand, rows });
+            }
+        });
+    }
+
+    fn seal(&self, operand: &mut Operand, rows: Range<usize>) {
+        if !operand.is_staged() {
+            return;
         }
-    }
-}
-
-/// Replaces each row of `rows`, which is `[n, columns]`, by `softmax(scale * row)`.
-pub(super) fn scaled_softmax(rows: &mut [f32], columns: usize, scale: f32) {
-    for row in rows.chunks_exact_mut(columns) {
-        let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        for x in row.iter_mut() {
-            *x = erf::exp((*x - highest) * scale);
-        }
-        let total = 1.0 / sum(row, |x| x);
-        for x in row.iter_mut() {
-            *x *= total;
-        }
-    }
-}
-
-/// Eight partial sums, so that the loop is vectorised and errors stay small.
-fn sum(row: &[f32], value: impl Fn(f32) -> f32) -> f32 {
-    let (chunks, rest) = row.as_chunks::<8>();
-    let mut lanes = [0.0_f32; 8];
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += value(x);
-        }
-    }
-    lanes.iter().sum::<f32>() + rest.iter().map(|&x| value(x)).sum::<f32>()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn softmax_of_one_column_is_one() {
-        let mut row = [-1e30];
-        scaled_softmax(&mut row, 1, 0.125);
-        assert_eq!(row, [1.0]);
+        let operand: &Operand = operand;
+        let parts = self.parts(rows.len().div_ceil(16));
+        self.team.each(parts, &|_, i| {
+            let rows = rows.start + rows.len() * i / parts..rows.start + rows.len() * (i + 1) / parts;
+            // SAFETY: as of `project`; parts differ in rows.
+            unsafe { (self.kernel.ops.seal)(operand, rows) }
+        });
     }
 
-    #[test]
-    fn softmax_survives_large_scores() {
-        let mut row = [1e4, 0.0, -1e4, 1e4];
-        scaled_softmax(&mut row, 4, 1.0);
-        assert_eq!(row, [0.5, 0.0, 0.0, 0.5]);
-    }
-
-    #[test]
-    fn a_normalised_row_has_mean_0_and_variance_1() {
-        let norm = LayerNorm { weight: vec![1.0; 37], bias: vec![0.0; 37], epsilon: 0.0 };
-        let mut row: Vec<f32> = (0..37).map(|i| (i * i) as f32).collect();
-        norm.apply(&mut row);
-        let mean = row.iter().sum::<f32>() / 37.0;
-        let variance = row.iter().map(|x| x * x).sum::<f32>() / 37.0;
-        assert!(mean.abs() < 1e-6 && (variance - 1.0).abs() < 1e-5, "{mean} {variance}");
-    }
-
-    #[test]
-    fn gelu_matches_its_definition() {
-        for (x, expected) in [(0.0_f32, 0.0), (1.0, 0.841_344_7), (-1.0, -0.158_655_26), (3.0, 2.995_950_3)] {
-            let mut row = [x - 0.5];
-            bias_gelu(&mut row, &[0.5]);
-            assert!((row[0] - expected).abs() < 1e-6, "{x}: {}", row[0]);
-        }
+    /// Into how many parts a step of `units` is cut: a few for each member, so that nobody waits long for the last.
+    fn parts(&self, units: usize) -> usize {
+        if self.team.size() == 1 { 1 } else { units.min(3 * self.team.size()).max(1) }
     }
 }

@@ -1,0 +1,295 @@
+//! AMX: products of tiles of 16 rows of 64 bytes, in bf16, f16 and 8-bit integers.
+//!
+//! Two tiles of rows meet two of columns, so that each load serves two products. Source: Intel 64 and IA-32
+//! Architectures Software Developer's Manual, volume 1, chapter 18.
+
+use std::{
+    arch::{asm, x86_64::*},
+    sync::LazyLock,
+};
+
+use super::{
+    arithmetic::{Arithmetic, Element, Tile},
+    avx512::{self, Avx512, Staged, put_bf16, put_f16, real_numbers},
+    simd::Accuracy,
+    table::has_avx512,
+};
+
+/// Rows of a block: two tiles.
+const ROWS: usize = 32;
+
+/// Lanes of four bytes in a row of a tile.
+const LANE_UNIT: usize = 16;
+
+#[derive(Clone, Copy, Default)]
+struct Support {
+    bf16: bool,
+    int8: bool,
+    fp16: bool,
+}
+
+/// What the CPU has and the system lets this process use.
+static SUPPORT: LazyLock<Support> = LazyLock::new(|| {
+    let (features, more) = (__cpuid_count(7, 0), __cpuid_count(7, 1));
+    let has_tiles = features.edx & 1 << 24 != 0;
+    if !has_tiles || !has_avx512() || !request_permission() {
+        return Support::default();
+    }
+    Support {
+        bf16: features.edx & 1 << 22 != 0 && is_x86_feature_detected!("avx512bf16"),
+        int8: features.edx & 1 << 25 != 0,
+        fp16: more.eax & 1 << 21 != 0,
+    }
+});
+
+pub(super) fn has_bf16() -> bool {
+    SUPPORT.bf16
+}
+
+pub(super) fn has_fp16() -> bool {
+    SUPPORT.fp16
+}
+
+/// Attention beside the integers is computed in bf16.
+pub(super) fn has_int8() -> bool {
+    SUPPORT.int8 && SUPPORT.bf16
+}
+
+/// Linux keeps the tiles' state only for processes that ask for it once; without, the first tile ends the process.
+/// Source: Linux, Documentation/arch/x86/xstate.rst.
+#[cfg(target_os = "linux")]
+fn request_permission() -> bool {
+    const ARCH_PRCTL: usize = 158;
+    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+    const TILE_DATA: usize = 18;
+    let result: isize;
+    // SAFETY: the call changes nothing but this permission; the system clobbers rcx and r11.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") TILE_DATA,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn request_permission() -> bool {
+    false
+}
+
+/// Palette 1, and eight tiles of 16 rows of 64 bytes.
+#[repr(C, align(64))]
+struct Configuration {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+static CONFIGURATION: Configuration = {
+    let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
+    let mut tile = 0;
+    while tile < 8 {
+        row_bytes[tile] = 64;
+        rows[tile] = 16;
+        tile += 1;
+    }
+    Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
+};
+
+#[inline(always)]
+unsafe fn configure() {
+    // SAFETY: the caller's CPU has AMX and the process its permission.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIGURATION, options(nostack, readonly)) };
+}
+
+#[inline(always)]
+unsafe fn release() {
+    // SAFETY: as above.
+    unsafe { asm!("tilerelease", options(nostack, nomem)) };
+}
+
+/// One block as one program, since tiles live in it alone: `$product` is the instruction that multiplies.
+macro_rules! block {
+    ($tile:expr, $product:literal) => {{
+        let tile: &Tile = $tile;
+        if tile.rows > 16 {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "2:",
+                "tileloadd tmm6, [{b} + {b_stride}*1]",
+                "tileloadd tmm4, [{a} + {a_stride}*1]",
+                concat!($product, " tmm0, tmm4, tmm6"),
+                "tileloadd tmm5, [{next_a} + {a_stride}*1]",
+                concat!($product, " tmm2, tmm5, tmm6"),
+                "tileloadd tmm7, [{b} + {b_stride}*1 + 64]",
+                concat!($product, " tmm1, tmm4, tmm7"),
+                concat!($product, " tmm3, tmm5, tmm7"),
+                "add {a}, 64",
+                "add {next_a}, 64",
+                "add {b}, 2048",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{out} + {out_stride}*1], tmm0",
+                "tilestored [{out} + {out_stride}*1 + 64], tmm1",
+                "tilestored [{next_out} + {out_stride}*1], tmm2",
+                "tilestored [{next_out} + {out_stride}*1 + 64], tmm3",
+                a = inout(reg) tile.a => _,
+                next_a = inout(reg) tile.a.add(16 * tile.a_stride) => _,
+                a_stride = in(reg) tile.a_stride,
+                b = inout(reg) tile.b => _,
+                b_stride = in(reg) 128_usize,
+                steps = inout(reg) tile.lanes / LANE_UNIT => _,
+                out = in(reg) tile.out,
+                next_out = in(reg) tile.out.add(16 * tile.out_stride),
+                out_stride = in(reg) tile.out_stride * 4,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        } else {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "2:",
+                "tileloadd tmm4, [{a} + {a_stride}*1]",
+                "tileloadd tmm6, [{b} + {b_stride}*1]",
+                concat!($product, " tmm0, tmm4, tmm6"),
+                "tileloadd tmm7, [{b} + {b_stride}*1 + 64]",
+                concat!($product, " tmm1, tmm4, tmm7"),
+                "add {a}, 64",
+                "add {b}, 2048",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{out} + {out_stride}*1], tmm0",
+                "tilestored [{out} + {out_stride}*1 + 64], tmm1",
+                a = inout(reg) tile.a => _,
+                a_stride = in(reg) tile.a_stride,
+                b = inout(reg) tile.b => _,
+                b_stride = in(reg) 128_usize,
+                steps = inout(reg) tile.lanes / LANE_UNIT => _,
+                out = in(reg) tile.out,
+                out_stride = in(reg) tile.out_stride * 4,
+                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }};
+}
+
+/// Pairs of bf16, summed in f32.
+pub(super) struct Bf16;
+
+/// Pairs of f16, summed in f32.
+pub(super) struct Fp16;
+
+/// Integers in fours, exact in i32.
+pub(super) struct Int8;
+
+/// What the arithmetics have in common.
+macro_rules! arithmetic {
+    ($name:ident, $element:ident, $attention:ident) => {
+        type Simd = Avx512;
+        type Attention = $attention;
+        const ELEMENT: Element = Element::$element;
+        const ACCURACY: Accuracy = Accuracy::Half;
+        const ROWS: usize = ROWS;
+        const LANE_UNIT: usize = LANE_UNIT;
+
+        #[inline(always)]
+        unsafe fn begin() {
+            // SAFETY: as of the caller.
+            unsafe { configure() };
+        }
+
+        #[inline(always)]
+        unsafe fn end() {
+            // SAFETY: as of the caller.
+            unsafe { release() };
+        }
+    };
+}
+
+impl Arithmetic for Bf16 {
+    arithmetic!(Bf16, Bf16, Bf16);
+
+    #[inline(always)]
+    unsafe fn tile(tile: &Tile) {
+        // SAFETY: two tiles of rows are readable and writable, and a panel of as many lanes; tiles are configured.
+        unsafe { block!(tile, "tdpbf16ps") };
+    }
+
+    #[inline(always)]
+    unsafe fn put(to: *mut u8, x: __m512) {
+        // SAFETY: as of the caller.
+        unsafe { put_bf16(to, x) };
+    }
+}
+
+impl Arithmetic for Fp16 {
+    arithmetic!(Fp16, F16, Fp16);
+
+    #[inline(always)]
+    unsafe fn tile(tile: &Tile) {
+        // SAFETY: as of `Bf16`.
+        unsafe { block!(tile, "tdpfp16ps") };
+    }
+
+    #[inline(always)]
+    unsafe fn put(to: *mut u8, x: __m512) {
+        // SAFETY: as of the caller.
+        unsafe { put_f16(to, x) };
+    }
+}
+
+impl Staged for Bf16 {
+    #[inline(always)]
+    unsafe fn get(from: *const u8) -> __m512 {
+        // SAFETY: 32 bytes, on a CPU with AVX-512F.
+        unsafe {
+            let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+        }
+    }
+}
+
+impl Arithmetic for Int8 {
+    arithmetic!(Int8, Int8, Bf16);
+
+    #[inline(always)]
+    unsafe fn tile(tile: &Tile) {
+        // SAFETY: as of `Bf16`; the sums are i32 in the place of f32.
+        unsafe {
+            block!(tile, "tdpbusd");
+            for row in 0..tile.rows {
+                let out = tile.out.add(row * tile.out_stride);
+                let sums = [0, 16].map(|at| _mm512_cvtepi32_ps(_mm512_loadu_si512(out.add(at).cast())));
+                let [low, high] = real_numbers(sums, tile, row);
+                _mm512_storeu_ps(out, low);
+                _mm512_storeu_ps(out.add(16), high);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn put(to: *mut u8, x: __m512) {
+        // SAFETY: as of the caller.
+        unsafe { put_bf16(to, x) };
+    }
+
+    #[inline(always)]
+    unsafe fn seal(stage: *const u8, width: usize, elements: *mut u8, scale: *mut [f32; 2]) {
+        // SAFETY: as of the caller.
+        unsafe { avx512::seal::<Bf16>(stage, width, elements, scale) };
+    }
+}

@@ -1,0 +1,131 @@
+//! How the operands of a product are stored and multiplied: what sets one kernel apart from another.
+
+use half::{bf16, f16};
+
+use super::{
+    matrix::PANEL,
+    simd::{Accuracy, Simd},
+};
+
+/// The type of an operand's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Element {
+    F32,
+    F16,
+    Bf16,
+    /// Weights are signed with a scale for each column; states unsigned with a scale and a zero point for each row.
+    Int8,
+}
+
+impl Element {
+    pub const fn bytes(self) -> usize {
+        match self {
+            Element::F32 => 4,
+            Element::F16 | Element::Bf16 => 2,
+            Element::Int8 => 1,
+        }
+    }
+
+    /// Elements in a lane of four bytes.
+    pub const fn per_lane(self) -> usize {
+        4 / self.bytes()
+    }
+
+    /// What an integer 1 of these weights stands for.
+    pub fn scale_of(self, weights: &[f32]) -> f32 {
+        let highest = weights.iter().fold(0.0_f32, |highest, x| highest.max(x.abs()));
+        if self == Element::Int8 && highest > 0.0 { highest / 127.0 } else { 1.0 }
+    }
+
+    /// Lays weights out in a lane; the sum of the integers, or 0.
+    pub fn encode(self, weights: &[f32], scale: f32, lane: &mut [u8; 4]) -> f32 {
+        let mut sum = 0.0;
+        for (bytes, &x) in lane.chunks_exact_mut(self.bytes()).zip(weights) {
+            match self {
+                Element::F32 => bytes.copy_from_slice(&x.to_ne_bytes()),
+                Element::F16 => bytes.copy_from_slice(&f16::from_f32(x).to_ne_bytes()),
+                Element::Bf16 => bytes.copy_from_slice(&bf16::from_f32(x).to_ne_bytes()),
+                Element::Int8 => {
+                    let integer = (x / scale).round();
+                    bytes.copy_from_slice(&(integer as i8).to_ne_bytes());
+                    sum += integer;
+                }
+            }
+        }
+        sum
+    }
+}
+
+/// One block of a product: `rows` rows times one panel of 32 columns.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    /// The first row's elements; rows up to [`Arithmetic::ROWS`] are readable.
+    pub a: *const u8,
+    /// Bytes between rows.
+    pub a_stride: usize,
+    pub rows: usize,
+    /// Scale and zero point of each row, of integers.
+    pub a_scales: *const [f32; 2],
+    pub b: *const u8,
+    /// Scale and sum of each column, of integers.
+    pub b_columns: *const [f32; 2],
+    /// Along the inputs; a multiple of [`Arithmetic::LANE_UNIT`].
+    pub lanes: usize,
+    /// `[rows, 32]` with `out_stride` numbers between rows; rows up to [`Arithmetic::ROWS`] are writable.
+    pub out: *mut f32,
+    pub out_stride: usize,
+}
+
+/// The arithmetic of one kernel.
+///
+/// # Safety
+/// All functions: the CPU has the instruction set, and pointers are valid for what is said of them.
+pub(super) trait Arithmetic: 'static {
+    type Simd: Simd;
+    /// Floats in which attention is computed, and in which rows are staged where elements are integers.
+    type Attention: Arithmetic<Simd = Self::Simd>;
+    const ELEMENT: Element;
+    const ACCURACY: Accuracy;
+    /// The most rows of a tile.
+    const ROWS: usize;
+    const LANE_UNIT: usize = 1;
+
+    /// Before tiles are computed on this thread, and after.
+    #[inline(always)]
+    unsafe fn begin() {}
+    #[inline(always)]
+    unsafe fn end() {}
+
+    /// Computes one block in f32.
+    unsafe fn tile(tile: &Tile);
+
+    /// Stores [`Simd::LANES`] numbers as elements, rounded to nearest; staged as those of `Attention`.
+    unsafe fn put(to: *mut u8, x: <Self::Simd as Simd>::Vector);
+
+    /// Turns a staged row of `width` numbers into integers with a scale and a zero point.
+    #[inline(always)]
+    unsafe fn seal(_stage: *const u8, _width: usize, _elements: *mut u8, _scale: *mut [f32; 2]) {}
+
+    /// Lays one lane of 32 columns out from `rows[i]`, which are as many as a lane has elements.
+    #[inline(always)]
+    unsafe fn interleave(rows: [*const u8; 4], to: *mut u8) {
+        match Self::ELEMENT {
+            Element::F32 => {
+                // SAFETY: 32 numbers on both sides.
+                unsafe { to.copy_from_nonoverlapping(rows[0], PANEL * 4) };
+            }
+            Element::F16 | Element::Bf16 => {
+                for column in 0..PANEL {
+                    // SAFETY: 32 elements in each row, 32 words to write.
+                    unsafe {
+                        let [low, high] =
+                            [rows[0], rows[1]].map(|row| row.cast::<u16>().add(column).read_unaligned());
+                        let word = u32::from(low) | u32::from(high) << 16;
+                        to.cast::<u32>().add(column).write_unaligned(word);
+                    }
+                }
+            }
+            Element::Int8 => unreachable!("attention is computed in floats"),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! AVX2 with FMA: products of f32.
+
+use std::arch::x86_64::*;
+
+use super::{
+    arithmetic::{Arithmetic, Element, Tile},
+    matrix::PANEL,
+    simd::{Accuracy, Simd},
+};
+
+pub(super) struct Avx2;
+
+/// Functions of the trait that are one expression of intrinsics.
+macro_rules! intrinsics {
+    ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty { $($body:tt)* })*) => {
+        $(
+            #[inline(always)]
+            unsafe fn $name($($argument: $type),*) -> $result {
+                // SAFETY: the caller's CPU has AVX2 and FMA, and gives what its pointers promise.
+                unsafe { $($body)* }
+            }
+        )*
+    };
+}
+
+impl Simd for Avx2 {
+    type Vector = __m256;
+    const LANES: usize = 8;
+
+    intrinsics! {
+        fn splat(x: f32) -> __m256 { _mm256_set1_ps(x) }
+        fn load(from: *const f32) -> __m256 { _mm256_loadu_ps(from) }
+        fn store(to: *mut f32, x: __m256) -> () { _mm256_storeu_ps(to, x) }
+        fn add(a: __m256, b: __m256) -> __m256 { _mm256_add_ps(a, b) }
+        fn sub(a: __m256, b: __m256) -> __m256 { _mm256_sub_ps(a, b) }
+        fn mul(a: __m256, b: __m256) -> __m256 { _mm256_mul_ps(a, b) }
+        fn div(a: __m256, b: __m256) -> __m256 { _mm256_div_ps(a, b) }
+        fn min(a: __m256, b: __m256) -> __m256 { _mm256_min_ps(a, b) }
+        fn max(a: __m256, b: __m256) -> __m256 { _mm256_max_ps(a, b) }
+        fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 { _mm256_fmadd_ps(a, b, c) }
+        fn round(x: __m256) -> __m256 { _mm256_round_ps::<0>(x) }
+        fn scale(x: __m256, n: __m256) -> __m256 {
+            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+        }
+        fn sum(x: __m256) -> f32 { folded(x, |a, b| _mm_add_ps(a, b)) }
+        fn highest(x: __m256) -> f32 { folded(x, |a, b| _mm_max_ps(a, b)) }
+        fn transpose(from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) -> () {
+            for row in [0, 8] {
+                for column in [0, 8] {
+                    let from = from.add(row * from_stride + column * 4);
+                    transpose_8(from, from_stride, to.add(column * to_stride + row * 4), to_stride);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn folded(x: __m256, fold: impl Fn(__m128, __m128) -> __m128) -> f32 {
+    // SAFETY: the caller's CPU has AVX2.
+    unsafe {
+        let x = fold(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let x = fold(x, _mm_movehl_ps(x, x));
+        _mm_cvtss_f32(fold(x, _mm_shuffle_ps::<1>(x, x)))
+    }
+}
+
+#[inline(always)]
+unsafe fn transpose_8(from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) {
+    // SAFETY: the caller gives 8 rows of 32 bytes on both sides, on a CPU with AVX2.
+    unsafe {
+        let mut rows = [_mm256_setzero_ps(); 8];
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = _mm256_loadu_ps(from.add(i * from_stride).cast());
+        }
+        let mut pairs = rows;
+        for i in 0..4 {
+            pairs[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+            pairs[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+        }
+        let mut quads = rows;
+        for i in 0..2 {
+            let group: &[__m256] = &pairs[4 * i..];
+            quads[4 * i] = _mm256_shuffle_ps::<0x44>(group[0], group[2]);
+            quads[4 * i + 1] = _mm256_shuffle_ps::<0xee>(group[0], group[2]);
+            quads[4 * i + 2] = _mm256_shuffle_ps::<0x44>(group[1], group[3]);
+            quads[4 * i + 3] = _mm256_shuffle_ps::<0xee>(group[1], group[3]);
+        }
+        for i in 0..4 {
+            let low = _mm256_permute2f128_ps::<0x20>(quads[i], quads[i + 4]);
+            let high = _mm256_permute2f128_ps::<0x31>(quads[i], quads[i + 4]);
+            _mm256_storeu_ps(to.add(i * to_stride).cast(), low);
+            _mm256_storeu_ps(to.add((i + 4) * to_stride).cast(), high);
+        }
+    }
+}
+
+/// Rows of a tile: with two vectors of columns, 12 of 16 registers are sums.
+const ROWS: usize = 6;
+
+/// `M` rows times 32 columns, in two passes of 16 columns; a function of its own, so that all registers are its.
+#[target_feature(enable = "avx2,fma")]
+#[inline(never)]
+unsafe fn block<const M: usize>(tile: &Tile) {
+    for half in [0, 16] {
+        // SAFETY: `M` rows and one panel of as many lanes, as the caller gives.
+        unsafe {
+            let mut sums = [[_mm256_setzero_ps(); 2]; M];
+            for lane in 0..tile.lanes {
+                let b = tile.b.cast::<f32>().add(lane * PANEL + half);
+                let b = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let a = tile.a.add(row * tile.a_stride).cast::<f32>().add(lane).read_unaligned();
+                    let a = _mm256_set1_ps(a);
+                    sums[0] = _mm256_fmadd_ps(a, b[0], sums[0]);
+                    sums[1] = _mm256_fmadd_ps(a, b[1], sums[1]);
+                }
+            }
+            for (row, sums) in sums.into_iter().enumerate() {
+                let out = tile.out.add(row * tile.out_stride + half);
+                _mm256_storeu_ps(out, sums[0]);
+                _mm256_storeu_ps(out.add(8), sums[1]);
+            }
+        }
+    }
+}
+
+pub(super) struct F32;
+
+impl Arithmetic for F32 {
+    type Simd = Avx2;
+    type Attention = F32;
+    const ELEMENT: Element = Element::F32;
+    const ACCURACY: Accuracy = Accuracy::Full;
+    const ROWS: usize = ROWS;
+
+    intrinsics! {
+        fn tile(tile: &Tile) -> () {
+            match tile.rows {
+                1 => block::<1>(tile),
+                2 => block::<2>(tile),
+                3 => block::<3>(tile),
+                4 => block::<4>(tile),
+                5 => block::<5>(tile),
+                _ => block::<6>(tile),
+            }
+        }
+        fn put(to: *mut u8, x: __m256) -> () { _mm256_storeu_ps(to.cast(), x) }
+    }
+}

@@ -1,0 +1,67 @@
+//! Aligned memory, in huge pages where it is large.
+
+use std::{
+    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    ptr::NonNull,
+};
+
+const CACHE_LINE: usize = 64;
+const HUGE_PAGE: usize = 2 << 20;
+
+/// What a kernel may read past the end of a row or panel, without using it.
+const SLACK: usize = 4096;
+
+/// Zeroed bytes, aligned to a cache line at least, with readable slack behind them.
+pub(super) struct Buffer {
+    start: NonNull<u8>,
+    layout: Layout,
+    len: usize,
+}
+
+// SAFETY: a buffer owns its memory alone, like a Vec.
+unsafe impl Send for Buffer {}
+// SAFETY: shared references give out raw pointers only; who writes through them answers for it.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    pub fn new(len: usize) -> Buffer {
+        let align = if len >= HUGE_PAGE / 8 { HUGE_PAGE } else { CACHE_LINE };
+        let layout = Layout::from_size_align(len + SLACK, align).expect("a size that memory can have");
+        // SAFETY: the size is not zero.
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        if align == HUGE_PAGE {
+            advise_huge_pages(start, layout.size());
+        }
+        Buffer { start, layout, len }
+    }
+
+    /// Bytes, without the slack.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn at(&self, byte: usize) -> *mut u8 {
+        debug_assert!(byte <= self.len, "{byte} of {}", self.len);
+        // SAFETY: within the allocation.
+        unsafe { self.start.as_ptr().add(byte) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout, and owned.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// Fewer misses of the translation cache while weights stream by; nothing changes where it is refused.
+fn advise_huge_pages(start: NonNull<u8>, size: usize) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the range is ours, and the advice changes no content.
+    let _ = unsafe {
+        rustix::mm::madvise(start.as_ptr().cast(), size, rustix::mm::Advice::LinuxHugepage)
+    };
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, size);
+}

@@ -1,0 +1,212 @@
+//! Matrices as the kernels take them: states of f32, operands of a product, packed weights.
+
+use super::{arithmetic::Element, buffer::Buffer};
+
+/// Columns of a packed panel of weights: two vectors of 16.
+pub(super) const PANEL: usize = 32;
+
+/// Widths of operands are multiples of this, so that every element type fills whole cache lines.
+const WIDTH_UNIT: usize = 64;
+
+/// A width with its padding.
+pub(super) fn padded(width: usize) -> usize {
+    width.next_multiple_of(WIDTH_UNIT)
+}
+
+/// `[rows, width]` in f32; the padding of each row is 0.
+pub(in crate::model) struct Rows {
+    buffer: Buffer,
+    width: usize,
+    stride: usize,
+}
+
+impl Rows {
+    pub fn new(rows: usize, width: usize) -> Rows {
+        let stride = padded(width) * 4;
+        Rows { buffer: Buffer::new(rows * stride), width, stride }
+    }
+
+    /// Numbers in a row, without padding.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Numbers in a row, with padding.
+    pub(super) fn padded(&self) -> usize {
+        self.stride / 4
+    }
+
+    pub fn row(&self, row: usize) -> &[f32] {
+        let start = self.at(row);
+        // SAFETY: the row is within the buffer and initialised; kernels that write have exclusive references.
+        unsafe { std::slice::from_raw_parts(start, self.width) }
+    }
+
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        let start = self.at(row);
+        // SAFETY: as above, and the reference to the matrix is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(start, self.width) }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.buffer.len() / self.stride
+    }
+
+    pub(super) fn at(&self, row: usize) -> *mut f32 {
+        assert!((row + 1) * self.stride <= self.buffer.len(), "row {row} of {}", self.rows());
+        self.buffer.at(row * self.stride).cast()
+    }
+}
+
+/// `[rows, width]` in the element type of a kernel: the left side of a product.
+///
+/// Where the elements are integers, values are first staged in a float type, row by row, since the range of a row
+/// is known when all of it is there; a row that is sealed has elements, a scale and a zero point.
+pub(in crate::model) struct Operand {
+    elements: Buffer,
+    stride: usize,
+    stage: Option<Buffer>,
+    stage_stride: usize,
+    /// Scale and zero point of each row.
+    scales: Buffer,
+    width: usize,
+}
+
+impl Operand {
+    /// `stage` is the element type that values arrive in.
+    pub(super) fn new(rows: usize, width: usize, element: Element, stage: Element) -> Operand {
+        // Strides that are no multiple of a page: rows at the same place of different pages evict each other.
+        let stride_of = |element: Element| padded(width) * element.bytes() + 64;
+        let rows = rows + 32;
+        let stage_buffer = (stage != element).then(|| Buffer::new(rows * stride_of(stage)));
+        Operand {
+            elements: Buffer::new(rows * stride_of(element)),
+            stride: stride_of(element),
+            stage: stage_buffer,
+            stage_stride: stride_of(stage),
+            scales: Buffer::new(rows * size_of::<[f32; 2]>()),
+            width: padded(width),
+        }
+    }
+
+    /// With padding.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Bytes from one row's elements to the next one's.
+    pub(super) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    pub(super) fn at(&self, row: usize) -> *mut u8 {
+        self.elements.at(row * self.stride)
+    }
+
+    /// Where values of a row go before it is sealed.
+    pub(super) fn stage_at(&self, row: usize) -> *mut u8 {
+        match &self.stage {
+            Some(stage) => stage.at(row * self.stage_stride),
+            None => self.at(row),
+        }
+    }
+
+    pub(super) fn is_staged(&self) -> bool {
+        self.stage.is_some()
+    }
+
+    pub(super) fn scale_at(&self, row: usize) -> *mut [f32; 2] {
+        self.scales.at(row * size_of::<[f32; 2]>()).cast()
+    }
+
+    /// Rows, without those that only tiles read.
+    pub(super) fn rows(&self) -> usize {
+        self.elements.len() / self.stride - 32
+    }
+}
+
+/// Weights `[outputs, inputs]` and bias of `x * weights^T + bias`, packed for one element type.
+///
+/// Layout: panels of 32 outputs; in a panel, for each lane of four bytes along the inputs (1 f32, 2 f16 or bf16,
+/// 4 i8), two vectors of 16 outputs. So every kernel reads a panel from start to end, whatever its vector length.
+pub(in crate::model) struct Linear {
+    panels: Buffer,
+    /// `[outputs]`
+    bias: Buffer,
+    /// `[outputs]`: scale of a column and the sum of its integers; 1 and 0 for floats.
+    columns: Buffer,
+    lanes: usize,
+    outputs: usize,
+}
+
+/// Where the padded rows and columns of a packed matrix come from: padding is 0.
+pub(in crate::model) struct Source<'a> {
+    /// `[outputs, inputs]` with padding.
+    pub outputs: usize,
+    pub inputs: usize,
+    pub weight: &'a dyn Fn(usize, usize) -> f32,
+    pub bias: &'a dyn Fn(usize) -> f32,
+}
+
+impl Linear {
+    pub(super) fn pack(source: &Source<'_>, element: Element) -> Linear {
+        let (outputs, inputs) = (source.outputs.next_multiple_of(PANEL), padded(source.inputs));
+        let lanes = inputs / element.per_lane();
+        let linear = Linear {
+            panels: Buffer::new(outputs * lanes * 4),
+            bias: Buffer::new(outputs * 4),
+            columns: Buffer::new(outputs * size_of::<[f32; 2]>()),
+            lanes,
+            outputs,
+        };
+        let mut row = vec![0.0; inputs];
+        for output in 0..outputs {
+            let is_real = output < source.outputs;
+            for (input, x) in row.iter_mut().enumerate() {
+                let exists = is_real && input < source.inputs;
+                *x = if exists { (source.weight)(output, input) } else { 0.0 };
+            }
+            let bias = if is_real { (source.bias)(output) } else { 0.0 };
+            linear.put(output, &row, bias, element);
+        }
+        linear
+    }
+
+    fn put(&self, output: usize, row: &[f32], bias: f32, element: Element) {
+        let (panel, column) = (output / PANEL, output % PANEL);
+        let per_lane = element.per_lane();
+        let scale = element.scale_of(row);
+        let mut sum = 0.0;
+        for (lane, values) in row.chunks_exact(per_lane).enumerate() {
+            let mut word = [0; 4];
+            sum += element.encode(values, scale, &mut word);
+            // SAFETY: panel, lane and column are within the packed matrix, of which this is the only reference.
+            unsafe { self.panels.at(((panel * self.lanes + lane) * PANEL + column) * 4).cast::<[u8; 4]>().write(word) };
+        }
+        // SAFETY: one number and one pair for each output.
+        unsafe {
+            self.bias.at(output * 4).cast::<f32>().write(bias);
+            self.columns.at(output * size_of::<[f32; 2]>()).cast::<[f32; 2]>().write([scale, sum]);
+        }
+    }
+
+    pub(super) fn panel(&self, panel: usize) -> *const u8 {
+        self.panels.at(panel * self.lanes * PANEL * 4)
+    }
+
+    pub(super) fn bias(&self, panel: usize) -> *const f32 {
+        self.bias.at(panel * PANEL * 4).cast()
+    }
+
+    pub(super) fn columns(&self, panel: usize) -> *const [f32; 2] {
+        self.columns.at(panel * PANEL * size_of::<[f32; 2]>()).cast()
+    }
+
+    pub(super) fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    pub(super) fn panels(&self) -> usize {
+        self.outputs / PANEL
+    }
+}

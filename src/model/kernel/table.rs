@@ -1,0 +1,141 @@
+//! All kernels, and what each needs of the CPU.
+
+#[cfg(target_arch = "x86_64")]
+use super::{amx, avx2, avx512};
+#[cfg(target_arch = "aarch64")]
+use super::neon;
+use super::{
+    Kernel, Ops,
+    arithmetic::Arithmetic,
+    ops::{self, Attend, Normalise, Product, Scratch},
+    scalar,
+};
+
+/// The type in which products are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    F32,
+    Bf16,
+    F16,
+    Int8,
+}
+
+impl Precision {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+            Precision::F16 => "f16",
+            Precision::Int8 => "int8",
+        }
+    }
+}
+
+/// Every kernel that was built, the fastest of each precision first.
+pub fn all() -> &'static [Kernel] {
+    &KERNELS
+}
+
+/// Compiles the steps with the features of a kernel.
+macro_rules! kernel {
+    ($name:literal, $precision:ident, $arithmetic:ty, $supported:expr $(, $features:literal)?) => {
+        Kernel {
+            name: $name,
+            precision: Precision::$precision,
+            element: <$arithmetic>::ELEMENT,
+            stage: <<$arithmetic as Arithmetic>::Attention as Arithmetic>::ELEMENT,
+            is_supported: || $supported,
+            ops: {
+                $(#[target_feature(enable = $features)])?
+                unsafe fn product(part: &Product<'_>, scratch: &Scratch) {
+                    // SAFETY: as of the caller.
+                    unsafe { ops::product::<$arithmetic>(part, scratch) }
+                }
+                $(#[target_feature(enable = $features)])?
+                unsafe fn seal(operand: &super::Operand, rows: std::ops::Range<usize>) {
+                    // SAFETY: as of the caller.
+                    unsafe { ops::seal::<$arithmetic>(operand, rows) }
+                }
+                $(#[target_feature(enable = $features)])?
+                unsafe fn normalise(part: &Normalise<'_>) {
+                    // SAFETY: as of the caller.
+                    unsafe { ops::normalise::<$arithmetic>(part) }
+                }
+                $(#[target_feature(enable = $features)])?
+                unsafe fn attend(part: &Attend<'_>, scratch: &Scratch) {
+                    // SAFETY: as of the caller.
+                    unsafe { ops::attend::<<$arithmetic as Arithmetic>::Attention>(part, scratch) }
+                }
+                Ops { product, seal, normalise, attend }
+            },
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+static KERNELS: [Kernel; 13] = [
+    kernel!("amx-fp16", F16, amx::Fp16, amx::has_fp16(), "avx512f,avx512bw,avx512vl,avx512dq"),
+    kernel!("avx512-fp16", F16, avx512::Fp16, has_fp16(), "avx512f,avx512bw,avx512vl,avx512dq,avx512fp16"),
+    kernel!("scalar-f16", F16, scalar::Floats<scalar::F16>, true),
+    kernel!("amx-bf16", Bf16, amx::Bf16, amx::has_bf16(), "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"),
+    kernel!("avx512-bf16", Bf16, avx512::Bf16, has_bf16(), "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"),
+    kernel!("scalar-bf16", Bf16, scalar::Floats<scalar::Bf16>, true),
+    kernel!("amx-int8", Int8, amx::Int8, amx::has_int8(), "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"),
+    kernel!(
+        "avx512-vnni-fp16",
+        Int8,
+        avx512::Vnni<avx512::Fp16>,
+        has_vnni() && has_fp16(),
+        "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512fp16"
+    ),
+    kernel!("avx512-vnni", Int8, avx512::Vnni<avx512::F32>, has_vnni(), "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"),
+    kernel!("scalar-int8", Int8, scalar::Integers, true),
+    kernel!("avx512", F32, avx512::F32, has_avx512(), "avx512f,avx512bw,avx512vl,avx512dq"),
+    kernel!("avx2", F32, avx2::F32, has_avx2(), "avx2,fma"),
+    kernel!("scalar", F32, scalar::Floats<scalar::F32>, true),
+];
+
+#[cfg(target_arch = "aarch64")]
+static KERNELS: [Kernel; 5] = [
+    kernel!("scalar-f16", F16, scalar::Floats<scalar::F16>, true),
+    kernel!("scalar-bf16", Bf16, scalar::Floats<scalar::Bf16>, true),
+    kernel!("scalar-int8", Int8, scalar::Integers, true),
+    kernel!("neon", F32, neon::F32, std::arch::is_aarch64_feature_detected!("neon"), "neon"),
+    kernel!("scalar", F32, scalar::Floats<scalar::F32>, true),
+];
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+static KERNELS: [Kernel; 4] = [
+    kernel!("scalar-f16", F16, scalar::Floats<scalar::F16>, true),
+    kernel!("scalar-bf16", Bf16, scalar::Floats<scalar::Bf16>, true),
+    kernel!("scalar-int8", Int8, scalar::Integers, true),
+    kernel!("scalar", F32, scalar::Floats<scalar::F32>, true),
+];
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_fp16() -> bool {
+    has_avx512() && is_x86_feature_detected!("avx512fp16")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_bf16() -> bool {
+    has_avx512() && is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_vnni() -> bool {
+    has_avx512() && is_x86_feature_detected!("avx512vnni")
+}

@@ -1,0 +1,229 @@
+//! Threads that share the steps of one forward pass.
+//!
+//! The leader hands a step to every helper that stands ready and takes part itself; parts are claimed one by one,
+//! so nobody waits for a helper that comes late or is taken off its core between two steps.
+
+use std::{
+    hint::spin_loop,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    ptr::null_mut,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering},
+    },
+};
+
+/// The most helpers beside a leader.
+const MOST_HELPERS: usize = 63;
+
+/// Rounds of waiting before the core is offered to other threads.
+const SPINS: u32 = 4096;
+
+/// Who computes one forward pass: the calling thread, and those that help it.
+pub struct Team {
+    session: Option<Arc<Session>>,
+}
+
+/// The place where helpers stand ready.
+struct Session {
+    places: Vec<Place>,
+    joined: AtomicUsize,
+    closed: AtomicBool,
+}
+
+/// One helper's mailbox, in a cache line of its own.
+#[repr(align(128))]
+struct Place(AtomicPtr<Step>);
+
+/// A step in hand: lives on the leader's stack until every helper is done with it.
+struct Step {
+    /// Valid as long as the step is.
+    work: *const (dyn Fn(usize, usize) + Sync),
+    count: usize,
+    next: AtomicUsize,
+    helpers: AtomicUsize,
+    panicked: AtomicBool,
+}
+
+/// Lets a thread help; from [`Team::with_helpers`].
+#[derive(Clone)]
+pub struct Invitation(Arc<Session>);
+
+impl Team {
+    /// The calling thread without helpers.
+    pub const fn alone() -> Team {
+        Team { session: None }
+    }
+
+    /// At most `helpers` threads may accept the invitation, at any time until the team is dropped.
+    pub fn with_helpers(helpers: usize) -> (Team, Invitation) {
+        let places = (0..helpers.min(MOST_HELPERS)).map(|_| Place(AtomicPtr::new(null_mut()))).collect();
+        let session = Session { places, joined: AtomicUsize::new(0), closed: AtomicBool::new(false) };
+        let session = Arc::new(session);
+        (Team { session: Some(Arc::clone(&session)) }, Invitation(session))
+    }
+
+    /// The most threads that take part.
+    pub fn size(&self) -> usize {
+        1 + self.session.as_ref().map_or(0, |session| session.places.len())
+    }
+
+    /// Calls `work(member, index)` once for each index below `count`; members are below [`Team::size`], and no
+    /// two threads have the same at a time.
+    ///
+    /// # Panics
+    /// If `work` does, on whatever thread.
+    pub(super) fn each(&self, count: usize, work: &(dyn Fn(usize, usize) + Sync)) {
+        match &self.session {
+            Some(session) if count > 1 => session.lead(count, work),
+            _ => (0..count).for_each(|index| work(0, index)),
+        }
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        if let Some(session) = &self.session {
+            session.closed.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Invitation {
+    /// Helps until the team is dropped; at once back where all places are taken.
+    pub fn help(&self) {
+        let session = &*self.0;
+        let place = session.joined.fetch_add(1, Ordering::AcqRel);
+        let Some(Place(mail)) = session.places.get(place) else { return };
+        let mut spins = 0;
+        while !session.closed.load(Ordering::Acquire) {
+            let step = mail.swap(null_mut(), Ordering::Acquire);
+            if step.is_null() {
+                wait(&mut spins);
+                continue;
+            }
+            spins = 0;
+            // SAFETY: whoever takes a step from the mail is counted in its `helpers`, and the leader keeps the step
+            // until the count is 0.
+            let step = unsafe { &*step };
+            step.run(place + 1);
+            step.helpers.fetch_sub(1, Ordering::Release);
+        }
+    }
+}
+
+impl Session {
+    fn lead(&self, count: usize, work: &(dyn Fn(usize, usize) + Sync)) {
+        let helpers = self.joined.load(Ordering::Acquire).min(self.places.len()).min(count - 1);
+        // SAFETY: only the lifetime is dropped; the step ends before this function does.
+        let work = unsafe {
+            std::mem::transmute::<&(dyn Fn(usize, usize) + Sync), *const (dyn Fn(usize, usize) + Sync + 'static)>(work)
+        };
+        let step = Step {
+            work,
+            count,
+            next: AtomicUsize::new(0),
+            helpers: AtomicUsize::new(helpers),
+            panicked: AtomicBool::new(false),
+        };
+        let address = (&raw const step).cast_mut();
+        for Place(mail) in &self.places[..helpers] {
+            mail.store(address, Ordering::Release);
+        }
+        step.run(0);
+        for Place(mail) in &self.places[..helpers] {
+            // A helper that has not begun has nothing left to do.
+            if mail.compare_exchange(address, null_mut(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                step.helpers.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let mut spins = 0;
+        while step.helpers.load(Ordering::Acquire) > 0 {
+            wait(&mut spins);
+        }
+        if step.panicked.load(Ordering::Relaxed) {
+            resume_unwind(Box::new("a part of a step panicked; the message stands before this"));
+        }
+    }
+}
+
+impl Step {
+    /// Claims parts until none is left.
+    fn run(&self, member: usize) {
+        // SAFETY: the leader keeps what `work` points to while the step lives.
+        let work = unsafe { &*self.work };
+        let run = || {
+            loop {
+                let index = self.next.fetch_add(1, Ordering::Relaxed);
+                if index >= self.count {
+                    break;
+                }
+                work(member, index);
+            }
+        };
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            self.panicked.store(true, Ordering::Relaxed);
+            self.next.store(self.count, Ordering::Relaxed);
+        }
+    }
+}
+
+fn wait(spins: &mut u32) {
+    *spins += 1;
+    if *spins < SPINS {
+        spin_loop();
+    } else {
+        std::thread::yield_now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `body` with a team of which `helpers` threads are a part.
+    fn with_team(helpers: usize, body: impl FnOnce(&Team)) {
+        std::thread::scope(|scope| {
+            let (team, invitation) = Team::with_helpers(helpers);
+            for _ in 0..helpers {
+                let invitation = invitation.clone();
+                scope.spawn(move || invitation.help());
+            }
+            body(&team);
+        });
+    }
+
+    fn check_each_part_runs_once(team: &Team) {
+        for count in [0, 1, 2, 7, 1000] {
+            let runs: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+            team.each(count, &|member, index| {
+                assert!(member < team.size());
+                runs[index].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(runs.iter().all(|runs| runs.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn each_part_runs_once_alone_and_with_helpers() {
+        check_each_part_runs_once(&Team::alone());
+        with_team(3, |team| (0..200).for_each(|_| check_each_part_runs_once(team)));
+    }
+
+    #[test]
+    fn a_team_without_anyone_who_came_does_all_itself() {
+        let (team, _invitation) = Team::with_helpers(4);
+        check_each_part_runs_once(&team);
+    }
+
+    #[test]
+    fn a_panic_of_any_part_reaches_the_leader_and_the_team_works_on() {
+        with_team(2, |team| {
+            let step = || {
+                team.each(64, &|_, index| assert!(index != 63, "on purpose"));
+            };
+            assert!(catch_unwind(AssertUnwindSafe(step)).is_err());
+            check_each_part_runs_once(team);
+        });
+    }
+}
