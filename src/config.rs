@@ -10,7 +10,7 @@ use clap::ArgMatches;
 
 use crate::{
     app, embed, evaluate,
-    model::{self, Pooling, source},
+    model::{self, Pooling, Precision, source},
     rpc::{self, Compute, Limits, listen::Address},
     secret::Secret,
     stall,
@@ -66,9 +66,8 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let threads = r.optional("threads", count).unwrap_or(cores);
     let text_threads = r.optional("text-threads", count).unwrap_or((threads / 2).max(1));
-    let batch_tokens = r.required("batch-tokens", 512, count);
+    let batch_tokens = r.required("batch-tokens", 256, count);
     let queue_tokens = r.required("queue-tokens", 1, count);
-    r.required("precision", (), precision);
     app::Settings {
         listen: r.required("listen", Vec::new(), addresses),
         admin_listen: r.required("admin-listen", None, admin_address),
@@ -82,7 +81,10 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
         embed: embed::Settings {
             source: source_settings(r, sources),
             model: model::Settings {
-                choice: model::Choice::default(),
+                choice: model::Choice {
+                    precision: r.required("precision", None, precision),
+                    kernel: r.optional("kernel", |value| Ok(value.to_owned())),
+                },
                 max_tokens: r.optional("max-tokens", count),
                 pooling: r.optional("pooling", pooling),
             },
@@ -202,10 +204,14 @@ fn boolean(value: &str) -> Result<bool, String> {
     }
 }
 
-fn precision(value: &str) -> Result<(), String> {
+fn precision(value: &str) -> Result<Option<Precision>, String> {
     match value {
-        "auto" | "f32" => Ok(()),
-        _ => Err("auto or f32 is needed".into()),
+        "auto" => Ok(None),
+        "f32" => Ok(Some(Precision::F32)),
+        "bf16" => Ok(Some(Precision::Bf16)),
+        "f16" => Ok(Some(Precision::F16)),
+        "int8" => Ok(Some(Precision::Int8)),
+        _ => Err("auto, f32, bf16, f16 or int8 is needed".into()),
     }
 }
 

@@ -3,6 +3,15 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::batch::{FairQueue, FlowId};
+use crate::model::{Invitation, Team};
+
+/// What a thread is to do next.
+pub(super) enum Work<T> {
+    /// A forward pass, with those that may join it.
+    Batch(Vec<T>, Team),
+    /// Another thread's forward pass.
+    Help(Invitation),
+}
 
 /// Bounded by what admission lets in: every job in it holds its permits.
 pub(super) struct SharedQueue<T> {
@@ -13,6 +22,8 @@ pub(super) struct SharedQueue<T> {
 struct State<T> {
     queue: FairQueue<T>,
     idle_threads: usize,
+    /// For threads that were idle when a pass began.
+    invitations: Vec<Invitation>,
     closed: bool,
 }
 
@@ -21,7 +32,8 @@ const SMALLEST_SHARE: usize = 64;
 
 impl<T> SharedQueue<T> {
     pub fn new() -> SharedQueue<T> {
-        let state = State { queue: FairQueue::new(), idle_threads: 0, closed: false };
+        let state =
+            State { queue: FairQueue::new(), idle_threads: 0, invitations: Vec::new(), closed: false };
         SharedQueue { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -34,23 +46,49 @@ impl<T> SharedQueue<T> {
         for (tokens, job) in jobs {
             state.queue.push(flow, tokens, job);
         }
+        let waiting = state.queue.jobs();
         drop(state);
-        self.changed.notify_all();
+        if waiting == 1 {
+            self.changed.notify_one();
+        } else {
+            self.changed.notify_all();
+        }
     }
 
     /// Waits for the next jobs, at most `limit` tokens of them; none once the queue is closed and empty.
     ///
     /// While other threads are idle too, each takes only its share of what waits.
     pub fn next_batch(&self, limit: usize, keep: impl Fn(&T) -> bool) -> Option<Vec<T>> {
+        match self.wait(limit, keep, |_| Team::alone())? {
+            Work::Batch(batch, _) => Some(batch),
+            Work::Help(_) => unreachable!("nobody is invited here"),
+        }
+    }
+
+    /// The same for forward passes: where nothing is left for threads that are idle, they are invited to help.
+    pub fn next_pass(&self, limit: usize, keep: impl Fn(&T) -> bool) -> Option<Work<T>> {
+        self.wait(limit, keep, |state| self.invite(state))
+    }
+
+    fn wait(
+        &self,
+        limit: usize,
+        keep: impl Fn(&T) -> bool,
+        team: impl Fn(&mut State<T>) -> Team,
+    ) -> Option<Work<T>> {
         let mut state = self.lock();
         loop {
             if !state.queue.is_empty() {
                 let share = state.queue.tokens().div_ceil(state.idle_threads + 1);
                 let batch = state.queue.next_batch(share.max(SMALLEST_SHARE).min(limit), &keep);
                 if !batch.is_empty() {
-                    return Some(batch);
+                    let team = team(&mut state);
+                    return Some(Work::Batch(batch, team));
                 }
                 continue;
+            }
+            if let Some(invitation) = state.invitations.pop() {
+                return Some(Work::Help(invitation));
             }
             if state.closed {
                 return None;
@@ -59,6 +97,17 @@ impl<T> SharedQueue<T> {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.idle_threads -= 1;
         }
+    }
+
+    fn invite(&self, state: &mut State<T>) -> Team {
+        if state.idle_threads == 0 || !state.queue.is_empty() {
+            return Team::alone();
+        }
+        let (team, invitation) = Team::with_helpers(state.idle_threads);
+        // Whoever was invited before and has not come is too late.
+        state.invitations = vec![invitation; state.idle_threads];
+        self.changed.notify_all();
+        team
     }
 
     /// Lets the waiting threads end; what is queued is still handed out.
@@ -77,5 +126,41 @@ impl<T> SharedQueue<T> {
     /// before anything that could panic runs.
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLOW: FlowId = FlowId(0);
+
+    #[test]
+    fn a_lone_job_is_computed_with_the_help_of_an_idle_thread() {
+        let queue = SharedQueue::new();
+        std::thread::scope(|scope| {
+            let helper = scope.spawn(|| match queue.next_pass(100, |_| true) {
+                Some(Work::Help(invitation)) => invitation.help(),
+                other => panic!("a batch, or nothing: {}", other.is_some()),
+            });
+            while queue.lock().idle_threads == 0 {
+                std::thread::yield_now();
+            }
+            // Pushed without waking anyone, so that this thread is the one that takes it.
+            queue.lock().queue.push(FLOW, 10, ());
+            let Some(Work::Batch(batch, team)) = queue.next_pass(100, |_| true) else { panic!("no batch") };
+            assert_eq!((batch.len(), team.size()), (1, 2));
+            drop(team);
+            helper.join().expect("it came back");
+        });
+    }
+
+    #[test]
+    fn idle_threads_share_what_waits_before_they_help() {
+        let queue = SharedQueue::new();
+        queue.push(FLOW, (0..4).map(|_| (SMALLEST_SHARE, ())));
+        queue.lock().idle_threads = 1;
+        let Some(Work::Batch(batch, team)) = queue.next_pass(1000, |_| true) else { panic!("no batch") };
+        assert_eq!((batch.len(), team.size()), (2, 1));
     }
 }

@@ -14,7 +14,7 @@ use super::{
     batch::FlowId,
     gather::{Caller, Gather},
     metrics::Metrics,
-    queue::SharedQueue,
+    queue::{SharedQueue, Work},
     status::StatusHandle,
     vector::{Vector, VectorOptions},
 };
@@ -136,14 +136,13 @@ impl Drop for ComputeThreads {
 impl Worker {
     fn run(&self) {
         priority::lower();
-        // Libraries that spread work over a pool find one of a single thread: this one.
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
-        if let Err(error) = &pool {
-            tracing::warn!(%error, "a compute thread shares a pool with others");
-        }
-        while let Some(batch) = self.queue.next_batch(self.batch_tokens, |job| self.is_wanted(job)) {
+        while let Some(work) = self.queue.next_pass(self.batch_tokens, |job| self.is_wanted(job)) {
+            let work = || match work {
+                Work::Batch(batch, team) => self.compute(batch, &team),
+                Work::Help(invitation) => invitation.help(),
+            };
             // Forward passes have their own guard; this one keeps the thread whatever else goes wrong.
-            if catch_unwind(AssertUnwindSafe(|| self.compute(batch))).is_err() {
+            if catch_unwind(AssertUnwindSafe(work)).is_err() {
                 tracing::error!("answering a batch panicked; its calls are answered with UNAVAILABLE");
             }
         }
@@ -157,10 +156,10 @@ impl Worker {
         waiting
     }
 
-    fn compute(&self, batch: Vec<Job>) {
+    fn compute(&self, batch: Vec<Job>, team: &Team) {
         let started = Instant::now();
         let packed = pack(&batch);
-        match self.pass(&packed) {
+        match self.pass(&packed, team) {
             Ok(states) => {
                 let compute = started.elapsed();
                 self.metrics.batch(&packed, compute);
@@ -184,7 +183,7 @@ impl Worker {
         self.status.worker_failed(reason);
         for job in batch {
             let started = Instant::now();
-            match self.pass(&pack(std::slice::from_ref(&job))) {
+            match self.pass(&pack(std::slice::from_ref(&job)), &Team::alone()) {
                 Ok(state) => job.answer(&state, started, started.elapsed()),
                 Err(reason) => {
                     tracing::error!(reason, tokens = job.ids.len(), "an input cannot be computed");
@@ -198,7 +197,7 @@ impl Worker {
 
     fn await_recovery(&self) {
         let mut pause = Duration::from_millis(100);
-        while let Err(reason) = self.pass(&self.probe) {
+        while let Err(reason) = self.pass(&self.probe, &Team::alone()) {
             tracing::error!(
                 reason,
                 ?pause,
@@ -216,8 +215,8 @@ impl Worker {
         stopping.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Disconnected)
     }
 
-    fn pass(&self, packed: &Packed) -> Result<Vec<f32>, String> {
-        let states = catch_unwind(AssertUnwindSafe(|| (self.forward)(packed, &Team::alone())))
+    fn pass(&self, packed: &Packed, team: &Team) -> Result<Vec<f32>, String> {
+        let states = catch_unwind(AssertUnwindSafe(|| (self.forward)(packed, team)))
             .unwrap_or_else(|panic| Err(format!("panic: {}", panic_message(&*panic))))?;
         if states.iter().all(|x| x.is_finite()) {
             Ok(states)
@@ -280,7 +279,12 @@ mod tests {
         status.enter(Phase::Ready, "serving");
         let settings = Settings { threads: 1, batch_tokens: 100, probe: vec![PROBE] };
         let metrics = Metrics::register(&mut Registry::default());
-        let threads = ComputeThreads::start(&settings, Arc::new(forward), &status, &metrics);
+        let threads = ComputeThreads::start(
+            &settings,
+            Arc::new(move |packed: &Packed, _team: &Team| forward(packed)),
+            &status,
+            &metrics,
+        );
         (threads.expect("a thread"), status)
     }
 

@@ -47,7 +47,9 @@ pub enum ChoiceError {
     UnsupportedKernel { name: String, names: String },
     #[error("kernel {name} computes in {found}, but the precision is set to {asked}; set one of the two")]
     Contradiction { name: String, found: &'static str, asked: &'static str },
-    #[error("the numbers of kernel {name} are not finite on the built-in check; set the precision to auto or f32")]
+    #[error(
+        "the numbers of kernel {name} are not finite on the built-in check; set the precision to auto or f32"
+    )]
     NotFinite { name: &'static str },
 }
 
@@ -103,12 +105,13 @@ impl Choice {
     /// None where the choice is free.
     fn asked_for(&self) -> Result<Option<&'static Kernel>, ChoiceError> {
         let Some(name) = &self.kernel else { return Ok(self.precision.map(best)) };
-        let kernel = named(name).ok_or_else(|| ChoiceError::UnknownKernel {
-            name: name.clone(),
-            names: names(|_| true),
-        })?;
+        let kernel = named(name)
+            .ok_or_else(|| ChoiceError::UnknownKernel { name: name.clone(), names: names(|_| true) })?;
         if !kernel.is_supported() {
-            return Err(ChoiceError::UnsupportedKernel { name: name.clone(), names: names(Kernel::is_supported) });
+            return Err(ChoiceError::UnsupportedKernel {
+                name: name.clone(),
+                names: names(Kernel::is_supported),
+            });
         }
         match self.precision {
             Some(asked) if asked != kernel.precision => Err(ChoiceError::Contradiction {
@@ -138,7 +141,8 @@ fn names(keep: impl Fn(&Kernel) -> bool) -> String {
 fn check(tokenizer: &Tokenizer) -> Packed {
     let mut batch = Packed::new();
     for text in CHECK {
-        let encoded = tokenizer.encode("", text, Truncation::End).expect("the built-in texts are no special case");
+        let encoded =
+            tokenizer.encode("", text, Truncation::End).expect("the built-in texts are no special case");
         batch.push(&encoded.ids);
     }
     batch
@@ -171,10 +175,7 @@ mod tests {
     fn a_kernel_of_another_precision_is_refused() {
         let choice = Choice { kernel: Some("scalar".into()), precision: Some(Precision::Int8) };
         let error = choice.asked_for().expect_err("a contradiction");
-        assert_eq!(
-            error,
-            ChoiceError::Contradiction { name: "scalar".into(), found: "f32", asked: "int8" }
-        );
+        assert_eq!(error, ChoiceError::Contradiction { name: "scalar".into(), found: "f32", asked: "int8" });
     }
 
     #[test]

@@ -66,7 +66,10 @@ pub(super) enum Into<'a> {
     Store(&'a mut Operand),
     Gelu(&'a mut Operand),
     /// `sums = product + states`
-    Add { states: &'a Rows, sums: &'a mut Rows },
+    Add {
+        states: &'a Rows,
+        sums: &'a mut Rows,
+    },
 }
 
 /// The heads of an attention layer.
@@ -210,7 +213,15 @@ impl Crew<'_> {
             let (weight, bias, epsilon) = (&norm.weight, &norm.bias, norm.epsilon);
             // SAFETY: as of `project`; parts differ in rows.
             unsafe {
-                (self.kernel.ops.normalise)(&Normalise { sums, weight, bias, epsilon, states, operand, rows });
+                (self.kernel.ops.normalise)(&Normalise {
+                    sums,
+                    weight,
+                    bias,
+                    epsilon,
+                    states,
+                    operand,
+                    rows,
+                });
             }
         });
     }

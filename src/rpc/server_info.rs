@@ -48,7 +48,7 @@ impl ServerService for ServerInfo {
             warm_up: Some(warm_up),
             model: self.embedder.model().map(model),
             limits: Some(limits(&self.limits)),
-            compute: Some(compute(&self.compute)),
+            compute: Some(compute(&self.compute, self.embedder.model())),
             reactor: Some(reactor(&self.reactor)),
             judge_configured: !self.judges.is_empty(),
             start_time: Some(self.started.into()),
@@ -139,13 +139,14 @@ fn limits(limits: &Limits) -> proto::Limits {
     }
 }
 
-fn compute(compute: &Compute) -> proto::Compute {
+fn compute(compute: &Compute, model: Option<&ModelInfo>) -> proto::Compute {
     proto::Compute {
         threads: saturating(compute.threads),
         tokenizer_threads: saturating(compute.text_threads),
-        precision: "f32".into(),
-        kernel: "candle".into(),
+        precision: model.map(|model| model.precision.name().into()).unwrap_or_default(),
+        kernel: model.map(|model| model.kernel.into()).unwrap_or_default(),
         batch_tokens: saturating(compute.batch_tokens),
+        cosine_to_f32: model.map(|model| model.cosine).unwrap_or_default(),
     }
 }
 

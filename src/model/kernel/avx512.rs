@@ -223,7 +223,8 @@ impl Lanes for Fp16 {
         unsafe {
             let (low, high) = (_mm512_castph_si512(low), _mm512_castph_si512(high));
             let even = _mm512_permutex2var_epi16(low, even_places(), high);
-            let odd = _mm512_permutex2var_epi16(low, _mm512_or_si512(even_places(), _mm512_set1_epi16(1)), high);
+            let odd =
+                _mm512_permutex2var_epi16(low, _mm512_or_si512(even_places(), _mm512_set1_epi16(1)), high);
             let wide = |x: __m512i| {
                 [
                     _mm512_cvtph_ps(_mm512_castsi512_si256(x)),
@@ -387,7 +388,12 @@ impl Staged for Fp16 {
 }
 
 #[inline(always)]
-pub(super) unsafe fn seal<A: Staged>(stage: *const u8, width: usize, elements: *mut u8, scale: *mut [f32; 2]) {
+pub(super) unsafe fn seal<A: Staged>(
+    stage: *const u8,
+    width: usize,
+    elements: *mut u8,
+    scale: *mut [f32; 2],
+) {
     let bytes = A::ELEMENT.bytes();
     // SAFETY: `width` numbers on both sides, a multiple of 16; one pair.
     unsafe {

@@ -59,9 +59,7 @@ impl Drop for Buffer {
 fn advise_huge_pages(start: NonNull<u8>, size: usize) {
     #[cfg(target_os = "linux")]
     // SAFETY: the range is ours, and the advice changes no content.
-    let _ = unsafe {
-        rustix::mm::madvise(start.as_ptr().cast(), size, rustix::mm::Advice::LinuxHugepage)
-    };
+    let _ = unsafe { rustix::mm::madvise(start.as_ptr().cast(), size, rustix::mm::Advice::LinuxHugepage) };
     #[cfg(not(target_os = "linux"))]
     let _ = (start, size);
 }

@@ -181,7 +181,12 @@ impl Linear {
             let mut word = [0; 4];
             sum += element.encode(values, scale, &mut word);
             // SAFETY: panel, lane and column are within the packed matrix, of which this is the only reference.
-            unsafe { self.panels.at(((panel * self.lanes + lane) * PANEL + column) * 4).cast::<[u8; 4]>().write(word) };
+            unsafe {
+                self.panels
+                    .at(((panel * self.lanes + lane) * PANEL + column) * 4)
+                    .cast::<[u8; 4]>()
+                    .write(word)
+            };
         }
         // SAFETY: one number and one pair for each output.
         unsafe {

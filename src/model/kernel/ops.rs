@@ -142,7 +142,9 @@ unsafe fn prefetch(start: *const u8, bytes: usize, part: usize, parts: usize) {
         // SAFETY: a hint; within what will be read.
         #[cfg(target_arch = "x86_64")]
         unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(start.add(line * LINE).cast());
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(
+                start.add(line * LINE).cast(),
+            );
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = (start, line);
@@ -186,7 +188,9 @@ pub(super) unsafe fn seal<A: Arithmetic>(operand: &Operand, rows: Range<usize>) 
     if operand.is_staged() {
         for row in rows {
             // SAFETY: the row is within the operand.
-            unsafe { A::seal(operand.stage_at(row), operand.width(), operand.at(row), operand.scale_at(row)) };
+            unsafe {
+                A::seal(operand.stage_at(row), operand.width(), operand.at(row), operand.scale_at(row))
+            };
         }
     }
 }
@@ -279,7 +283,8 @@ unsafe fn pack_keys<A: Arithmetic>(part: &Attend<'_>, scratch: &Scratch) {
             // SAFETY: operands have slack rows past the last sequence; what is read there is never used.
             unsafe {
                 let from = part.qkv.at(part.sequence.start + first).add(column + word);
-                let to = scratch.keys.at(first / PANEL * PANEL * bytes + word / 4 * PANEL * 4 + first % PANEL * 4);
+                let to =
+                    scratch.keys.at(first / PANEL * PANEL * bytes + word / 4 * PANEL * 4 + first % PANEL * 4);
                 A::Simd::transpose(from, part.qkv.stride(), to, PANEL * 4);
             }
         }

@@ -142,7 +142,9 @@ impl<T: Stored> Arithmetic for Floats<T> {
                 let mut sum = 0.0;
                 for i in 0..tile.lanes * T::ELEMENT.per_lane() {
                     // SAFETY: within the row and the panel that the caller gives.
-                    let (a, b) = unsafe { (tile.a.add(row * tile.a_stride + i * bytes), lane(tile, column, i, bytes)) };
+                    let (a, b) = unsafe {
+                        (tile.a.add(row * tile.a_stride + i * bytes), lane(tile, column, i, bytes))
+                    };
                     sum += element(a) * element(b);
                 }
                 // SAFETY: within the block that the caller gives.
@@ -180,7 +182,8 @@ impl Arithmetic for Integers {
                 }
                 // SAFETY: one pair for each row and column, and within the block that the caller gives.
                 unsafe {
-                    let ([scale, zero], [unit, total]) = (*tile.a_scales.add(row), *tile.b_columns.add(column));
+                    let ([scale, zero], [unit, total]) =
+                        (*tile.a_scales.add(row), *tile.b_columns.add(column));
                     let x = (sum as f32 - zero * total) * (scale * unit);
                     tile.out.add(row * tile.out_stride + column).write_unaligned(x);
                 }

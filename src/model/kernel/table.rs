@@ -1,7 +1,5 @@
 //! All kernels, and what each needs of the CPU.
 
-#[cfg(target_arch = "x86_64")]
-use super::{amx, avx2, avx512};
 #[cfg(target_arch = "aarch64")]
 use super::neon;
 use super::{
@@ -10,6 +8,8 @@ use super::{
     ops::{self, Attend, Normalise, Product, Scratch},
     scalar,
 };
+#[cfg(target_arch = "x86_64")]
+use super::{amx, avx2, avx512};
 
 /// The type in which products are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +88,13 @@ static KERNELS: [Kernel; 13] = [
         has_vnni() && has_fp16(),
         "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512fp16"
     ),
-    kernel!("avx512-vnni", Int8, avx512::Vnni<avx512::F32>, has_vnni(), "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"),
+    kernel!(
+        "avx512-vnni",
+        Int8,
+        avx512::Vnni<avx512::F32>,
+        has_vnni(),
+        "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
+    ),
     kernel!("scalar-int8", Int8, scalar::Integers, true),
     kernel!("avx512", F32, avx512::F32, has_avx512(), "avx512f,avx512bw,avx512vl,avx512dq"),
     kernel!("avx2", F32, avx2::F32, has_avx2(), "avx2,fma"),

@@ -117,7 +117,10 @@ impl Session {
         let helpers = self.joined.load(Ordering::Acquire).min(self.places.len()).min(count - 1);
         // SAFETY: only the lifetime is dropped; the step ends before this function does.
         let work = unsafe {
-            std::mem::transmute::<&(dyn Fn(usize, usize) + Sync), *const (dyn Fn(usize, usize) + Sync + 'static)>(work)
+            std::mem::transmute::<
+                &(dyn Fn(usize, usize) + Sync),
+                *const (dyn Fn(usize, usize) + Sync + 'static),
+            >(work)
         };
         let step = Step {
             work,

@@ -210,6 +210,9 @@ mod tests {
                 .collect::<BTreeMap<_, _>>(),
             default_prompt_name: None,
             parameters: 0,
+            kernel: "scalar",
+            precision: model::Precision::F32,
+            cosine: 1.0,
         }
     }
 
