@@ -2,7 +2,8 @@
 """Mends the AMX of Bochs 3.0 in its sources: `mend_bochs.py BOCHS-3.0-DIRECTORY`.
 
 As released it multiplies signed bytes as unsigned ones, loses tiles at a switch between threads, lacks XFD (the
-disabling of extended features, without which Linux offers no tiles) and promises counters that it does not have.
+disabling of extended features, without which Linux offers no tiles), executes overwritten code in its old form, and
+promises counters that it does not have.
 Facts: Intel SDM volume 1, 13.14 and 18.
 Each edit must find its place exactly as often as it says, so that another release is noticed.
 """
@@ -68,6 +69,9 @@ EDITS = [
         r"\g<0>      if (subfunction == 18)\n        leaf->ecx |= (1<<2);\n",
         1,
     ),
+    # The mark of AMX is bit 7 of what decoded code is filed under, so a line of 128 bytes lies where its neighbour
+    # would: the search for code that has been overwritten must not stop before it.
+    ("cpu/icache.h", r"    if \(line_mask > mask\) break;\n", "", 1),
     # The performance counters that the model of the processor promises and Bochs lacks: Linux hangs over them.
     ("cpu/cpudb/intel/sapphire_rapids.cc", r"(leaf->eax = )0x08300805;", r"\g<1>0;", 1),
     (
