@@ -46,10 +46,10 @@ main() {
     report
 }
 
-# The crate's unit tests, without symbols, since each of their bytes is read by an emulated BIOS.
+# The crate's unit tests.
 compile_tests() {
     cd "$HERE/../.."
-    CARGO_PROFILE_DEV_DEBUG=0 cargo test --lib --no-run --message-format=json |
+    cargo test --lib --no-run --message-format=json |
         sed -n '/"profile":{[^}]*"test":true/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -1
 }
 
@@ -70,8 +70,8 @@ prepare_bochs() {
     cd "$CACHE"
     APT_CONFIG=apt.conf apt-get -qq update >&2
     APT_CONFIG=apt.conf apt-get -qq download bochsbios=3.0+dfsg-1 vgabios >&2
-    # The .dsc may be missing on a mirror; what is needed is the archive, and its sum is known.
-    APT_CONFIG=apt.conf apt-get -qq source --download-only bochs=3.0+dfsg-1 >&2 || true
+    # A mirror may lack the description of the sources; what is needed is the archive, and its sum is known.
+    APT_CONFIG=apt.conf apt-get -qq source --download-only bochs=3.0+dfsg-1 2>/dev/null || true
     sha256sum --check --quiet >&2 <<SUMS
 78f6c73d4a6472d5130a87ab9dc306d02c7c71ed8e25b3a8ef642e2a7acd282b  bochs_3.0+dfsg.orig.tar.xz
 13f8f4bdd9bb5c07378b7e39042cb631ebdd41d00b0f1a3091caab17ca946a5b  bochsbios_3.0+dfsg-1_all.deb
@@ -109,7 +109,7 @@ prepare_kernel() {
     [ -z "$kernel" ] || return 0
     name=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-.*\)/\1/p' | head -1)
     [ -n "$name" ] || fail "no kernel found: run apt-get update"
-    (cd "$CACHE" && apt-get -qq download "$name" >&2 && dpkg -x "$name"_*.deb kernel)
+    (cd "$CACHE" && apt-get -qq -o APT::Sandbox::User=root download "$name" >&2 && dpkg -x "$name"_*.deb kernel)
     kernel=$(find "$CACHE/kernel/boot" -name 'vmlinuz-*' | tail -1)
 }
 
@@ -119,6 +119,7 @@ make_disk() {
     mkdir -p "$root/bin" "$root/proc" "$root/dev" "$root/tmp" "$work/cd"
     cp /bin/busybox "$root/bin/"
     cp "$1" "$root/program"
+    # Each byte of the CD is read by an emulated BIOS.
     strip --strip-all "$root/program" 2>/dev/null || true
     for library in $(ldd "$1" 2>/dev/null | grep -o '/[^ ]*'); do
         mkdir -p "$root/$(dirname "$library")"

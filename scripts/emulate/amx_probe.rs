@@ -53,7 +53,9 @@ impl Shape {
     fn config(self) -> Config {
         let mut config = [0; 64];
         config[0] = 1;
-        for (tile, (rows, columns)) in [(self.m, self.n), (self.m, self.k), (self.k, self.n)].into_iter().enumerate() {
+        for (tile, (rows, columns)) in
+            [(self.m, self.n), (self.m, self.k), (self.k, self.n)].into_iter().enumerate()
+        {
             config[16 + 2 * tile] = 4 * columns as u8;
             config[48 + tile] = rows as u8;
         }
@@ -175,7 +177,8 @@ fn half(word: u32) -> u16 {
 fn from_half(half: u16) -> f32 {
     let exponent = i32::from(half >> 10 & 31);
     let fraction = f32::from(half & 0x3ff) / 1024.0;
-    let size = if exponent == 0 { fraction * 2_f32.powi(-14) } else { (1.0 + fraction) * 2_f32.powi(exponent - 15) };
+    let size =
+        if exponent == 0 { fraction * 2_f32.powi(-14) } else { (1.0 + fraction) * 2_f32.powi(exponent - 15) };
     if half >> 15 == 1 { -size } else { size }
 }
 

@@ -3,8 +3,7 @@
 
 As released it multiplies signed bytes as unsigned ones, loses tiles at a switch between threads, lacks XFD (the
 disabling of extended features, without which Linux offers no tiles), executes overwritten code in its old form, and
-promises counters that it does not have.
-Facts: Intel SDM volume 1, 13.14 and 18.
+promises counters that it does not have. Facts: Intel SDM volume 1, 13.14 and 18.
 Each edit must find its place exactly as often as it says, so that another release is noticed.
 """
 
