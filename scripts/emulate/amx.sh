@@ -3,7 +3,8 @@
 #
 #   scripts/emulate/amx.sh PROGRAM [ARGUMENT...]      any Linux program of this machine; leaves with its exit code
 #   scripts/emulate/amx.sh --probe                    the instructions themselves (amx_probe.rs)
-#   scripts/emulate/amx.sh --test [FILTER...]         the crate's unit tests, `model::kernel` unless named otherwise
+#   scripts/emulate/amx.sh --kernels [FILTER...]      the tests of the kernels alone (kernels.sh)
+#   scripts/emulate/amx.sh --crate [FILTER...]        the crate's unit tests, `model::kernel` unless named otherwise
 #
 # What is checked is arithmetic, not speed: Bochs is some hundred times slower than the machine, and has one core.
 # The program sees an empty file system of its own, its shared libraries, no network and no files of the host.
@@ -22,16 +23,21 @@ KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
 main() {
     mkdir -p "$CACHE"
-    [ $# -gt 0 ] || fail "name a program, --probe or --test"
+    [ $# -gt 0 ] || fail "name a program, --probe, --kernels or --crate"
     case $1 in
     --probe)
         rustc --edition 2024 -O "$HERE/amx_probe.rs" -o "$CACHE/amx_probe"
         set -- "$CACHE/amx_probe"
         ;;
-    --test)
+    --kernels)
+        shift
+        program=$(compile_tests "$("$HERE/kernels.sh")")
+        set -- "$program" --test-threads 1 "$@"
+        ;;
+    --crate)
         shift
         [ $# -gt 0 ] || set -- model::kernel
-        program=$(compile_tests)
+        program=$(compile_tests "$HERE/../..")
         set -- "$program" --test-threads 1 "$@"
         ;;
     esac
@@ -46,9 +52,9 @@ main() {
     report
 }
 
-# The crate's unit tests.
+# Prints the path of the unit tests of a crate's directory.
 compile_tests() {
-    cd "$HERE/../.."
+    cd "$1"
     cargo test --lib --no-run --message-format=json |
         sed -n '/"profile":{[^}]*"test":true/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -1
 }
