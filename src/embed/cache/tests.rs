@@ -172,7 +172,10 @@ async fn what_is_known_is_not_computed_again_and_takes_no_time() {
     assert_eq!(model.computed(), ["one", "two"]);
     assert_eq!(values(&first), [state("one"), state("two")]);
     assert_eq!(values(&again), [state("two"), state("one")]);
-    assert_eq!(again.inputs.iter().map(|i| (i.tokens, i.truncated)).collect::<Vec<_>>(), [(5, true), (5, false)]);
+    assert_eq!(
+        again.inputs.iter().map(|i| (i.tokens, i.truncated)).collect::<Vec<_>>(),
+        [(5, true), (5, false)]
+    );
     assert_eq!([first.tokenize, first.queue, first.compute], [Duration::from_secs(1); 3]);
     assert_eq!([again.tokenize, again.queue, again.compute], [Duration::ZERO; 3]);
     assert_eq!(model.counts(), [2, 2, 0]);
