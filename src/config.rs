@@ -68,12 +68,13 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
     let text_threads = r.optional("text-threads", count).unwrap_or((threads / 2).max(1));
     let batch_tokens = r.required("batch-tokens", 256, count);
     let queue_tokens = r.required("queue-tokens", 1, count);
+    let embed_cache_bytes = r.required("embed-cache", 0, bytes_or_none);
     app::Settings {
         listen: r.required("listen", Vec::new(), addresses),
         admin_listen: r.required("admin-listen", None, admin_address),
         reactor_threads: r.optional("reactor-threads", count).unwrap_or(cores.min(2)),
         rpc: rpc::Settings {
-            limits: limits(r, queue_tokens),
+            limits: Limits { queue_tokens, embed_cache_bytes, ..limits(r) },
             compute: Compute { threads, text_threads, batch_tokens },
             reflection: r.required("reflection", true, boolean),
             keepalive: r.required("keepalive", Duration::ZERO, duration),
@@ -92,6 +93,7 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
             text_threads,
             batch_tokens,
             queue_tokens,
+            cache_bytes: embed_cache_bytes,
             retry_pause: r.required("retry-pause", Duration::ZERO, duration),
         },
         evaluate: evaluate::Settings {
@@ -110,18 +112,19 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
     }
 }
 
-fn limits(r: &mut Reader, queue_tokens: usize) -> Limits {
+/// Those of the edge.
+fn limits(r: &mut Reader) -> Limits {
     let limits = Limits {
         inputs: r.required("max-inputs", 1, count),
         input_bytes: r.required("max-input-bytes", 1, bytes),
         message_bytes: r.required("max-message-bytes", 1, bytes),
-        queue_tokens,
         stream_inputs: r.required("stream-inputs", 1, count),
         contexts: r.required("max-contexts", 1, count),
         sample_bytes: r.required("max-sample-bytes", 1, bytes),
         stream_samples: r.required("stream-samples", 1, count),
         connection_streams: r.required("connection-streams", 1, number),
         default_deadline: r.required("default-deadline", Duration::ZERO, positive_duration),
+        ..Limits::default()
     };
     if limits.input_bytes > limits.message_bytes {
         let (input, message) = (limits.input_bytes, limits.message_bytes);

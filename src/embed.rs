@@ -3,7 +3,9 @@
 //! [`Embedder`] exists from the first millisecond; [`Embedder::ready`] gives the [`Engine`] once the model is
 //! warm. A call passes three hand-offs: admission by permits counted in tokens, text threads, compute threads.
 
+mod admission;
 mod batch;
+mod cache;
 mod engine;
 mod gather;
 mod metrics;
@@ -55,6 +57,8 @@ pub struct Settings {
     /// The most tokens that may wait or be computed. Half is for calls, which are refused when it is full, half
     /// for streams, which wait; so neither can lock the other out.
     pub queue_tokens: usize,
+    /// Memory for what texts that come again were computed to; 0 for none.
+    pub cache_bytes: usize,
     /// The longest pause between attempts to load the model.
     pub retry_pause: Duration,
 }
@@ -179,11 +183,23 @@ impl Collector for Gauges {
             ("assay_admitted_stream_tokens", "Tokens of streams that wait or are computed", streams),
             ("assay_admission_limit_tokens", "The most tokens of calls, and as many of streams", limit),
         ] {
-            let gauge = ConstGauge::new(value as i64);
-            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+            encode(&mut encoder, name, help, value as u64)?;
+        }
+        let Some(cached) = engine.cached() else { return Ok(()) };
+        for (name, help, value) in [
+            ("assay_embed_cache_entries", "Inputs whose vectors are in memory", cached.entries),
+            ("assay_embed_cache_bytes", "Memory that these take, about", cached.bytes),
+            ("assay_embed_cache_limit_bytes", "The most memory that they may take", cached.limit_bytes),
+        ] {
+            encode(&mut encoder, name, help, value)?;
         }
         Ok(())
     }
+}
+
+fn encode(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> std::fmt::Result {
+    let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+    gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
 }
 
 impl std::fmt::Debug for Shared {

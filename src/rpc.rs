@@ -54,6 +54,8 @@ pub struct Limits {
     pub message_bytes: usize,
     /// Tokens that may wait or be computed; told to callers, enforced by the embedder.
     pub queue_tokens: usize,
+    /// Memory for vectors that may be asked for again; told to callers, enforced by the embedder.
+    pub embed_cache_bytes: usize,
     /// Unanswered inputs of one stream.
     pub stream_inputs: usize,
     /// Retrieved contexts of one sample, and as many reference contexts.
@@ -75,6 +77,7 @@ impl Default for Limits {
             input_bytes: 128 << 10,
             message_bytes: 16 << 20,
             queue_tokens: 256 << 10,
+            embed_cache_bytes: 0,
             stream_inputs: 64,
             contexts: 128,
             sample_bytes: 1 << 20,

@@ -53,7 +53,7 @@ const fn from(fallbacks: &'static [&'static str], setting: Setting) -> Setting {
 use Group::{Compute, Judge, Log, Model, Serving};
 
 #[rustfmt::skip]
-pub(crate) const SETTINGS: [Setting; 63] = [
+pub(crate) const SETTINGS: [Setting; 64] = [
     setting(Serving, "listen", "ADDRESS", "127.0.0.1:50051",
         "Where to serve: HOST:PORT (port 0 picks one) or unix:PATH; several with commas"),
     setting(Serving, "admin-listen", "ADDRESS", "0.0.0.0:9090",
@@ -99,6 +99,8 @@ pub(crate) const SETTINGS: [Setting; 63] = [
     setting(Compute, "batch-tokens", "N", "256", "The most tokens of one forward pass"),
     setting(Compute, "queue-tokens", "N", "262144",
         "The most tokens that may wait: half for calls, which are refused above, half for streams, which wait"),
+    setting(Compute, "embed-cache", "BYTES", "0",
+        "Memory for vectors of texts that may come again, such as 256MiB; 0 for none"),
     setting(Compute, "stall-after", "DURATION", "250ms", "A reactor thread that is frozen this long is reported"),
     setting(Compute, "dead-after", "DURATION", "30s", "A reactor that is frozen this long turns liveness NOT_SERVING"),
     setting(Judge, "judge-url", "URL", "",

@@ -1,4 +1,4 @@
-//! The way of a call through a warm model: admission, text threads, compute threads.
+//! The way of a call through a warm model: what is known, admission, text threads, compute threads.
 
 use std::{
     io,
@@ -9,11 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use futures::FutureExt;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Settings,
+    admission::{Admission, Lane},
     batch::FlowId,
+    cache::{Cache, Held},
     gather::{Caller, Gather, LeaveOnDrop},
     metrics::Metrics,
     status::StatusHandle,
@@ -34,12 +37,18 @@ struct EngineParts {
     model: Arc<Model>,
     text: TextThreads,
     compute: ComputeThreads,
-    calls: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
-    /// Permits of each of the two.
-    capacity: usize,
+    admission: Admission,
+    cache: Option<Cache>,
     flows: AtomicU64,
     metrics: Metrics,
+}
+
+/// Who asks.
+#[derive(Clone, Copy)]
+struct Asker {
+    flow: Flow,
+    lane: Lane,
+    deadline: Deadline,
 }
 
 /// How the inputs of one call are embedded; checked against the model.
@@ -70,14 +79,14 @@ pub struct EmbeddedInput {
 }
 
 /// An input that the model does not take.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TooLong {
     pub index: usize,
     pub tokens: usize,
     pub limit: usize,
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum EmbedError {
     #[error("the model is not ready: {detail}")]
     NotReady { detail: String, retry_in: Duration },
@@ -117,14 +126,12 @@ impl Engine {
         };
         let encoder = Arc::clone(&model);
         let forward = Arc::new(move |batch: &model::Packed, team: &Team| Ok(encoder.encode(batch, team)));
-        let capacity = capacity(settings.queue_tokens, model.info.max_tokens);
         Ok(Engine(Arc::new(EngineParts {
-            model,
             text: TextThreads::start(settings.text_threads, metrics)?,
             compute: ComputeThreads::start(&compute, forward, status, metrics)?,
-            calls: Arc::new(Semaphore::new(capacity)),
-            streams: Arc::new(Semaphore::new(capacity)),
-            capacity,
+            admission: Admission::new(settings.queue_tokens, model.info.max_tokens, metrics),
+            cache: Cache::new(settings.cache_bytes, &model.info, metrics),
+            model,
             flows: AtomicU64::new(0),
             metrics: metrics.clone(),
         })))
@@ -144,7 +151,7 @@ impl Engine {
         self.0.compute.depth()
     }
 
-    /// Embeds the texts of one call, all or none; refuses at once where the queue is full.
+    /// Embeds the texts of one call, all or none; refuses at once where the queue has no room for what is not known.
     ///
     /// # Errors
     /// [`EmbedError`]; [`EmbedError::TooLong`] names every input that is too long.
@@ -154,8 +161,8 @@ impl Engine {
         options: InputOptions,
         deadline: Deadline,
     ) -> Result<Embedded, EmbedError> {
-        let permit = self.admit(self.estimate(&texts, &options.prompt))?;
-        within(deadline, self.run(self.flow(), permit, texts, options, deadline)).await
+        let asker = Asker { flow: self.flow(), lane: Lane::Call, deadline };
+        within(deadline, self.answer(asker, texts, options)).await
     }
 
     /// Embeds one text of a stream; waits where the streams' part of the queue is full.
@@ -169,15 +176,9 @@ impl Engine {
         options: InputOptions,
         deadline: Deadline,
     ) -> Result<EmbeddedInput, EmbedError> {
-        let texts = vec![text];
-        let tokens = self.estimate(&texts, &options.prompt);
-        within(deadline, async {
-            let permits = Arc::clone(&self.0.streams).acquire_many_owned(permits(tokens)).await;
-            let permit = permits.map_err(|_| EmbedError::Stopping)?;
-            let mut embedded = self.run(flow, permit, texts, options, deadline).await?;
-            embedded.inputs.pop().ok_or(EmbedError::Defect)
-        })
-        .await
+        let asker = Asker { flow, lane: Lane::Stream, deadline };
+        let mut embedded = within(deadline, self.answer(asker, vec![text], options)).await?;
+        embedded.inputs.pop().ok_or(EmbedError::Defect)
     }
 
     /// All tokens of each text, in the order of the texts; nothing is cut off.
@@ -190,7 +191,8 @@ impl Engine {
         prompt: Arc<str>,
         deadline: Deadline,
     ) -> Result<Vec<Vec<Token>>, EmbedError> {
-        let _permit = self.admit(self.estimate(&texts, &prompt))?;
+        let tokens = self.estimate(texts.iter().map(String::as_str), &prompt);
+        let _permit = self.0.admission.admit(Lane::Call, tokens).await?;
         let caller = Caller::new(deadline);
         let _leave = LeaveOnDrop(Arc::clone(&caller));
         let model = Arc::clone(&self.0.model);
@@ -202,9 +204,12 @@ impl Engine {
 
     /// Tokens that calls hold, that streams hold, and the most of either.
     pub(super) fn admitted(&self) -> (usize, usize, usize) {
-        let capacity = self.0.capacity;
-        let held = |permits: &Semaphore| capacity - permits.available_permits().min(capacity);
-        (held(&self.0.calls), held(&self.0.streams), capacity)
+        self.0.admission.held()
+    }
+
+    /// None where there is no cache.
+    pub(super) fn cached(&self) -> Option<Held> {
+        self.0.cache.as_ref().map(Cache::held)
     }
 
     /// Ends the threads and waits for them.
@@ -213,30 +218,58 @@ impl Engine {
         self.0.compute.stop();
     }
 
-    fn admit(&self, tokens: usize) -> Result<OwnedSemaphorePermit, EmbedError> {
-        let capacity = self.0.capacity;
-        if tokens > capacity {
-            return Err(EmbedError::TooLarge { tokens, capacity });
+    async fn answer(
+        &self,
+        asker: Asker,
+        texts: Vec<String>,
+        options: InputOptions,
+    ) -> Result<Embedded, EmbedError> {
+        let Some(cache) = &self.0.cache else {
+            let tokens = self.estimate(texts.iter().map(String::as_str), &options.prompt);
+            let permit = self.0.admission.admit(asker.lane, tokens).await?;
+            return self.run(asker, permit, texts, options).await;
+        };
+        let mut lookup = cache.look_up(texts, &options).await;
+        loop {
+            let tokens = self.estimate(lookup.missing(), &options.prompt);
+            if tokens > 0 {
+                // Only streams wait here, and those ask for one text each: they hold no flight that waits for them.
+                let permit = self.0.admission.admit(asker.lane, tokens).await?;
+                lookup.compute(|texts| self.run_for_all(asker, permit, texts, &options).boxed());
+            }
+            if let Some(embedded) = lookup.landed().await? {
+                return Ok(embedded);
+            }
         }
-        Arc::clone(&self.0.calls).try_acquire_many_owned(permits(tokens)).map_err(|_| {
-            self.0.metrics.refused();
-            EmbedError::QueueFull { tokens, capacity, retry_in: Duration::from_millis(250) }
-        })
+    }
+
+    /// Whole states for whoever wants them: each has a deadline of its own, and the last that leaves drops this.
+    fn run_for_all(
+        &self,
+        asker: Asker,
+        permit: OwnedSemaphorePermit,
+        texts: Vec<String>,
+        options: &InputOptions,
+    ) -> impl Future<Output = Result<Embedded, EmbedError>> + use<> {
+        let engine = self.clone();
+        let asker = Asker { deadline: Deadline::after(Duration::MAX), ..asker };
+        let vector = VectorOptions::unchanged(engine.model().dimensions);
+        let options = InputOptions { vector, ..options.clone() };
+        async move { engine.run(asker, permit, texts, options).await }
     }
 
     /// Tokens before they are counted: about one for three bytes, at most what the model takes.
-    fn estimate(&self, texts: &[String], prompt: &str) -> usize {
+    fn estimate<'a>(&self, texts: impl Iterator<Item = &'a str>, prompt: &str) -> usize {
         let most = self.0.model.tokenizer.max_tokens();
-        texts.iter().map(|text| ((prompt.len() + text.len()) / 3 + 2).min(most)).sum()
+        texts.map(|text| ((prompt.len() + text.len()) / 3 + 2).min(most)).sum()
     }
 
     async fn run(
         &self,
-        flow: Flow,
+        Asker { flow, deadline, .. }: Asker,
         permit: OwnedSemaphorePermit,
         texts: Vec<String>,
         options: InputOptions,
-        deadline: Deadline,
     ) -> Result<Embedded, EmbedError> {
         let started = Instant::now();
         let caller = Caller::new(deadline);
@@ -316,19 +349,6 @@ fn too_long((index, encoded): (usize, &Result<Encoded, TokenizeError>)) -> Optio
         }
         _ => None,
     }
-}
-
-/// Half of the queue, but room for one input of any length, or that would wait for ever.
-fn capacity(queue_tokens: usize, max_tokens: usize) -> usize {
-    let half = queue_tokens / 2;
-    if half < max_tokens {
-        tracing::warn!(queue_tokens, max_tokens, "the queue is raised to twice the tokens of one input");
-    }
-    half.max(max_tokens)
-}
-
-fn permits(tokens: usize) -> u32 {
-    u32::try_from(tokens).unwrap_or(u32::MAX)
 }
 
 async fn within<T>(

@@ -13,6 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::cache::Origin;
 use crate::model::Packed;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,6 +38,10 @@ struct Inner {
     warm_up_attempts: Counter,
     warm_up_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
     fetched_bytes: Gauge,
+    cache_hits: Counter,
+    cache_misses: Counter,
+    cache_joined: Counter,
+    cache_evictions: Counter,
 }
 
 impl Metrics {
@@ -57,6 +62,10 @@ impl Metrics {
             warm_up_attempts: Counter::default(),
             warm_up_seconds: Gauge::default(),
             fetched_bytes: Gauge::default(),
+            cache_hits: Counter::default(),
+            cache_misses: Counter::default(),
+            cache_joined: Counter::default(),
+            cache_evictions: Counter::default(),
         };
         inner.register(registry);
         Metrics(Arc::new(inner))
@@ -89,6 +98,19 @@ impl Metrics {
 
     pub fn refused(&self) {
         self.0.refused.inc();
+    }
+
+    /// An input that went through the cache and was answered.
+    pub fn looked_up(&self, origin: Origin) {
+        match origin {
+            Origin::Hit => self.0.cache_hits.inc(),
+            Origin::Miss => self.0.cache_misses.inc(),
+            Origin::Joined => self.0.cache_joined.inc(),
+        };
+    }
+
+    pub fn evicted(&self) {
+        self.0.cache_evictions.inc();
     }
 
     pub fn worker_failed(&self) {
@@ -127,5 +149,18 @@ impl Inner {
         registry.register("warm_up_attempts", "Attempts to load the model", self.warm_up_attempts.clone());
         registry.register("warm_up_seconds", "Time until the model served", self.warm_up_seconds.clone());
         registry.register("model_fetched_bytes", "Bytes of model files fetched", self.fetched_bytes.clone());
+        self.register_cache(registry);
+    }
+
+    /// The share of hits is hits / (hits + misses + joined).
+    fn register_cache(&self, registry: &mut Registry) {
+        for (name, help, counter) in [
+            ("embed_cache_hits", "Inputs answered from memory", &self.cache_hits),
+            ("embed_cache_misses", "Inputs answered that had to be computed", &self.cache_misses),
+            ("embed_cache_joined", "Inputs answered by the computing of an equal one", &self.cache_joined),
+            ("embed_cache_evictions", "Vectors dropped as memory was full", &self.cache_evictions),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
     }
 }

@@ -36,6 +36,13 @@ pub enum Vector {
     },
 }
 
+impl VectorOptions {
+    /// The whole state as it is.
+    pub(super) fn unchanged(dimensions: usize) -> VectorOptions {
+        VectorOptions { dimensions, normalize: false, encoding: VectorEncoding::Float32Values }
+    }
+}
+
 impl Vector {
     /// Cuts, scales and writes `state`, which is `[model dimensions]`.
     pub fn new(state: &[f32], options: VectorOptions) -> Vector {

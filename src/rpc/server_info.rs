@@ -136,6 +136,7 @@ fn limits(limits: &Limits) -> proto::Limits {
         default_deadline: duration(limits.default_deadline),
         contexts: saturating(limits.contexts),
         stream_samples: saturating(limits.stream_samples),
+        embed_cache_bytes: limits.embed_cache_bytes as u64,
     }
 }
 

@@ -8,6 +8,7 @@
 mod bad_input;
 mod cli;
 mod drain;
+mod embed_cache;
 mod embed_queue;
 mod embed_rpc;
 mod embed_stream;

@@ -73,6 +73,7 @@ pub fn settings(model: impl Into<String>) -> Settings {
             text_threads,
             batch_tokens,
             queue_tokens: limits.queue_tokens,
+            cache_bytes: 0,
             retry_pause: Duration::from_millis(200),
         },
         rpc: rpc::Settings {
@@ -115,6 +116,7 @@ impl TestApp {
         let mut settings = settings(dir.path().to_string_lossy());
         change(&mut settings);
         settings.rpc.limits.queue_tokens = settings.embed.queue_tokens;
+        settings.rpc.limits.embed_cache_bytes = settings.embed.cache_bytes;
         let app = TestApp { _model: Some(dir), ..TestApp::start(settings) };
         run(app.until_serving());
         app

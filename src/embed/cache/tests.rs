@@ -1,0 +1,324 @@
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use futures::{FutureExt, future::join_all};
+use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::{
+    embed::VectorEncoding,
+    model::{Pooling, Truncation},
+};
+
+const DIMENSIONS: usize = 2;
+const LIMIT_TOKENS: usize = 100;
+
+/// A cache in front of a model that counts what it is given, and computes when it is let.
+struct Fixture {
+    cache: Cache,
+    registry: Registry,
+    computed: Arc<Mutex<Vec<String>>>,
+    dropped: Arc<AtomicUsize>,
+    gate: Arc<Semaphore>,
+}
+
+struct CountDrop(Arc<AtomicUsize>);
+
+impl Drop for CountDrop {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+impl Fixture {
+    fn new(limit_bytes: usize) -> Fixture {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let cache = Cache::new(limit_bytes, &model(), &metrics).expect("room for some");
+        let (computed, dropped) = (Arc::default(), Arc::default());
+        Fixture { cache, registry, computed, dropped, gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) }
+    }
+
+    /// Computes nothing until it is [opened](Fixture::open).
+    fn closed() -> Fixture {
+        Fixture { gate: Arc::new(Semaphore::new(0)), ..Fixture::new(1 << 20) }
+    }
+
+    fn open(&self) {
+        self.gate.add_permits(1 << 20);
+    }
+
+    async fn ask(&self, texts: &[&str]) -> Result<Embedded, EmbedError> {
+        self.ask_with(texts, &options(VectorOptions::unchanged(DIMENSIONS))).await
+    }
+
+    async fn ask_with(&self, texts: &[&str], options: &InputOptions) -> Result<Embedded, EmbedError> {
+        let texts = texts.iter().map(|&text| text.to_owned()).collect();
+        let mut lookup = self.cache.look_up(texts, options).await;
+        loop {
+            lookup.compute(|texts| self.compute(texts));
+            if let Some(embedded) = lookup.landed().await? {
+                return Ok(embedded);
+            }
+        }
+    }
+
+    fn compute(&self, texts: Vec<String>) -> BoxFuture<'static, Result<Embedded, EmbedError>> {
+        let (computed, gate) = (Arc::clone(&self.computed), Arc::clone(&self.gate));
+        let dropped = CountDrop(Arc::clone(&self.dropped));
+        async move {
+            let _dropped = dropped;
+            gate.acquire().await.map_err(|_| EmbedError::Stopping)?.forget();
+            computed.lock().unwrap_or_else(PoisonError::into_inner).extend(texts.iter().cloned());
+            embed(&texts)
+        }
+        .boxed()
+    }
+
+    /// In their order.
+    fn computed(&self) -> Vec<String> {
+        self.computed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.cache.0.flights.lock().is_empty()
+    }
+
+    /// Hits, misses, joined.
+    fn counts(&self) -> [u64; 3] {
+        ["hits", "misses", "joined"].map(|kind| self.metric(kind))
+    }
+
+    fn metric(&self, kind: &str) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
+        let name = format!("assay_embed_cache_{kind}_total ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&name));
+        value.and_then(|value| value.parse().ok()).expect("a counter")
+    }
+}
+
+/// Its length and first byte; texts that begin with `x` are too long, `!` fails.
+fn embed(texts: &[String]) -> Result<Embedded, EmbedError> {
+    let is = |first: char| move |(_, text): &(usize, &String)| text.starts_with(first);
+    let too_long = texts.iter().enumerate().filter(is('x'));
+    let too_long: Vec<_> = too_long
+        .map(|(index, text)| TooLong { index, tokens: LIMIT_TOKENS + text.len(), limit: LIMIT_TOKENS })
+        .collect();
+    if !too_long.is_empty() {
+        return Err(EmbedError::TooLong(too_long));
+    }
+    if texts.iter().enumerate().any(|input| is('!')(&input)) {
+        return Err(EmbedError::Defect);
+    }
+    let inputs = texts.iter().map(|text| EmbeddedInput {
+        vector: Vector::Values(state(text)),
+        tokens: text.len() + 2,
+        truncated: text.starts_with('t'),
+    });
+    let second = Duration::from_secs(1);
+    Ok(Embedded { inputs: inputs.collect(), tokenize: second, queue: second, compute: second })
+}
+
+fn state(text: &str) -> Vec<f32> {
+    vec![text.len() as f32, f32::from(text.as_bytes()[0])]
+}
+
+fn values(embedded: &Embedded) -> Vec<Vec<f32>> {
+    let values = embedded.inputs.iter().map(|input| match &input.vector {
+        Vector::Values(values) => values.clone(),
+        other => panic!("{other:?}"),
+    });
+    values.collect()
+}
+
+fn options(vector: VectorOptions) -> InputOptions {
+    InputOptions { prompt: "query: ".into(), truncation: Truncation::End, vector }
+}
+
+fn model() -> ModelInfo {
+    ModelInfo {
+        id: "a/model".into(),
+        revision: None,
+        sha256: "5e".repeat(32),
+        architecture: "bert".into(),
+        dimensions: DIMENSIONS,
+        max_tokens: LIMIT_TOKENS,
+        pooling: Pooling::Mean,
+        normalizes: true,
+        prompts: Default::default(),
+        default_prompt_name: None,
+        parameters: 0,
+    }
+}
+
+type Asking<'a> = BoxFuture<'a, Result<Embedded, EmbedError>>;
+
+/// Polls each once, so that they run into whatever they wait for.
+async fn start(asking: &mut [Asking<'_>]) {
+    for one in asking {
+        assert!(futures::poll!(one.as_mut()).is_pending());
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_is_not_computed_again_and_takes_no_time() {
+    let model = Fixture::new(1 << 20);
+    let first = model.ask(&["one", "two"]).await.expect("vectors");
+    let again = model.ask(&["two", "one"]).await.expect("vectors");
+    assert_eq!(model.computed(), ["one", "two"]);
+    assert_eq!(values(&first), [state("one"), state("two")]);
+    assert_eq!(values(&again), [state("two"), state("one")]);
+    assert_eq!(
+        again.inputs.iter().map(|i| (i.tokens, i.truncated)).collect::<Vec<_>>(),
+        [(5, true), (5, false)]
+    );
+    assert_eq!([first.tokenize, first.queue, first.compute], [Duration::from_secs(1); 3]);
+    assert_eq!([again.tokenize, again.queue, again.compute], [Duration::ZERO; 3]);
+    assert_eq!(model.counts(), [2, 2, 0]);
+    assert!(model.is_idle());
+}
+
+#[tokio::test]
+async fn one_entry_serves_every_cut_scale_and_encoding() {
+    let model = Fixture::new(1 << 20);
+    model.ask(&["one"]).await.expect("vectors");
+    for (dimensions, normalize, encoding) in
+        [(1, true, VectorEncoding::Float32Values), (2, true, VectorEncoding::Int8Bytes)]
+    {
+        let vector = VectorOptions { dimensions, normalize, encoding };
+        let embedded = model.ask_with(&["one"], &options(vector)).await.expect("vectors");
+        assert_eq!(embedded.inputs[0].vector, Vector::new(&state("one"), vector));
+    }
+    assert_eq!(model.computed(), ["one"]);
+}
+
+#[tokio::test]
+async fn only_what_is_missing_is_computed_and_equal_inputs_of_a_call_once() {
+    let model = Fixture::new(1 << 20);
+    model.ask(&["one"]).await.expect("vectors");
+    let embedded = model.ask(&["one", "two", "one", "two", "three"]).await.expect("vectors");
+    let expected = ["one", "two", "one", "two", "three"].map(state);
+    assert_eq!(values(&embedded), expected);
+    assert_eq!(model.computed(), ["one", "two", "three"]);
+    assert_eq!(model.counts(), [2, 3, 1]);
+}
+
+#[tokio::test]
+async fn callers_that_want_the_same_have_it_computed_once() {
+    let model = Fixture::closed();
+    let mut asking: Vec<Asking> = (0..50).map(|_| model.ask(&["one", "two"]).boxed()).collect();
+    start(&mut asking).await;
+    model.open();
+    for embedded in join_all(asking).await {
+        assert_eq!(values(&embedded.expect("vectors")), [state("one"), state("two")]);
+    }
+    assert_eq!(model.computed(), ["one", "two"]);
+    assert_eq!(model.counts(), [0, 2, 98]);
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_fails_nobody_who_wants_the_same() {
+    let model = Fixture::closed();
+    let mut first = vec![model.ask(&["one", "two"]).boxed()];
+    start(&mut first).await;
+    let mut others: Vec<Asking> = (0..3).map(|_| model.ask(&["two", "three"]).boxed()).collect();
+    start(&mut others).await;
+    drop(first);
+    others.pop();
+    model.open();
+    for embedded in join_all(others).await {
+        assert_eq!(values(&embedded.expect("vectors")), [state("two"), state("three")]);
+    }
+    let mut computed = model.computed();
+    computed.sort();
+    assert_eq!(computed, ["one", "three", "two"]);
+    assert!(model.is_idle());
+}
+
+#[tokio::test]
+async fn with_the_last_who_waits_the_computing_ends() {
+    let model = Fixture::closed();
+    let mut asking = vec![model.ask(&["one"]).boxed(), model.ask(&["one"]).boxed()];
+    start(&mut asking).await;
+    asking.pop();
+    assert_eq!((model.dropped.load(Relaxed), model.is_idle()), (0, false));
+    asking.pop();
+    assert_eq!((model.dropped.load(Relaxed), model.is_idle()), (1, true));
+    model.open();
+    assert_eq!(values(&model.ask(&["one"]).await.expect("vectors")), [state("one")]);
+    assert_eq!(model.computed(), ["one"]);
+}
+
+#[tokio::test]
+async fn errors_are_not_kept_and_each_meets_his_own() {
+    let model = Fixture::closed();
+    let mut first = vec![model.ask(&["!", "fine"]).boxed()];
+    start(&mut first).await;
+    let mut others = vec![model.ask(&["fine"]).boxed(), model.ask(&["fine", "also"]).boxed()];
+    start(&mut others).await;
+    model.open();
+    assert!(matches!(first.remove(0).await, Err(EmbedError::Defect)));
+    for embedded in join_all(others).await {
+        assert_eq!(values(&embedded.expect("vectors"))[0], state("fine"));
+    }
+    for _ in 0..2 {
+        assert!(matches!(model.ask(&["!"]).await, Err(EmbedError::Defect)));
+    }
+    assert_eq!(model.computed().iter().filter(|text| *text == "!").count(), 3);
+    assert!(model.is_idle());
+}
+
+fn too_long(result: Result<Embedded, EmbedError>) -> Vec<(usize, usize)> {
+    match result {
+        Err(EmbedError::TooLong(found)) => {
+            assert!(found.iter().all(|found| found.limit == LIMIT_TOKENS));
+            found.iter().map(|found| (found.index, found.tokens)).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn all_texts_that_are_too_long_are_named_by_their_places_in_the_call() {
+    let model = Fixture::new(1 << 20);
+    model.ask(&["known"]).await.expect("vectors");
+    for _ in 0..2 {
+        let refused = model.ask(&["known", "x", "fine", "xx", "x"]).await;
+        assert_eq!(too_long(refused), [(1, 101), (3, 102), (4, 101)]);
+    }
+}
+
+#[tokio::test]
+async fn what_another_call_found_too_long_is_named_beside_ones_own() {
+    let model = Fixture::closed();
+    let mut asking = vec![model.ask(&["a", "x"]).boxed(), model.ask(&["xx", "fine", "x", "a"]).boxed()];
+    start(&mut asking).await;
+    model.open();
+    let results = join_all(asking).await;
+    let found: Vec<_> = results.into_iter().map(too_long).collect();
+    assert_eq!(found, [vec![(1, 101)], vec![(0, 102), (2, 101)]]);
+}
+
+#[tokio::test]
+async fn memory_is_bounded_and_what_is_dropped_is_counted() {
+    let limit = 20 * (DIMENSIONS * 4 + ENTRY_BYTES);
+    let model = Fixture::new(limit);
+    for number in 0..500 {
+        let text = format!("number {number}");
+        assert_eq!(values(&model.ask(&[&text]).await.expect("a vector")), [state(&text)]);
+    }
+    let held = model.cache.held();
+    assert!((1..=20).contains(&held.entries), "{held:?}");
+    assert_eq!((held.bytes, held.limit_bytes), (held.entries * (limit / 20) as u64, limit as u64));
+    assert_eq!(model.metric("evictions"), 500 - held.entries);
+}
+
+#[test]
+fn without_memory_there_is_no_cache() {
+    let metrics = Metrics::register(&mut Registry::default());
+    assert!(Cache::new(0, &model(), &metrics).is_none());
+}
