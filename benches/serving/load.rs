@@ -109,15 +109,16 @@ pub async fn open(
     let timer = Timer::new()?;
     let start = Instant::now();
     let (begin, end) = (start + window.warm, start + window.warm + window.measured);
-    let arrivals = stream::unfold((0, start, StdRng::seed_from_u64(42)), async |(number, last, mut random)| {
-        let uniform: f64 = random.random();
-        let meant = last + Duration::from_secs_f64(-(1.0 - uniform).ln() / rate);
-        if meant >= end {
-            return None;
-        }
-        timer.until(meant).await;
-        Some(((number, meant), (number + 1, meant, random)))
-    });
+    let arrivals =
+        stream::unfold((0, start, StdRng::seed_from_u64(42)), async |(number, last, mut random)| {
+            let uniform: f64 = random.random();
+            let meant = last + Duration::from_secs_f64(-(1.0 - uniform).ln() / rate);
+            if meant >= end {
+                return None;
+            }
+            timer.until(meant).await;
+            Some(((number, meant), (number + 1, meant, random)))
+        });
     let seen = RefCell::new(Seen::default());
     let answer = async |(number, meant): (usize, Instant)| {
         let result = call(number).await;

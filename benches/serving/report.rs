@@ -72,7 +72,8 @@ pub fn singles(singles: &[Single]) -> String {
     for Single { what, rounds } in singles {
         let (least, most) = range(rounds);
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "| {what} | {} | {} to {} |", short(median(rounds)), short(least), short(most));
+        let _ =
+            writeln!(text, "| {what} | {} | {} to {} |", short(median(rounds)), short(least), short(most));
     }
     text
 }

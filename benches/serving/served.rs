@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use assay::proto::{EmbedOptions, EmbedRequest, GetServerInfoRequest, Truncation, server_service_client};
+use assay::proto::{
+    EmbedOptions, EmbedRequest, GetServerInfoRequest, TokenizeRequest, Truncation, server_service_client,
+};
 use bytes::Bytes;
 use prost::Message;
 use tonic_health::pb::HealthCheckRequest;
@@ -86,19 +88,29 @@ impl Served {
         Ok(closed(1, window, check).await)
     }
 
+    /// A call that needs the event loop and a text thread.
+    pub async fn tokenize(&mut self, workload: &Workload, window: Window) -> Result<Seen, Error> {
+        let client = Client::connect(self.server.address).await?;
+        let call = |text: &String| {
+            let request = TokenizeRequest { inputs: vec![text.clone()], ..TokenizeRequest::default() };
+            client.prepare("assay.v1.EmbeddingService/Tokenize", &request)
+        };
+        let calls = workload.texts.iter().map(call).collect::<Result<Vec<Call>, Error>>()?;
+        let tokenize = async |number| {
+            client.send(&calls[number % calls.len()]).await?;
+            Ok(Answered { texts: 1, tokens: 0 })
+        };
+        Ok(closed(1, window, tokenize).await)
+    }
+
     pub async fn lag(&self) -> Result<Lag, Error> {
-        let mut client =
-            server_service_client::ServerServiceClient::new(connect(self.server.address).await?);
+        let mut client = server_service_client::ServerServiceClient::new(connect(self.server.address).await?);
         let reactor = client.get_server_info(GetServerInfoRequest {}).await?.into_inner().reactor;
         let reactor = reactor.unwrap_or_default();
         let ms = |duration: Option<prost_types::Duration>| -> Result<f64, Error> {
             Ok(std::time::Duration::try_from(duration.unwrap_or_default())?.as_secs_f64() * 1e3)
         };
-        Ok(Lag {
-            p50_ms: ms(reactor.lag_p50)?,
-            p99_ms: ms(reactor.lag_p99)?,
-            worst_ms: ms(reactor.lag_max)?,
-        })
+        Ok(Lag { p50_ms: ms(reactor.lag_p50)?, p99_ms: ms(reactor.lag_p99)?, worst_ms: ms(reactor.lag_max)? })
     }
 
     /// Connections for so many callers, and a call of each group of texts.

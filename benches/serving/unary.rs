@@ -47,6 +47,8 @@ impl Rounds<'_> {
         let mut served = self.serve().await?;
         let floor = served.health_checks(self.window).await?;
         self.single("Health/Check, p50, ms", floor.percentile_ms(0.5));
+        let tokenize = served.tokenize(workload, self.window).await?;
+        self.single("Tokenize of w1, p50, ms", tokenize.percentile_ms(0.5));
         let over = |share| Some(alone.as_ref()?.percentile_ms(share)? - inside.percentile_ms(share)?);
         self.single("w1: over gRPC less in process, p50, ms", over(0.5));
         self.single("w1: over gRPC less in process, p99, ms", over(0.99));
@@ -62,7 +64,10 @@ impl Rounds<'_> {
         drop(engine);
         let (_, full) = self.closed(workload).await?;
         let share = |of: &Seen| Some(full.as_ref()?.texts_per_second() / of.texts_per_second());
-        self.single(&format!("w3: texts/s of {FULL} callers as a share of one call in process"), share(&whole));
+        self.single(
+            &format!("w3: texts/s of {FULL} callers as a share of one call in process"),
+            share(&whole),
+        );
         self.single(&format!("w3: the same as a share of {FULL} callers in process"), share(&many));
         let mut served = self.serve().await?;
         let seen = served.all_at_once(workload, 1, self.window).await?;
