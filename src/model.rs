@@ -64,6 +64,29 @@ pub struct ModelInfo {
     pub cosine: f32,
 }
 
+#[cfg(test)]
+impl ModelInfo {
+    /// A small model without files.
+    pub(crate) fn example() -> ModelInfo {
+        ModelInfo {
+            id: "a/model".into(),
+            revision: None,
+            sha256: "5e".repeat(32),
+            architecture: "bert".into(),
+            dimensions: 8,
+            max_tokens: 16,
+            pooling: Pooling::Mean,
+            normalizes: true,
+            prompts: BTreeMap::new(),
+            default_prompt_name: None,
+            parameters: 0,
+            kernel: "scalar",
+            precision: Precision::F32,
+            cosine: 1.0,
+        }
+    }
+}
+
 /// A model that is ready to compute.
 pub struct Model {
     pub info: ModelInfo,

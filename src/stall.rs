@@ -113,6 +113,8 @@ pub struct Reading {
     /// Heartbeats recorded, those that a freeze delayed included.
     pub lag_ticks: u64,
     /// Overstated by at most 3.2 %. Tokio's timer rounds up to whole milliseconds: about 1 ms is an idle reactor.
+    pub lag_p50: Duration,
+    /// As `lag_p50`.
     pub lag_p99: Duration,
     /// Exact to the microsecond.
     pub lag_max: Duration,
@@ -127,6 +129,7 @@ impl Reader {
             workers: self.shared.workers,
             frozen_workers: usize::try_from(self.shared.frozen_workers.get()).unwrap_or(0),
             lag_ticks: self.shared.lag.count(),
+            lag_p50: self.shared.lag.percentile(50),
             lag_p99: self.shared.lag.percentile(99),
             lag_max: self.shared.lag.max(),
             stalls: self.shared.stalls.get(),

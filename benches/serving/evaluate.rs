@@ -15,23 +15,42 @@ use tokio::net::TcpListener;
 use tonic::{Request, transport::Channel};
 
 use super::{
-    Error, STREAMS, percentile,
+    Error, percentile,
+    report::Single,
     server::{connect, start},
-    short_calls,
+    streams::{STREAMS, short_calls},
 };
 
 /// How long the samples wait, and, before and after, how long there are none.
 const WAIT: Duration = Duration::from_secs(6);
 
 pub struct Waiting {
-    pub alone_p99: Duration,
-    pub under_p99: Duration,
-    pub lag_p99: Duration,
-    pub stalls: u64,
-    pub late: usize,
+    alone_p99: Duration,
+    under_p99: Duration,
+    lag_p99: Duration,
+    stalls: u64,
+    late: usize,
 }
 
-pub async fn waiting(model: &Path) -> Result<Waiting, Error> {
+/// One row for each figure.
+pub fn rows(waits: &[Waiting]) -> Vec<Single> {
+    let row = |what: &str, of: fn(&Waiting) -> f64| Single {
+        what: what.into(),
+        rounds: waits.iter().map(of).collect(),
+    };
+    vec![
+        row("short unary call without Evaluate, p99, ms", |w| w.alone_p99.as_secs_f64() * 1e3),
+        row("the same while 64 Evaluate streams wait for a judge that never answers, p99, ms", |w| {
+            w.under_p99.as_secs_f64() * 1e3
+        }),
+        row("ratio of the two", |w| w.under_p99.as_secs_f64() / w.alone_p99.as_secs_f64()),
+        row("reactor lag p99 meanwhile, ms", |w| w.lag_p99.as_secs_f64() * 1e3),
+        row("reactor stalls meanwhile", |w| w.stalls as f64),
+        row("samples that ended after their deadline, or without what is known", |w| w.late as f64),
+    ]
+}
+
+pub async fn waiting(binary: &Path, model: &Path) -> Result<Waiting, Error> {
     let judge = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}/v1", judge.local_addr()?);
     let hold = tokio::spawn(async move {
@@ -40,7 +59,7 @@ pub async fn waiting(model: &Path) -> Result<Waiting, Error> {
             held.push(connection);
         }
     });
-    let server = start(model, &["--judge-url", &url, "--judge-model", "silent"]).await?;
+    let server = start(binary, model, &["--judge-url", &url, "--judge-model", "silent"]).await?;
     let channel = connect(server.address).await?;
     let half = || short_calls(channel.clone(), tokio::time::sleep(WAIT / 2));
     let mut alone = half().await?;

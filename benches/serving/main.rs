@@ -1,237 +1,137 @@
-//! Measures the real binary from outside: start, streams at full load, a short call meanwhile, and the drain.
+//! Measures the real binary from outside: start, unary calls and streams at full load, and the drain.
 //!
-//! `cargo bench --bench serving -- [MODEL_DIR]` prints a Markdown table.
+//! `cargo bench --bench serving -- [MODEL_DIR] [--help]` prints Markdown tables and writes target/bench/.
 
+mod client;
 mod evaluate;
+mod in_process;
+mod load;
+mod report;
+mod served;
 mod server;
+mod soak;
+mod streams;
+mod timer;
+mod unary;
+mod workload;
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, time::Duration};
 
-use assay::proto::{
-    EmbedOptions, EmbedRequest, EmbedStreamRequest, GetServerInfoRequest, Truncation,
-    embed_stream_response::Result as ItemResult, embedding_service_client::EmbeddingServiceClient,
-    server_service_client::ServerServiceClient,
-};
-use futures::future::join_all;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use tokio::runtime::Runtime;
 
-use server::{Server, connect, start};
+use report::{Single, singles, write_between, write_json};
+use server::start;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 const STARTS: usize = 9;
-const STREAMS: usize = 64;
-const INPUTS_PER_STREAM: usize = 60;
 const ROUNDS: usize = 5;
+
+/// What is measured, and how long.
+struct Options {
+    model: PathBuf,
+    binary: PathBuf,
+    /// Flags that the server is started with.
+    settings: Vec<String>,
+    workloads: PathBuf,
+    rounds: usize,
+    seconds: Duration,
+    callers: Vec<usize>,
+    /// Percent of the throughput of the closed loop.
+    shares: Vec<u32>,
+    /// The page whose figures are written anew.
+    docs: Option<PathBuf>,
+}
 
 #[allow(clippy::disallowed_methods, clippy::print_stdout)]
 fn main() -> Result<(), Error> {
-    let model = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let model = PathBuf::from(model.unwrap_or_else(|| "models/all-MiniLM-L6-v2".into()));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    println!("| what | median | range |\n| --- | --- | --- |");
-    let mut starts = Vec::new();
-    for _ in 0..STARTS {
-        starts.push(runtime.block_on(start(&model, &[]))?);
+    let flags = command().get_matches();
+    let options = Options::of(&flags);
+    // One thread, as the cores belong to what is measured.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let Some(&length) = flags.get_one::<u64>("soak") {
+        println!("{}", runtime.block_on(soak::run(&options, Duration::from_secs(length)))?);
+        return Ok(());
     }
-    row("port bound after process start, ms", starts.iter().map(|s| s.bound.as_secs_f64() * 1e3));
-    row("SERVING after process start, ms", starts.iter().map(|s| s.serving.as_secs_f64() * 1e3));
-    drop(starts);
-    let mut loads = Vec::new();
-    for _ in 0..ROUNDS {
-        loads.push(runtime.block_on(load(&model))?);
+    if flags.get_one::<String>("only").is_none_or(|part| part == "unary") {
+        let report = runtime.block_on(unary::run(&options))?;
+        println!("{}", report.markdown());
+        write_json("target/bench/serving.json".as_ref(), &report)?;
+        if let Some(page) = &options.docs {
+            write_between(page, "serving", &report.markdown())?;
+        }
     }
-    row("64 streams: inputs/s", loads.iter().map(|l| l.inputs_per_second));
-    row("64 streams: tokens/s", loads.iter().map(|l| l.tokens_per_second));
-    row("64 streams: failed inputs", loads.iter().map(|l| l.failed as f64));
-    row("64 streams: answers out of order", loads.iter().map(|l| l.misordered as f64));
-    row("short unary call meanwhile, p50, ms", loads.iter().map(|l| l.short_p50.as_secs_f64() * 1e3));
-    row("short unary call meanwhile, p99, ms", loads.iter().map(|l| l.short_p99.as_secs_f64() * 1e3));
-    row("short unary call alone, p50, ms", loads.iter().map(|l| l.alone_p50.as_secs_f64() * 1e3));
-    row("reactor lag p99, ms", loads.iter().map(|l| l.lag_p99.as_secs_f64() * 1e3));
-    row("reactor stalls", loads.iter().map(|l| l.stalls as f64));
-    row("SIGTERM under load: failed calls in flight", loads.iter().map(|l| l.drain_failed as f64));
-    row("SIGTERM under load: time to exit 0, s", loads.iter().map(|l| l.drain.as_secs_f64()));
-    let mut waits = Vec::new();
-    for _ in 0..ROUNDS {
-        waits.push(runtime.block_on(evaluate::waiting(&model))?);
+    if flags.get_one::<String>("only").is_none_or(|part| part == "streams") {
+        println!("{}", singles(&streams_and_waits(&runtime, &options)?));
     }
-    let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
-    row("short unary call without Evaluate, p99, ms", waits.iter().map(|w| millis(w.alone_p99)));
-    row(
-        "the same while 64 Evaluate streams wait for a judge that never answers, p99, ms",
-        waits.iter().map(|w| millis(w.under_p99)),
-    );
-    row("ratio of the two", waits.iter().map(|w| w.under_p99.as_secs_f64() / w.alone_p99.as_secs_f64()));
-    row("reactor lag p99 meanwhile, ms", waits.iter().map(|w| millis(w.lag_p99)));
-    row("reactor stalls meanwhile", waits.iter().map(|w| w.stalls as f64));
-    row(
-        "samples that ended after their deadline, or without what is known",
-        waits.iter().map(|w| w.late as f64),
-    );
     Ok(())
 }
 
-#[allow(clippy::print_stdout)]
-fn row(name: &str, values: impl Iterator<Item = f64>) {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let (first, last) = (values[0], values[values.len() - 1]);
-    println!("| {name} | {:.1} | {first:.1} to {last:.1} |", values[values.len() / 2]);
-}
-
-struct Load {
-    inputs_per_second: f64,
-    tokens_per_second: f64,
-    failed: usize,
-    misordered: usize,
-    short_p50: Duration,
-    short_p99: Duration,
-    alone_p50: Duration,
-    lag_p99: Duration,
-    stalls: u64,
-    drain_failed: usize,
-    drain: Duration,
-}
-
-async fn load(model: &Path) -> Result<Load, Error> {
-    let mut server = start(model, &[]).await?;
-    let channel = connect(server.address).await?;
-    let texts = texts()?;
-    let alone = short_calls(channel.clone(), tokio::time::sleep(Duration::from_secs(1))).await?;
-    let begun = Instant::now();
-    let (done, finished) = tokio::sync::oneshot::channel::<()>();
-    let short = tokio::spawn(short_calls(channel.clone(), async {
-        // Either way the load has ended.
-        let _ = finished.await;
-    }));
-    let streams = (0..STREAMS).map(|number| stream(channel.clone(), texts.clone(), number));
-    let results = join_all(streams).await.into_iter().collect::<Result<Vec<_>, Error>>()?;
-    let took = begun.elapsed().as_secs_f64();
-    drop(done);
-    let under_load = short.await??;
-    let info = ServerServiceClient::new(channel.clone()).get_server_info(GetServerInfoRequest {}).await?;
-    let reactor = info.get_ref().reactor.unwrap_or_default();
-    let (drain_failed, drain) = drain(&mut server, channel, texts).await?;
-    Ok(Load {
-        inputs_per_second: results.iter().map(|r| r.answered).sum::<usize>() as f64 / took,
-        tokens_per_second: results.iter().map(|r| r.tokens).sum::<u64>() as f64 / took,
-        failed: results.iter().map(|r| r.failed).sum(),
-        misordered: results.iter().map(|r| r.misordered).sum(),
-        short_p50: percentile(&under_load, 0.5),
-        short_p99: percentile(&under_load, 0.99),
-        alone_p50: percentile(&alone, 0.5),
-        lag_p99: reactor.lag_p99.unwrap_or_default().try_into()?,
-        stalls: reactor.stalls,
-        drain_failed,
-        drain,
-    })
-}
-
-struct StreamResult {
-    answered: usize,
-    failed: usize,
-    misordered: usize,
-    tokens: u64,
-}
-
-/// All inputs of one stream under two ids, each of which must be answered in order.
-async fn stream(channel: Channel, texts: Vec<String>, number: usize) -> Result<StreamResult, Error> {
-    let (sender, receiver) = tokio::sync::mpsc::channel(16);
-    let send = async move {
-        for index in 0..INPUTS_PER_STREAM {
-            let input = texts[(number * 7 + index) % texts.len()].clone();
-            let options = Some(EmbedOptions { truncation: Truncation::End as i32, ..Default::default() });
-            let item = EmbedStreamRequest { id: (index % 2).to_string(), input, options };
-            if sender.send(item).await.is_err() {
-                return;
-            }
-        }
+fn command() -> Command {
+    let many = |name: &'static str, usual: &'static str| {
+        Arg::new(name).long(name).value_delimiter(',').default_value(usual)
     };
-    let receive = async {
-        let mut client = EmbeddingServiceClient::new(channel);
-        let mut answers = client.embed_stream(ReceiverStream::new(receiver)).await?.into_inner();
-        let mut result = StreamResult { answered: 0, failed: 0, misordered: 0, tokens: 0 };
-        let mut by_id = [0_usize; 2];
-        while let Some(answer) = answers.message().await? {
-            result.answered += 1;
-            by_id[usize::from(answer.id == "1")] += 1;
-            match answer.result {
-                Some(ItemResult::Embedding(embedding)) => result.tokens += u64::from(embedding.token_count),
-                _ => result.failed += 1,
-            }
-        }
-        result.misordered = usize::from(by_id != [INPUTS_PER_STREAM / 2; 2]);
-        Ok::<_, Error>(result)
-    };
-    let ((), result) = tokio::join!(send, receive);
-    result
+    Command::new("serving")
+        .arg(Arg::new("model").default_value("models/all-MiniLM-L6-v2").help("Directory of the model"))
+        .arg(Arg::new("only").long("only").value_parser(["unary", "streams"]).help("One part alone"))
+        .arg(
+            Arg::new("soak")
+                .long("soak")
+                .value_parser(value_parser!(u64))
+                .help("64 callers for so many seconds"),
+        )
+        .arg(Arg::new("rounds").long("rounds").value_parser(value_parser!(usize)).default_value("3"))
+        .arg(Arg::new("seconds").long("seconds").value_parser(value_parser!(f64)).default_value("4"))
+        .arg(many("callers", "1,8,32,64,256").value_parser(value_parser!(usize)))
+        .arg(many("shares", "50,70,90").value_parser(value_parser!(u32)))
+        .arg(Arg::new("workloads").long("workloads").default_value("target/bench/workloads"))
+        .arg(Arg::new("docs").long("docs").help("A page with markers for the figures"))
+        .arg(Arg::new("binary").long("binary").default_value(env!("CARGO_BIN_EXE_assay")))
+        .arg(Arg::new("setting").long("setting").action(ArgAction::Append).help("A flag for the server"))
+        .arg(Arg::new("bench").long("bench").action(ArgAction::SetTrue).hide(true))
 }
 
-/// Latencies of calls with one short text, one after the other, until `end`.
-async fn short_calls(channel: Channel, end: impl Future<Output = ()>) -> Result<Vec<Duration>, Error> {
-    let mut client = EmbeddingServiceClient::new(channel);
-    let mut latencies = Vec::new();
-    tokio::pin!(end);
-    loop {
-        let begun = Instant::now();
-        client.embed(EmbedRequest { inputs: vec!["how do I reset it?".into()], options: None }).await?;
-        latencies.push(begun.elapsed());
-        tokio::select! {
-            () = &mut end => break,
-            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+impl Options {
+    fn of(flags: &ArgMatches) -> Options {
+        let path = |name: &str| flags.get_one::<String>(name).map(PathBuf::from);
+        let given = |name: &str| path(name).expect("it has a default");
+        Options {
+            model: given("model"),
+            binary: given("binary"),
+            settings: flags.get_many("setting").unwrap_or_default().cloned().collect(),
+            workloads: given("workloads"),
+            rounds: *flags.get_one("rounds").expect("it has a default"),
+            seconds: Duration::from_secs_f64(*flags.get_one("seconds").expect("it has a default")),
+            callers: flags.get_many("callers").unwrap_or_default().copied().collect(),
+            shares: flags.get_many("shares").unwrap_or_default().copied().collect(),
+            docs: path("docs"),
         }
     }
-    latencies.sort_unstable();
-    Ok(latencies)
+}
+
+#[allow(clippy::disallowed_methods)]
+fn streams_and_waits(runtime: &Runtime, options: &Options) -> Result<Vec<Single>, Error> {
+    let Options { binary, model, .. } = options;
+    let (mut starts, mut loads, mut waits) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..STARTS {
+        starts.push(runtime.block_on(start(binary, model, &[]))?);
+    }
+    let mut rows = Vec::new();
+    let mut row = |what: &str, rounds: Vec<f64>| rows.push(Single { what: what.into(), rounds });
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    row("port bound after process start, ms", starts.iter().map(|s| ms(s.bound)).collect());
+    row("SERVING after process start, ms", starts.iter().map(|s| ms(s.serving)).collect());
+    drop(starts);
+    for _ in 0..ROUNDS {
+        loads.push(runtime.block_on(streams::load(binary, model))?);
+        waits.push(runtime.block_on(evaluate::waiting(binary, model))?);
+    }
+    rows.extend(streams::rows(&loads));
+    rows.extend(evaluate::rows(&waits));
+    Ok(rows)
 }
 
 fn percentile(sorted: &[Duration], share: f64) -> Duration {
     sorted[((sorted.len() - 1) as f64 * share).round() as usize]
-}
-
-/// SIGTERM while 32 calls are in flight: how many fail, and how long until exit code 0.
-async fn drain(
-    server: &mut Server,
-    channel: Channel,
-    texts: Vec<String>,
-) -> Result<(usize, Duration), Error> {
-    let options = EmbedOptions { truncation: Truncation::End as i32, ..Default::default() };
-    let calls: Vec<_> = (0..32)
-        .map(|_| {
-            let (mut client, inputs) = (EmbeddingServiceClient::new(channel.clone()), texts[..16].to_vec());
-            let request = EmbedRequest { inputs, options: Some(options.clone()) };
-            tokio::spawn(async move { client.embed(request).await.is_err() })
-        })
-        .collect();
-    // In flight is what has been computed in part.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let begun = Instant::now();
-    Command::new("kill").arg(server.process.id().to_string()).status()?;
-    let failed = join_all(calls).await.into_iter().filter(|failed| !matches!(failed, Ok(false))).count();
-    let status = loop {
-        if let Some(status) = server.process.try_wait()? {
-            break status;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    };
-    if !status.success() {
-        return Err(format!("the server ended with {status}").into());
-    }
-    Ok((failed, begun.elapsed()))
-}
-
-#[allow(clippy::disallowed_methods)]
-fn texts() -> Result<Vec<String>, Error> {
-    let lines = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/texts.jsonl"))?;
-    let text = |line: &str| -> Result<String, Error> {
-        let value: serde_json::Value = serde_json::from_str(line)?;
-        Ok(value["text"].as_str().ok_or("a line has no text")?.to_owned())
-    };
-    lines.lines().map(text).collect()
 }

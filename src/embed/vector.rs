@@ -45,39 +45,45 @@ impl VectorOptions {
 
 impl Vector {
     /// Cuts, scales and writes `state`, which is `[model dimensions]`.
+    ///
+    /// Each number is read once for the length and once to be written where it leaves from: no vector is made on
+    /// the way to another.
     pub fn new(state: &[f32], options: VectorOptions) -> Vector {
-        let mut values = state[..options.dimensions].to_vec();
-        if options.normalize {
-            scale_to_unit_length(&mut values);
-        }
+        let kept = &state[..options.dimensions];
+        let factor = if options.normalize { 1.0 / length(kept) } else { 1.0 };
+        let scaled = kept.iter().map(move |&x| (f64::from(x) * factor) as f32);
         match options.encoding {
-            VectorEncoding::Float32Values => Vector::Values(values),
-            VectorEncoding::Float32Bytes => {
-                Vector::Bytes(values.iter().flat_map(|x| x.to_le_bytes()).collect())
-            }
+            VectorEncoding::Float32Values => Vector::Values(scaled.collect()),
+            VectorEncoding::Float32Bytes => Vector::Bytes(written(scaled, f32::to_le_bytes)),
             VectorEncoding::Float16Bytes => {
-                Vector::Bytes(values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect())
+                Vector::Bytes(written(scaled, |x| f16::from_f32(x).to_le_bytes()))
             }
-            VectorEncoding::Int8Bytes => int8(&values),
-            VectorEncoding::BinaryBytes => Vector::Bytes(values.chunks(8).map(sign_bits).collect()),
+            VectorEncoding::Int8Bytes => int8(scaled),
+            VectorEncoding::BinaryBytes => Vector::Bytes(kept.chunks(8).map(sign_bits).collect()),
         }
     }
 }
 
-fn scale_to_unit_length(values: &mut [f32]) {
-    let length = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-    // A zero vector has no direction; it stays as it is, as in PyTorch.
-    let factor = 1.0 / length.max(1e-12);
-    for x in values {
-        *x = (f64::from(*x) * factor) as f32;
-    }
+/// A zero vector has no direction; it stays as it is, as in PyTorch.
+fn length(values: &[f32]) -> f64 {
+    values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt().max(1e-12)
+}
+
+/// With no room to spare, so that the bytes become the answer's own without a copy.
+fn written<const N: usize>(
+    values: impl ExactSizeIterator<Item = f32>,
+    bytes: impl Fn(f32) -> [u8; N],
+) -> Vec<u8> {
+    let mut all = Vec::with_capacity(values.len() * N);
+    values.for_each(|x| all.extend_from_slice(&bytes(x)));
+    all
 }
 
 /// Symmetric: the largest magnitude becomes 127.
-fn int8(values: &[f32]) -> Vector {
-    let largest = values.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+fn int8(values: impl Iterator<Item = f32> + Clone) -> Vector {
+    let largest = values.clone().fold(0.0_f32, |m, x| m.max(x.abs()));
     let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
-    let bytes = values.iter().map(|x| (x / scale).round() as i8 as u8).collect();
+    let bytes = values.map(|x| (x / scale).round() as i8 as u8).collect();
     Vector::Int8 { bytes, scale }
 }
 
@@ -108,6 +114,21 @@ mod tests {
         assert_eq!(Vector::new(&[0.0; 3], options), Vector::Values(vec![0.0; 3]));
         let int8 = Vector::new(&[0.0; 3], VectorOptions { encoding: VectorEncoding::Int8Bytes, ..options });
         assert_eq!(int8, Vector::Int8 { bytes: vec![0; 3], scale: 1.0 });
+    }
+
+    #[test]
+    fn bytes_have_no_room_to_spare() {
+        for encoding in [
+            VectorEncoding::Float32Bytes,
+            VectorEncoding::Float16Bytes,
+            VectorEncoding::Int8Bytes,
+            VectorEncoding::BinaryBytes,
+        ] {
+            let (Vector::Bytes(bytes) | Vector::Int8 { bytes, .. }) = vector(9, true, encoding) else {
+                panic!("{encoding:?} gives numbers")
+            };
+            assert_eq!(bytes.capacity(), bytes.len(), "{encoding:?}");
+        }
     }
 
     #[test]

@@ -155,6 +155,7 @@ fn reactor(reactor: &stall::Reader) -> proto::Reactor {
     let reading = reactor.reading();
     proto::Reactor {
         workers: saturating(reading.workers),
+        lag_p50: duration(reading.lag_p50),
         lag_p99: duration(reading.lag_p99),
         lag_max: duration(reading.lag_max),
         stalls: reading.stalls,

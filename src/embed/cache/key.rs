@@ -60,22 +60,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::Pooling;
 
     fn model() -> ModelInfo {
-        ModelInfo {
-            id: "a/model".into(),
-            revision: Some("0b84".into()),
-            sha256: "5e".repeat(32),
-            architecture: "bert".into(),
-            dimensions: 4,
-            max_tokens: 128,
-            pooling: Pooling::Mean,
-            normalizes: true,
-            prompts: Default::default(),
-            default_prompt_name: None,
-            parameters: 0,
-        }
+        ModelInfo { revision: Some("0b84".into()), ..ModelInfo::example() }
     }
 
     fn key(model: &ModelInfo, prompt: &str, text: &str, truncation: Truncation) -> Key {

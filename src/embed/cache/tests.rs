@@ -140,19 +140,7 @@ fn options(vector: VectorOptions) -> InputOptions {
 }
 
 fn model() -> ModelInfo {
-    ModelInfo {
-        id: "a/model".into(),
-        revision: None,
-        sha256: "5e".repeat(32),
-        architecture: "bert".into(),
-        dimensions: DIMENSIONS,
-        max_tokens: LIMIT_TOKENS,
-        pooling: Pooling::Mean,
-        normalizes: true,
-        prompts: Default::default(),
-        default_prompt_name: None,
-        parameters: 0,
-    }
+    ModelInfo { dimensions: DIMENSIONS, max_tokens: LIMIT_TOKENS, ..ModelInfo::example() }
 }
 
 type Asking<'a> = BoxFuture<'a, Result<Embedded, EmbedError>>;

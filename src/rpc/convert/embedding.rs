@@ -157,6 +157,7 @@ pub(in crate::rpc) fn embed_response(
     }
 }
 
+/// Moves the vector into the message: its numbers are copied once more, when the answer is encoded.
 pub(in crate::rpc) fn embedding(input: EmbeddedInput) -> proto::Embedding {
     let (values, raw, scale) = match input.vector {
         Vector::Values(values) => (values, Vec::new(), 0.0),
@@ -188,31 +189,14 @@ fn token(token: model::Token) -> proto::Token {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use tonic_types::StatusExt;
 
     use super::*;
 
     fn model(prompts: &[(&str, &str)]) -> ModelInfo {
         ModelInfo {
-            id: "test".into(),
-            revision: None,
-            sha256: String::new(),
-            architecture: "bert".into(),
-            dimensions: 8,
-            max_tokens: 16,
-            pooling: model::Pooling::Mean,
-            normalizes: true,
-            prompts: prompts
-                .iter()
-                .map(|&(name, text)| (name.into(), text.into()))
-                .collect::<BTreeMap<_, _>>(),
-            default_prompt_name: None,
-            parameters: 0,
-            kernel: "scalar",
-            precision: model::Precision::F32,
-            cosine: 1.0,
+            prompts: prompts.iter().map(|&(name, text)| (name.into(), text.into())).collect(),
+            ..ModelInfo::example()
         }
     }
 
@@ -224,6 +208,17 @@ mod tests {
         let details = status.get_error_details();
         let violations = &details.bad_request().expect("it has field violations").field_violations;
         violations.iter().map(|v| v.field.clone()).collect()
+    }
+
+    #[test]
+    fn a_vector_is_moved_into_its_message() {
+        let input = |vector| EmbeddedInput { vector, tokens: 3, truncated: false };
+        let values = vec![0.5; 384];
+        let place = values.as_ptr();
+        assert_eq!(embedding(input(Vector::Values(values))).values.as_ptr(), place);
+        let bytes = vec![7; 1536];
+        let place = bytes.as_ptr();
+        assert_eq!(embedding(input(Vector::Bytes(bytes))).raw.as_ptr(), place);
     }
 
     #[test]

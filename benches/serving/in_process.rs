@@ -1,0 +1,65 @@
+//! The same texts through `assay::embed` in this process: what serving is compared with.
+
+use std::{path::Path, time::Duration};
+
+use assay::{
+    config::Config,
+    deadline::Deadline,
+    embed::{Embedder, InputOptions, VectorEncoding, VectorOptions},
+    model::Truncation,
+};
+use prometheus_client::registry::Registry;
+
+use super::{
+    Error,
+    load::{Answered, Seen, Window, closed},
+    workload::Workload,
+};
+
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A warm model in this process; stopped when dropped.
+pub struct InProcess(Embedder);
+
+impl InProcess {
+    /// With the settings that the server starts with.
+    pub async fn start(model: &Path, settings: &[String]) -> Result<InProcess, Error> {
+        let flags = ["assay".into(), "--model".into(), model.display().to_string()];
+        let flags = assay::cli::command().try_get_matches_from(flags.iter().chain(settings))?;
+        let config = Config::read(&flags).map_err(|mistakes| mistakes.to_string())?;
+        let embedder = Embedder::start(config.app.embed, &mut Registry::default())?;
+        embedder.wait_until_ready(Deadline::after(PATIENCE)).await?;
+        Ok(InProcess(embedder))
+    }
+
+    /// One text a call, by so many callers.
+    pub async fn one_by_one(&self, workload: &Workload, callers: usize, window: Window) -> Seen {
+        let texts = &workload.texts;
+        closed(callers, window, async |number| self.embed(vec![texts[number % texts.len()].clone()]).await)
+            .await
+    }
+
+    /// All texts in one call, one call after the other.
+    pub async fn all_at_once(&self, workload: &Workload, window: Window) -> Seen {
+        closed(1, window, async |_| self.embed(workload.texts.clone()).await).await
+    }
+
+    async fn embed(&self, texts: Vec<String>) -> Result<Answered, Error> {
+        let engine = self.0.ready()?;
+        let vector = VectorOptions {
+            dimensions: engine.model().dimensions,
+            normalize: engine.model().normalizes,
+            encoding: VectorEncoding::Float32Values,
+        };
+        let options = InputOptions { prompt: "".into(), truncation: Truncation::End, vector };
+        let embedded = engine.embed(texts, options, Deadline::after(PATIENCE)).await?;
+        let tokens = embedded.inputs.iter().map(|input| input.tokens as u64).sum();
+        Ok(Answered { texts: embedded.inputs.len() as u64, tokens })
+    }
+}
+
+impl Drop for InProcess {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}

@@ -1,0 +1,132 @@
+//! Calls by a number of callers that wait for their answers, or at times that no answer moves.
+
+use std::{
+    cell::{Cell, RefCell},
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, future::join_all, stream};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use super::{Error, percentile, timer::Timer};
+
+/// How long a load lasts before it is measured, and from then on.
+#[derive(Clone, Copy)]
+pub struct Window {
+    pub warm: Duration,
+    pub measured: Duration,
+}
+
+/// What one call brought.
+pub struct Answered {
+    pub texts: u64,
+    pub tokens: u64,
+}
+
+/// What was seen in the window.
+#[derive(Default)]
+pub struct Seen {
+    /// Sorted.
+    latencies: Vec<Duration>,
+    texts: u64,
+    tokens: u64,
+    seconds: f64,
+    pub errors: u64,
+    pub first_error: Option<String>,
+}
+
+impl Seen {
+    pub fn calls(&self) -> usize {
+        self.latencies.len()
+    }
+
+    /// In milliseconds; none where a sample this small has no such share.
+    pub fn percentile_ms(&self, share: f64) -> Option<f64> {
+        let needed = 1.0 / (1.0 - share);
+        let enough = self.calls() as f64 >= needed.floor();
+        enough.then(|| percentile(&self.latencies, share).as_secs_f64() * 1e3)
+    }
+
+    pub fn texts_per_second(&self) -> f64 {
+        self.texts as f64 / self.seconds
+    }
+
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.seconds
+    }
+
+    fn note(&mut self, latency: Duration, result: Result<Answered, Error>) {
+        match result {
+            Ok(answered) => {
+                self.latencies.push(latency);
+                self.texts += answered.texts;
+                self.tokens += answered.tokens;
+            }
+            Err(error) => {
+                self.errors += 1;
+                self.first_error.get_or_insert_with(|| error.to_string());
+            }
+        }
+    }
+
+    fn finished(mut self, seconds: f64) -> Seen {
+        self.latencies.sort_unstable();
+        Seen { seconds, ..self }
+    }
+}
+
+/// A closed loop: each of `callers` calls again as soon as it is answered. `call` takes the call's number.
+pub async fn closed(
+    callers: usize,
+    window: Window,
+    call: impl AsyncFn(usize) -> Result<Answered, Error>,
+) -> Seen {
+    let begin = Instant::now() + window.warm;
+    let end = begin + window.measured;
+    let (seen, next) = (RefCell::new(Seen::default()), Cell::new(0));
+    let caller = async |_| {
+        while Instant::now() < end {
+            let started = Instant::now();
+            let result = call(next.replace(next.get() + 1)).await;
+            let now = Instant::now();
+            // What was answered in the window counts, whenever it began.
+            if (begin..end).contains(&now) {
+                seen.borrow_mut().note(now - started, result);
+            }
+        }
+    };
+    join_all((0..callers).map(caller)).await;
+    seen.into_inner().finished(window.measured.as_secs_f64())
+}
+
+/// An open loop: Poisson arrivals, `rate` a second. Latency counts from the time that a call was meant to start, so
+/// that neither a slow answer nor the generator hides what callers would have waited.
+pub async fn open(
+    rate: f64,
+    window: Window,
+    call: impl AsyncFn(usize) -> Result<Answered, Error>,
+) -> Result<Seen, Error> {
+    let timer = Timer::new()?;
+    let start = Instant::now();
+    let (begin, end) = (start + window.warm, start + window.warm + window.measured);
+    let arrivals =
+        stream::unfold((0, start, StdRng::seed_from_u64(42)), async |(number, last, mut random)| {
+            let uniform: f64 = random.random();
+            let meant = last + Duration::from_secs_f64(-(1.0 - uniform).ln() / rate);
+            if meant >= end {
+                return None;
+            }
+            timer.until(meant).await;
+            Some(((number, meant), (number + 1, meant, random)))
+        });
+    let seen = RefCell::new(Seen::default());
+    let answer = async |(number, meant): (usize, Instant)| {
+        let result = call(number).await;
+        if meant >= begin {
+            seen.borrow_mut().note(meant.elapsed(), result);
+        }
+    };
+    arrivals.for_each_concurrent(None, answer).await;
+    // The last answers come after the end, so an overloaded server is seen to be slower than the arrivals.
+    Ok(seen.into_inner().finished((Instant::now() - begin).as_secs_f64()))
+}

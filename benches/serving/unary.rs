@@ -1,0 +1,158 @@
+//! Texts by unary calls, in process and over gRPC, side by side in each round.
+
+use std::time::Duration;
+
+use super::{
+    Error, Options,
+    in_process::InProcess,
+    load::{Seen, Window},
+    report::{Cell, Figures, Report, ServerFigures, Single},
+    served::Served,
+    workload::{Workload, workload},
+};
+
+/// Short queries, and the long-tailed mix of passages.
+const QUERIES: &str = "w1";
+const PASSAGES: &str = "w3";
+/// The concurrency whose throughput other figures are shares of.
+const FULL: usize = 64;
+const WARM: Duration = Duration::from_secs(1);
+const MIB_IN_KIB: f64 = 1024.0;
+
+/// Runs all rounds; each has every load once.
+pub async fn run(options: &Options) -> Result<Report, Error> {
+    let window = Window { warm: WARM, measured: options.seconds };
+    let report = Report { cells: Vec::new(), singles: Vec::new() };
+    let mut rounds = Rounds { options, window, report };
+    for _ in 0..options.rounds {
+        rounds.queries(&workload(&options.workloads, QUERIES)?).await?;
+        rounds.passages(&workload(&options.workloads, PASSAGES)?).await?;
+    }
+    Ok(rounds.report)
+}
+
+struct Rounds<'a> {
+    options: &'a Options,
+    window: Window,
+    report: Report,
+}
+
+impl Rounds<'_> {
+    async fn queries(&mut self, workload: &Workload) -> Result<(), Error> {
+        let engine = InProcess::start(&self.options.model, &self.options.settings).await?;
+        let inside = engine.one_by_one(workload, 1, self.window).await;
+        drop(engine);
+        self.add(workload, "in process, 1 caller", &inside, None);
+        let (alone, _) = self.closed(workload).await?;
+        let mut served = self.serve().await?;
+        let floor = served.health_checks(self.window).await?;
+        self.single("Health/Check, p50, ms", floor.percentile_ms(0.5));
+        let tokenize = served.tokenize(workload, self.window).await?;
+        self.single("Tokenize of w1, p50, ms", tokenize.percentile_ms(0.5));
+        let over = |share| Some(alone.as_ref()?.percentile_ms(share)? - inside.percentile_ms(share)?);
+        self.single("w1: over gRPC less in process, p50, ms", over(0.5));
+        self.single("w1: over gRPC less in process, p99, ms", over(0.99));
+        Ok(())
+    }
+
+    async fn passages(&mut self, workload: &Workload) -> Result<(), Error> {
+        let engine = InProcess::start(&self.options.model, &self.options.settings).await?;
+        let whole = engine.all_at_once(workload, self.window).await;
+        self.add(workload, "in process, all in one call", &whole, None);
+        let many = engine.one_by_one(workload, FULL, self.window).await;
+        self.add(workload, &format!("in process, {FULL} callers"), &many, None);
+        drop(engine);
+        let (_, full) = self.closed(workload).await?;
+        let share = |of: &Seen| Some(full.as_ref()?.texts_per_second() / of.texts_per_second());
+        self.single(
+            &format!("w3: texts/s of {FULL} callers as a share of one call in process"),
+            share(&whole),
+        );
+        self.single(&format!("w3: the same as a share of {FULL} callers in process"), share(&many));
+        let mut served = self.serve().await?;
+        let seen = served.all_at_once(workload, 1, self.window).await?;
+        self.add_served(workload, "gRPC, all in one call", &seen, &served).await
+    }
+
+    /// Callers that wait for their answers, then arrivals as shares of what they reached; gives what one caller
+    /// and what [`FULL`] callers saw.
+    async fn closed(&mut self, workload: &Workload) -> Result<(Option<Seen>, Option<Seen>), Error> {
+        let (mut alone, mut full) = (None, None);
+        for &callers in &self.options.callers {
+            let mut served = self.serve().await?;
+            let seen = served.one_by_one(workload, callers, self.window).await?;
+            let plural = if callers == 1 { "" } else { "s" };
+            let load = format!("gRPC, {callers} caller{plural}");
+            self.add_served(workload, &load, &seen, &served).await?;
+            match callers {
+                1 => alone = Some(seen),
+                FULL => full = Some(seen),
+                _ => {}
+            }
+        }
+        for &percent in full.iter().flat_map(|_| &self.options.shares) {
+            let rate = full.as_ref().map_or(0.0, Seen::texts_per_second) * f64::from(percent) / 100.0;
+            let mut served = self.serve().await?;
+            let seen = served.at_rate(workload, rate, self.window).await?;
+            let load = format!("gRPC, arrivals at {percent} % of {FULL} callers");
+            self.add_served(workload, &load, &seen, &served).await?;
+        }
+        Ok((alone, full))
+    }
+
+    async fn serve(&self) -> Result<Served, Error> {
+        Served::start(&self.options.binary, &self.options.model, &self.options.settings).await
+    }
+
+    async fn add_served(
+        &mut self,
+        workload: &Workload,
+        load: &str,
+        seen: &Seen,
+        served: &Served,
+    ) -> Result<(), Error> {
+        let (lag, memory) = (served.lag().await?, served.server.memory()?);
+        let figures = ServerFigures {
+            lag_p50_ms: lag.p50_ms,
+            lag_p99_ms: lag.p99_ms,
+            lag_worst_ms: lag.worst_ms,
+            rss_before_mib: served.server.rss_at_start_kib / MIB_IN_KIB,
+            rss_after_mib: memory.rss_kib / MIB_IN_KIB,
+            rss_peak_mib: memory.peak_kib / MIB_IN_KIB,
+        };
+        self.single("port bound after process start, ms", Some(served.server.bound.as_secs_f64() * 1e3));
+        self.single("SERVING after process start, ms", Some(served.server.serving.as_secs_f64() * 1e3));
+        self.add(workload, load, seen, Some(figures));
+        Ok(())
+    }
+
+    fn add(&mut self, workload: &Workload, load: &str, seen: &Seen, served: Option<ServerFigures>) {
+        let figures = Figures {
+            p50_ms: seen.percentile_ms(0.5),
+            p99_ms: seen.percentile_ms(0.99),
+            p999_ms: seen.percentile_ms(0.999),
+            texts_per_second: seen.texts_per_second(),
+            tokens_per_second: seen.tokens_per_second(),
+            errors: seen.errors,
+            first_error: seen.first_error.clone(),
+            served,
+        };
+        let cells = &mut self.report.cells;
+        match cells.iter_mut().find(|cell| cell.workload == workload.name && cell.load == load) {
+            Some(cell) => cell.rounds.push(figures),
+            None => {
+                let (workload, load) = (workload.name.clone(), load.to_owned());
+                cells.push(Cell { workload, load, rounds: vec![figures] });
+            }
+        }
+    }
+
+    fn single(&mut self, what: &str, value: Option<f64>) {
+        let Some(value) = value else { return };
+        let singles = &mut self.report.singles;
+        match singles.iter_mut().find(|single| single.what == what) {
+            Some(single) => single.rounds.push(value),
+            None => singles.push(Single { what: what.to_owned(), rounds: vec![value] }),
+        }
+    }
+}
