@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use source::ModelFiles;
 
 pub use choice::{Choice, ChoiceError};
-pub use kernel::{Invitation, Kernel, Precision, Team};
+pub use kernel::{Invitation, Kernel, Precision, Team, all as kernels};
 pub use manifest::Pooling;
 pub use tokenizer::{Encoded, Token, TokenizeError, Tokenizer, Truncation};
 

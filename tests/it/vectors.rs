@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use assay::{
     embed::{Vector, VectorEncoding, VectorOptions},
-    model::{Model, Packed, Settings, Team, Truncation, source::ModelFiles},
+    model::{
+        Choice, Kernel, Model, Packed, Precision, Settings, Team, Truncation, kernels, source::ModelFiles,
+    },
 };
 
 use crate::support::{
@@ -12,7 +14,7 @@ use crate::support::{
     random_model::write_random_model,
 };
 
-// Ours are within 4e-7 of the reference for unit vectors; a tanh in place of the erf of gelu is off by 2e-5.
+// In f32, ours are within 4e-7 of the reference for unit vectors; a tanh in place of the erf of gelu is off by 2e-5.
 const TOLERANCE: f32 = 5e-6;
 
 #[test]
@@ -28,7 +30,7 @@ fn random_models_give_the_vectors_of_the_reference() {
 fn a_model_that_leaves_the_prompt_out_of_pooling_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     write_random_model("bert-no-prompt", dir.path());
-    let refusal = load("bert-no-prompt", dir.path()).err().expect("not supported");
+    let refusal = load("bert-no-prompt", dir.path(), exact()).err().expect("not supported");
     assert!(refusal.contains("include_prompt"), "{refusal}");
 }
 
@@ -38,8 +40,39 @@ fn minilm_gives_the_vectors_of_the_reference() {
 }
 
 #[test]
+fn every_kernel_that_runs_here_gives_vectors_near_those_of_the_reference() {
+    for kernel in kernels().iter().filter(|kernel| kernel.is_supported()) {
+        check_kernel(kernel, "minilm", &minilm());
+        for name in ["bert-zh-cls", "xlmr-mean-prompts"] {
+            let dir = tempfile::tempdir().unwrap();
+            write_random_model(name, dir.path());
+            check_kernel(kernel, name, dir.path());
+        }
+    }
+}
+
+#[test]
+fn what_is_chosen_unasked_is_exact_enough_and_says_how_exact() {
+    let model = load("minilm", &minilm(), Choice::default()).unwrap();
+    assert!((0.9999..=1.0).contains(&model.info.cosine), "{}", model.info.cosine);
+    assert_eq!(model.info.cosine == 1.0, model.info.precision == Precision::F32);
+}
+
+#[test]
+fn a_kernel_that_cannot_compute_here_is_refused_with_those_that_can() {
+    let unknown = Choice { precision: None, kernel: Some("abacus".into()) };
+    let refusal = load("minilm", &minilm(), unknown).err().expect("no such kernel");
+    assert!(refusal.contains("abacus") && refusal.contains("scalar"), "{refusal}");
+    for kernel in kernels().iter().filter(|kernel| !kernel.is_supported()) {
+        let choice = Choice { precision: None, kernel: Some(kernel.name.into()) };
+        let refusal = load("minilm", &minilm(), choice).err().expect("no such instructions");
+        assert!(refusal.contains(kernel.name) && refusal.contains("lacks"), "{refusal}");
+    }
+}
+
+#[test]
 fn a_vector_is_the_same_in_any_company() {
-    let model = load("minilm", &minilm()).unwrap();
+    let model = load("minilm", &minilm(), exact()).unwrap();
     let cases = goldens("minilm").cases;
     for company in cases.chunks(9) {
         let mut batch = Packed::new();
@@ -55,7 +88,7 @@ fn a_vector_is_the_same_in_any_company() {
 
 #[test]
 fn a_cut_vector_is_that_of_the_reference() {
-    let model = load("minilm", &minilm()).unwrap();
+    let model = load("minilm", &minilm(), exact()).unwrap();
     let options = VectorOptions { dimensions: 128, normalize: true, encoding: VectorEncoding::Float32Values };
     let cases = goldens("minilm").cases;
     let cut: Vec<_> = cases.iter().filter_map(|case| Some((case, case.matryoshka_128.as_ref()?))).collect();
@@ -70,6 +103,32 @@ fn a_cut_vector_is_that_of_the_reference() {
     }
 }
 
+fn check_kernel(kernel: &Kernel, name: &str, dir: &Path) {
+    let least = match kernel.precision {
+        Precision::F32 => 0.99999,
+        Precision::F16 => 0.9999,
+        Precision::Bf16 => 0.999,
+        Precision::Int8 => 0.99,
+    };
+    let choice = Choice { precision: None, kernel: Some(kernel.name.into()) };
+    let model = load(name, dir, choice).unwrap();
+    // The reference takes a second for what the others do in a millisecond.
+    let tokens = if kernel.name.starts_with("scalar") { 60 } else { 2000 };
+    let (mut batch, mut expected) = (Packed::new(), Vec::new());
+    for case in goldens(name).cases {
+        if batch.ids().len() + case.ids.len() <= tokens {
+            batch.push(&case.ids);
+            expected.push(case.vector);
+        }
+    }
+    let vectors = model.encode(&batch, &Team::alone());
+    for (vector, expected) in vectors.chunks_exact(model.info.dimensions).zip(&expected) {
+        let dot: f32 = vector.iter().zip(expected).map(|(a, b)| a * b).sum();
+        let cosine = dot / (norm(vector) * norm(expected));
+        assert!(cosine >= least, "{name} by {}: cosine {cosine}", kernel.name);
+    }
+}
+
 /// `make model` puts it there.
 fn minilm() -> PathBuf {
     let dir = std::env::var_os("MINILM").map_or_else(|| "models/all-MiniLM-L6-v2".into(), PathBuf::from);
@@ -77,13 +136,19 @@ fn minilm() -> PathBuf {
     dir
 }
 
-fn load(name: &str, dir: &Path) -> Result<Model, String> {
+/// In the fastest kernel of f32.
+fn exact() -> Choice {
+    Choice { precision: Some(Precision::F32), kernel: None }
+}
+
+fn load(name: &str, dir: &Path, choice: Choice) -> Result<Model, String> {
     let files = ModelFiles { dir: dir.to_owned(), id: name.to_owned(), revision: None };
-    Model::load(&files, &Settings::default(), &|_, _| {}).map_err(|error| error.to_string())
+    let settings = Settings { choice, ..Settings::default() };
+    Model::load(&files, &settings, &|_, _| {}).map_err(|error| error.to_string())
 }
 
 fn check(name: &str, dir: &Path) {
-    let model = load(name, dir).unwrap();
+    let model = load(name, dir, exact()).unwrap();
     let goldens = goldens(name);
     let info = &model.info;
     assert_eq!(

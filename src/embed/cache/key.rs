@@ -111,7 +111,7 @@ mod tests {
             ModelInfo { revision: None, ..model() },
             ModelInfo { sha256: "5f".repeat(32), ..model() },
             ModelInfo { max_tokens: 64, ..model() },
-            ModelInfo { pooling: Pooling::Cls, ..model() },
+            ModelInfo { pooling: crate::model::Pooling::Cls, ..model() },
         ];
         let keys = others.iter().map(|model| key(model, "", "a text", Truncation::None));
         assert_eq!(keys.collect::<std::collections::HashSet<_>>().len(), others.len());

@@ -8,10 +8,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::{
-    embed::VectorEncoding,
-    model::{Pooling, Truncation},
-};
+use crate::{embed::VectorEncoding, model::Truncation};
 
 const DIMENSIONS: usize = 2;
 const LIMIT_TOKENS: usize = 100;
