@@ -38,7 +38,7 @@ static SUPPORT: LazyLock<Support> = LazyLock::new(|| {
     Support {
         bf16: features.edx & 1 << 22 != 0 && is_x86_feature_detected!("avx512bf16"),
         int8: features.edx & 1 << 25 != 0,
-        fp16: more.eax & 1 << 21 != 0,
+        fp16: more.eax & 1 << 21 != 0 && is_x86_feature_detected!("avx512fp16"),
     }
 });
 

@@ -74,7 +74,7 @@ macro_rules! kernel {
 
 #[cfg(target_arch = "x86_64")]
 static KERNELS: [Kernel; 13] = [
-    kernel!("amx-fp16", F16, amx::Fp16, amx::has_fp16(), "avx512f,avx512bw,avx512vl,avx512dq"),
+    kernel!("amx-fp16", F16, amx::Fp16, amx::has_fp16(), "avx512f,avx512bw,avx512vl,avx512dq,avx512fp16"),
     kernel!("avx512-fp16", F16, avx512::Fp16, has_fp16(), "avx512f,avx512bw,avx512vl,avx512dq,avx512fp16"),
     kernel!("scalar-f16", F16, scalar::Floats<scalar::F16>, true),
     kernel!("amx-bf16", Bf16, amx::Bf16, amx::has_bf16(), "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"),
