@@ -5,23 +5,10 @@ use std::arch::x86_64::*;
 use super::{
     arithmetic::{Arithmetic, Element, Tile},
     matrix::PANEL,
-    simd::{Accuracy, Simd},
+    simd::{Accuracy, Simd, intrinsics},
 };
 
 pub(super) struct Avx2;
-
-/// Functions of the trait that are one expression of intrinsics.
-macro_rules! intrinsics {
-    ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty { $($body:tt)* })*) => {
-        $(
-            #[inline(always)]
-            unsafe fn $name($($argument: $type),*) -> $result {
-                // SAFETY: the caller's CPU has AVX2 and FMA, and gives what its pointers promise.
-                unsafe { $($body)* }
-            }
-        )*
-    };
-}
 
 impl Simd for Avx2 {
     type Vector = __m256;

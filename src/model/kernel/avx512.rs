@@ -1,28 +1,20 @@
 //! AVX-512: products of f32, of f16 (AVX512-FP16), of bf16 (AVX512-BF16) and of integers (AVX512-VNNI).
 
-use std::{arch::x86_64::*, marker::PhantomData};
+mod half;
+mod int8;
+
+use std::arch::x86_64::*;
 
 use super::{
     arithmetic::{Arithmetic, Element, Tile},
     matrix::PANEL,
-    scalar::unit_and_zero,
-    simd::{Accuracy, Simd},
+    simd::{Accuracy, Simd, intrinsics},
 };
 
-pub(super) struct Avx512;
+pub(super) use half::{Bf16, Fp16, put_bf16, put_f16};
+pub(super) use int8::{Staged, Vnni, real_numbers, seal};
 
-/// Functions of the trait that are one expression of intrinsics.
-macro_rules! intrinsics {
-    ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty { $($body:tt)* })*) => {
-        $(
-            #[inline(always)]
-            unsafe fn $name($($argument: $type),*) -> $result {
-                // SAFETY: the caller's CPU has AVX-512F, and gives what its pointers promise.
-                unsafe { $($body)* }
-            }
-        )*
-    };
-}
+pub(super) struct Avx512;
 
 impl Simd for Avx512 {
     type Vector = __m512;
@@ -170,6 +162,7 @@ macro_rules! any_block {
         }
     }};
 }
+use any_block;
 
 pub(super) struct F32;
 
@@ -199,219 +192,5 @@ impl Arithmetic for F32 {
     intrinsics! {
         fn tile(tile: &Tile) -> () { any_block!(tile, F32, "avx512f") }
         fn put(to: *mut u8, x: __m512) -> () { _mm512_storeu_ps(to.cast(), x) }
-    }
-}
-
-/// Sums of f16 in f16, two for each column, which go to f32 before they grow inexact.
-pub(super) struct Fp16;
-
-impl Lanes for Fp16 {
-    type Sum = __m512h;
-    const CHUNK: usize = 192;
-
-    intrinsics! {
-        fn zero() -> __m512h { _mm512_setzero_ph() }
-        fn step(sum: __m512h, a: __m512i, b: __m512i) -> __m512h {
-            _mm512_fmadd_ph(_mm512_castsi512_ph(a), _mm512_castsi512_ph(b), sum)
-        }
-    }
-
-    /// Even and odd places hold sums over even and odd elements of the same column.
-    #[inline(always)]
-    unsafe fn finish(low: __m512h, high: __m512h, _tile: &Tile, _row: usize) -> [__m512; 2] {
-        // SAFETY: the caller's CPU has AVX512-FP16, which has AVX512-BW in it.
-        unsafe {
-            let (low, high) = (_mm512_castph_si512(low), _mm512_castph_si512(high));
-            let even = _mm512_permutex2var_epi16(low, even_places(), high);
-            let odd =
-                _mm512_permutex2var_epi16(low, _mm512_or_si512(even_places(), _mm512_set1_epi16(1)), high);
-            let wide = |x: __m512i| {
-                [
-                    _mm512_cvtph_ps(_mm512_castsi512_si256(x)),
-                    _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(x)),
-                ]
-            };
-            let ([a, b], [c, d]) = (wide(even), wide(odd));
-            [_mm512_add_ps(a, c), _mm512_add_ps(b, d)]
-        }
-    }
-}
-
-/// 0, 2, … 62
-#[inline(always)]
-unsafe fn even_places() -> __m512i {
-    const PLACES: [u16; 32] = {
-        let mut places = [0; 32];
-        let mut i = 0;
-        while i < 32 {
-            places[i] = 2 * i as u16;
-            i += 1;
-        }
-        places
-    };
-    // SAFETY: 64 bytes, on a CPU with AVX-512F.
-    unsafe { _mm512_loadu_si512(PLACES.as_ptr().cast()) }
-}
-
-impl Arithmetic for Fp16 {
-    type Simd = Avx512;
-    type Attention = Fp16;
-    const ELEMENT: Element = Element::F16;
-    const ACCURACY: Accuracy = Accuracy::Half;
-    const ROWS: usize = ROWS;
-
-    intrinsics! {
-        fn tile(tile: &Tile) -> () { any_block!(tile, Fp16, "avx512f,avx512bw,avx512vl,avx512fp16") }
-        fn put(to: *mut u8, x: __m512) -> () { put_f16(to, x) }
-    }
-}
-
-/// By the instruction of AVX512-FP16: the older one takes a detour of a hundred cycles for each vector with a
-/// subnormal result, and small shares of a softmax and small GELUs are many.
-#[inline(always)]
-pub(super) unsafe fn put_f16(to: *mut u8, x: __m512) {
-    // SAFETY: 32 bytes, on a CPU with AVX512-FP16.
-    unsafe { _mm256_storeu_si256(to.cast(), _mm256_castph_si256(_mm512_cvtxps_ph(x))) }
-}
-
-/// Products of pairs of bf16, summed in f32.
-pub(super) struct Bf16;
-
-impl Lanes for Bf16 {
-    type Sum = __m512;
-
-    intrinsics! {
-        fn zero() -> __m512 { _mm512_setzero_ps() }
-        fn step(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
-            _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn finish(low: __m512, high: __m512, _tile: &Tile, _row: usize) -> [__m512; 2] {
-        [low, high]
-    }
-}
-
-impl Arithmetic for Bf16 {
-    type Simd = Avx512;
-    type Attention = Bf16;
-    const ELEMENT: Element = Element::Bf16;
-    const ACCURACY: Accuracy = Accuracy::Half;
-    const ROWS: usize = ROWS;
-
-    intrinsics! {
-        fn tile(tile: &Tile) -> () { any_block!(tile, Bf16, "avx512f,avx512bw,avx512vl,avx512bf16") }
-        fn put(to: *mut u8, x: __m512) -> () { put_bf16(to, x) }
-    }
-}
-
-#[inline(always)]
-pub(super) unsafe fn put_bf16(to: *mut u8, x: __m512) {
-    // SAFETY: 32 bytes, on a CPU with AVX512-BF16.
-    unsafe { to.cast::<__m256bh>().write_unaligned(_mm512_cvtneps_pbh(x)) }
-}
-
-/// Products of integers in fours, exact in i32.
-struct Integers;
-
-impl Lanes for Integers {
-    type Sum = __m512i;
-
-    intrinsics! {
-        fn zero() -> __m512i { _mm512_setzero_si512() }
-        fn step(sum: __m512i, a: __m512i, b: __m512i) -> __m512i { _mm512_dpbusd_epi32(sum, a, b) }
-        fn finish(low: __m512i, high: __m512i, tile: &Tile, row: usize) -> [__m512; 2] {
-            real_numbers([_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(high)], tile, row)
-        }
-    }
-}
-
-/// What sums of integers stand for.
-#[inline(always)]
-pub(super) unsafe fn real_numbers(sums: [__m512; 2], tile: &Tile, row: usize) -> [__m512; 2] {
-    // SAFETY: one pair for each row and column, on a CPU with AVX-512F.
-    unsafe {
-        let [scale, zero] = *tile.a_scales.add(row);
-        let real = |sums: __m512, first: usize| {
-            let pairs = tile.b_columns.add(first).cast::<f32>();
-            let (a, b) = (_mm512_loadu_ps(pairs), _mm512_loadu_ps(pairs.add(16)));
-            let even = even_words();
-            let unit = _mm512_permutex2var_ps(a, even, b);
-            let total = _mm512_permutex2var_ps(a, _mm512_or_si512(even, _mm512_set1_epi32(1)), b);
-            let sums = _mm512_fnmadd_ps(_mm512_set1_ps(zero), total, sums);
-            _mm512_mul_ps(sums, _mm512_mul_ps(unit, _mm512_set1_ps(scale)))
-        };
-        [real(sums[0], 0), real(sums[1], 16)]
-    }
-}
-
-/// 0, 2, … 30
-#[inline(always)]
-unsafe fn even_words() -> __m512i {
-    // SAFETY: the caller's CPU has AVX-512F.
-    unsafe { _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) }
-}
-
-/// Integers, and attention in the floats of `A`.
-pub(super) struct Vnni<A>(PhantomData<A>);
-
-impl<A: Arithmetic<Simd = Avx512> + Staged> Arithmetic for Vnni<A> {
-    type Simd = Avx512;
-    type Attention = A;
-    const ELEMENT: Element = Element::Int8;
-    const ACCURACY: Accuracy = Accuracy::Half;
-    const ROWS: usize = ROWS;
-
-    intrinsics! {
-        fn tile(tile: &Tile) -> () { any_block!(tile, Integers, "avx512f,avx512vnni") }
-        fn put(to: *mut u8, x: __m512) -> () { A::put(to, x) }
-        fn seal(stage: *const u8, width: usize, elements: *mut u8, scale: *mut [f32; 2]) -> () {
-            seal::<A>(stage, width, elements, scale)
-        }
-    }
-}
-
-/// Floats that rows are staged in.
-///
-/// # Safety
-/// The CPU has the instruction set.
-pub(super) trait Staged: Arithmetic {
-    /// Sixteen numbers.
-    unsafe fn get(from: *const u8) -> __m512;
-}
-
-impl Staged for F32 {
-    intrinsics! { fn get(from: *const u8) -> __m512 { _mm512_loadu_ps(from.cast()) } }
-}
-
-impl Staged for Fp16 {
-    intrinsics! { fn get(from: *const u8) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) } }
-}
-
-#[inline(always)]
-pub(super) unsafe fn seal<A: Staged>(
-    stage: *const u8,
-    width: usize,
-    elements: *mut u8,
-    scale: *mut [f32; 2],
-) {
-    let bytes = A::ELEMENT.bytes();
-    // SAFETY: `width` numbers on both sides, a multiple of 16; one pair.
-    unsafe {
-        let (mut lowest, mut highest) = (_mm512_setzero_ps(), _mm512_setzero_ps());
-        for i in (0..width).step_by(16) {
-            let x = A::get(stage.add(i * bytes));
-            lowest = _mm512_min_ps(lowest, x);
-            highest = _mm512_max_ps(highest, x);
-        }
-        let (unit, zero) = unit_and_zero(_mm512_reduce_min_ps(lowest), _mm512_reduce_max_ps(highest));
-        let (per_unit, zeros) = (_mm512_set1_ps(1.0 / unit), _mm512_set1_ps(zero));
-        for i in (0..width).step_by(16) {
-            let x = _mm512_fmadd_ps(A::get(stage.add(i * bytes)), per_unit, zeros);
-            let integers = _mm512_cvtps_epi32(_mm512_max_ps(x, _mm512_setzero_ps()));
-            _mm_storeu_si128(elements.add(i).cast(), _mm512_cvtusepi32_epi8(integers));
-        }
-        scale.write([unit, zero]);
     }
 }
