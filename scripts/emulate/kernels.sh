@@ -14,7 +14,7 @@ ln -sfn "$root/src/model/kernel" "$crate/src/model/kernel"
 cp Cargo.lock "$crate/"
 {
     printf '[package]\nname = "kernels"\nversion = "0.1.0"\nedition = "2024"\n\n[workspace]\n\n[dependencies]\n'
-    grep -E '^(half|libm|proptest) = ' Cargo.toml
+    grep -E '^(half|libm|proptest|rustix) = ' Cargo.toml
     printf '\n[profile.dev]\nopt-level = 1\n\n[profile.dev.package."*"]\ndebug = false\n'
 } >"$crate/Cargo.toml"
 # Two modules deep, so that `pub(in crate::model)` and `super` mean what they mean in the crate.
