@@ -143,6 +143,8 @@ impl Rpc {
         let limits = &self.settings.limits;
         let router = Server::builder()
             .max_concurrent_streams(limits.connection_streams)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(connection_window(limits))
             .http2_keepalive_interval(Some(self.settings.keepalive))
             .http2_keepalive_timeout(Some(self.settings.keepalive))
             .layer(self.layer)
@@ -158,6 +160,16 @@ impl Rpc {
         }
         Ok(())
     }
+}
+
+/// Bytes of one stream that may arrive before someone reads them: a request of 256 usual texts in one flight.
+const STREAM_WINDOW: u32 = 128 << 10;
+
+/// Room for every stream to fill its window. With less (as in the transport's own default, where both are 1 MiB), one
+/// stream that is read no further, because its inputs wait, holds up every other call of its connection.
+fn connection_window(limits: &Limits) -> u32 {
+    const MOST: u32 = (1 << 31) - 1; // RFC 9113, 6.9.1
+    limits.connection_streams.saturating_mul(STREAM_WINDOW).min(MOST)
 }
 
 /// All that callers may call.

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 
 use super::{
     Error,
-    load::{Answered, Seen, Window, closed},
+    load::{Answered, Seen, Window, closed, one_after_another},
     workload::Workload,
 };
 
@@ -35,13 +35,13 @@ impl InProcess {
     /// One text a call, by so many callers.
     pub async fn one_by_one(&self, workload: &Workload, callers: usize, window: Window) -> Seen {
         let texts = &workload.texts;
-        closed(callers, window, async |number| self.embed(vec![texts[number % texts.len()].clone()]).await)
-            .await
+        let call = async |number: usize| self.embed(vec![texts[number % texts.len()].clone()]).await;
+        if callers == 1 { one_after_another(window, call).await } else { closed(callers, window, call).await }
     }
 
     /// All texts in one call, one call after the other.
     pub async fn all_at_once(&self, workload: &Workload, window: Window) -> Seen {
-        closed(1, window, async |_| self.embed(workload.texts.clone()).await).await
+        one_after_another(window, async |_| self.embed(workload.texts.clone()).await).await
     }
 
     async fn embed(&self, texts: Vec<String>) -> Result<Answered, Error> {

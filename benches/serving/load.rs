@@ -55,6 +55,17 @@ impl Seen {
         self.tokens as f64 / self.seconds
     }
 
+    /// This and what was seen in another window.
+    pub fn merge(&mut self, other: Seen) {
+        self.latencies.extend(other.latencies);
+        self.latencies.sort_unstable();
+        self.texts += other.texts;
+        self.tokens += other.tokens;
+        self.seconds += other.seconds;
+        self.errors += other.errors;
+        self.first_error = self.first_error.take().or(other.first_error);
+    }
+
     fn note(&mut self, latency: Duration, result: Result<Answered, Error>) {
         match result {
             Ok(answered) => {
@@ -73,6 +84,26 @@ impl Seen {
         self.latencies.sort_unstable();
         Seen { seconds, ..self }
     }
+}
+
+/// One call after the other: at least one that isn't counted, and at least one that is.
+pub async fn one_after_another(window: Window, call: impl AsyncFn(usize) -> Result<Answered, Error>) -> Seen {
+    let mut number = 0;
+    let mut seen = Seen::default();
+    for length in [window.warm, window.measured] {
+        let begin = Instant::now();
+        // What was noted before is what isn't counted.
+        seen = Seen::default();
+        while seen.seconds == 0.0 || begin.elapsed() < length {
+            let started = Instant::now();
+            let result = call(number).await;
+            seen.note(started.elapsed(), result);
+            seen.seconds = begin.elapsed().as_secs_f64();
+            number += 1;
+        }
+    }
+    let seconds = seen.seconds;
+    seen.finished(seconds)
 }
 
 /// A closed loop: each of `callers` calls again as soon as it is answered. `call` takes the call's number.

@@ -21,7 +21,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use tokio::runtime::Runtime;
 
 use report::{Single, singles, write_between, write_json};
-use server::start;
+use server::{Server, start};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -44,26 +44,24 @@ struct Options {
     docs: Option<PathBuf>,
 }
 
-#[allow(clippy::disallowed_methods, clippy::print_stdout)]
+#[allow(clippy::disallowed_methods)]
 fn main() -> Result<(), Error> {
     let flags = command().get_matches();
     let options = Options::of(&flags);
     // One thread, as the cores belong to what is measured.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if let Some(&length) = flags.get_one::<u64>("soak") {
-        println!("{}", runtime.block_on(soak::run(&options, Duration::from_secs(length)))?);
-        return Ok(());
+        let table = runtime.block_on(soak::run(&options, Duration::from_secs(length)))?;
+        return options.publish("soak", &table);
     }
-    if flags.get_one::<String>("only").is_none_or(|part| part == "unary") {
+    let only = flags.get_one::<String>("only").map(String::as_str);
+    if only.is_none_or(|part| part == "unary") {
         let report = runtime.block_on(unary::run(&options))?;
-        println!("{}", report.markdown());
         write_json("target/bench/serving.json".as_ref(), &report)?;
-        if let Some(page) = &options.docs {
-            write_between(page, "serving", &report.markdown())?;
-        }
+        options.publish("serving", &report.markdown())?;
     }
-    if flags.get_one::<String>("only").is_none_or(|part| part == "streams") {
-        println!("{}", singles(&streams_and_waits(&runtime, &options)?));
+    if only.is_none_or(|part| part == "streams") {
+        streams_and_waits(&runtime, &options)?;
     }
     Ok(())
 }
@@ -108,28 +106,40 @@ impl Options {
             docs: path("docs"),
         }
     }
+
+    /// Prints a table, and puts it between its markers of the page.
+    #[allow(clippy::print_stdout)]
+    fn publish(&self, name: &str, table: &str) -> Result<(), Error> {
+        println!("{table}");
+        self.docs.as_deref().map_or(Ok(()), |page| write_between(page, name, table))
+    }
 }
 
 #[allow(clippy::disallowed_methods)]
-fn streams_and_waits(runtime: &Runtime, options: &Options) -> Result<Vec<Single>, Error> {
+fn streams_and_waits(runtime: &Runtime, options: &Options) -> Result<(), Error> {
     let Options { binary, model, .. } = options;
     let (mut starts, mut loads, mut waits) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..STARTS {
         starts.push(runtime.block_on(start(binary, model, &[]))?);
     }
-    let mut rows = Vec::new();
-    let mut row = |what: &str, rounds: Vec<f64>| rows.push(Single { what: what.into(), rounds });
-    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-    row("port bound after process start, ms", starts.iter().map(|s| ms(s.bound)).collect());
-    row("SERVING after process start, ms", starts.iter().map(|s| ms(s.serving)).collect());
+    let row = |what: &str, of: fn(&Server) -> Duration| Single {
+        what: what.into(),
+        rounds: starts.iter().map(|server| of(server).as_secs_f64() * 1e3).collect(),
+    };
+    let mut rows = vec![
+        row("port bound after process start, ms", |server| server.bound),
+        row("SERVING after process start, ms", |server| server.serving),
+    ];
     drop(starts);
     for _ in 0..ROUNDS {
         loads.push(runtime.block_on(streams::load(binary, model))?);
-        waits.push(runtime.block_on(evaluate::waiting(binary, model))?);
     }
     rows.extend(streams::rows(&loads));
-    rows.extend(evaluate::rows(&waits));
-    Ok(rows)
+    options.publish("streams", &singles(&rows))?;
+    for _ in 0..ROUNDS {
+        waits.push(runtime.block_on(evaluate::waiting(binary, model))?);
+    }
+    options.publish("waits", &singles(&evaluate::rows(&waits)))
 }
 
 fn percentile(sorted: &[Duration], share: f64) -> Duration {

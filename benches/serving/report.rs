@@ -52,6 +52,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Texts a second of the last round.
+    pub fn last_rate(&self, workload: &str, load: &str) -> Option<f64> {
+        let cell = self.cells.iter().find(|cell| cell.workload == workload && cell.load == load)?;
+        cell.rounds.last().map(|figures| figures.texts_per_second)
+    }
+
     /// Two tables, medians over the rounds.
     pub fn markdown(&self) -> String {
         let mut text = String::from(

@@ -12,7 +12,7 @@ use tonic_health::pb::HealthCheckRequest;
 use super::{
     Error,
     client::{Call, Client},
-    load::{Answered, Seen, Window, closed, open},
+    load::{Answered, Seen, Window, closed, one_after_another, open},
     server::{Server, connect, start},
     workload::Workload,
 };
@@ -57,7 +57,12 @@ impl Served {
         window: Window,
     ) -> Result<Seen, Error> {
         let calls = self.prepared(workload.texts.chunks(1), callers).await?;
-        Ok(closed(callers, window, async |number| self.embed(&calls, number).await).await)
+        let call = async |number: usize| self.embed(&calls, number).await;
+        Ok(if callers == 1 {
+            one_after_another(window, call).await
+        } else {
+            closed(callers, window, call).await
+        })
     }
 
     /// One text a call, so many calls a second.
@@ -66,15 +71,10 @@ impl Served {
         open(rate, window, async |number| self.embed(&calls, number).await).await
     }
 
-    /// All texts in one call, by so many callers.
-    pub async fn all_at_once(
-        &mut self,
-        workload: &Workload,
-        callers: usize,
-        window: Window,
-    ) -> Result<Seen, Error> {
-        let calls = self.prepared(workload.texts.chunks(workload.texts.len()), callers).await?;
-        Ok(closed(callers, window, async |number| self.embed(&calls, number).await).await)
+    /// All texts in one call, one call after the other.
+    pub async fn all_at_once(&mut self, workload: &Workload, window: Window) -> Result<Seen, Error> {
+        let calls = self.prepared(workload.texts.chunks(workload.texts.len()), 1).await?;
+        Ok(one_after_another(window, async |number| self.embed(&calls, number).await).await)
     }
 
     /// A call that only the event loop answers.
@@ -85,7 +85,7 @@ impl Served {
             client.send(&call).await?;
             Ok(Answered { texts: 0, tokens: 0 })
         };
-        Ok(closed(1, window, check).await)
+        Ok(one_after_another(window, check).await)
     }
 
     /// A call that needs the event loop and a text thread.
@@ -100,7 +100,7 @@ impl Served {
             client.send(&calls[number % calls.len()]).await?;
             Ok(Answered { texts: 1, tokens: 0 })
         };
-        Ok(closed(1, window, tokenize).await)
+        Ok(one_after_another(window, tokenize).await)
     }
 
     pub async fn lag(&self) -> Result<Lag, Error> {

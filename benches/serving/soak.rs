@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     Error, Options,
     load::Window,
-    report::{Single, singles, write_between, write_json},
+    report::{Single, singles, write_json},
     served::Served,
     workload::workload,
 };
@@ -60,9 +60,6 @@ pub async fn run(options: &Options, length: Duration) -> Result<String, Error> {
     ];
     let table = singles(&figures);
     write_json("target/bench/soak.json".as_ref(), &Soak { rss_kib_by_second: samples, figures })?;
-    if let Some(page) = &options.docs {
-        write_between(page, "soak", &table)?;
-    }
     Ok(table)
 }
 

@@ -17,6 +17,8 @@ const PASSAGES: &str = "w3";
 /// The concurrency whose throughput other figures are shares of.
 const FULL: usize = 64;
 const WARM: Duration = Duration::from_secs(1);
+/// How often what is compared takes its turn in a round.
+const TURNS: u32 = 4;
 const MIB_IN_KIB: f64 = 1024.0;
 
 /// Runs all rounds; each has every load once.
@@ -38,66 +40,80 @@ struct Rounds<'a> {
 }
 
 impl Rounds<'_> {
+    /// One caller, in process and over gRPC by turns, and what a call costs that computes nothing.
     async fn queries(&mut self, workload: &Workload) -> Result<(), Error> {
         let engine = InProcess::start(&self.options.model, &self.options.settings).await?;
-        let inside = engine.one_by_one(workload, 1, self.window).await;
+        let mut served = self.serve().await?;
+        let (mut inside, mut over) = (Seen::default(), Seen::default());
+        let (mut health, mut tokenize) = (Seen::default(), Seen::default());
+        for _ in 0..TURNS {
+            inside.merge(engine.one_by_one(workload, 1, self.turn()).await);
+            over.merge(served.one_by_one(workload, 1, self.turn()).await?);
+            health.merge(served.health_checks(self.turn()).await?);
+            tokenize.merge(served.tokenize(workload, self.turn()).await?);
+        }
         drop(engine);
         self.add(workload, "in process, 1 caller", &inside, None);
-        let (alone, _) = self.closed(workload).await?;
-        let mut served = self.serve().await?;
-        let floor = served.health_checks(self.window).await?;
-        self.single("Health/Check, p50, ms", floor.percentile_ms(0.5));
-        let tokenize = served.tokenize(workload, self.window).await?;
-        self.single("Tokenize of w1, p50, ms", tokenize.percentile_ms(0.5));
-        let over = |share| Some(alone.as_ref()?.percentile_ms(share)? - inside.percentile_ms(share)?);
-        self.single("w1: over gRPC less in process, p50, ms", over(0.5));
-        self.single("w1: over gRPC less in process, p99, ms", over(0.99));
-        Ok(())
+        self.add_served(workload, "gRPC, 1 caller", &over, &served).await?;
+        self.single("Health/Check over gRPC, p50, ms", health.percentile_ms(0.5));
+        self.single("Tokenize of w1 over gRPC, p50, ms", tokenize.percentile_ms(0.5));
+        let more = |share| Some(over.percentile_ms(share)? - inside.percentile_ms(share)?);
+        self.single("w1: over gRPC less in process, p50, ms", more(0.5));
+        self.single("w1: over gRPC less in process, p99, ms", more(0.99));
+        self.callers(workload, &[1]).await
     }
 
+    /// [`FULL`] callers over gRPC, and the same texts in process, by turns.
     async fn passages(&mut self, workload: &Workload) -> Result<(), Error> {
         let engine = InProcess::start(&self.options.model, &self.options.settings).await?;
-        let whole = engine.all_at_once(workload, self.window).await;
-        self.add(workload, "in process, all in one call", &whole, None);
-        let many = engine.one_by_one(workload, FULL, self.window).await;
-        self.add(workload, &format!("in process, {FULL} callers"), &many, None);
+        let mut served = self.serve().await?;
+        let (mut whole, mut many, mut over) = (Seen::default(), Seen::default(), Seen::default());
+        for _ in 0..TURNS {
+            whole.merge(engine.all_at_once(workload, self.turn()).await);
+            many.merge(engine.one_by_one(workload, FULL, self.turn()).await);
+            over.merge(served.one_by_one(workload, FULL, self.turn()).await?);
+        }
         drop(engine);
-        let (_, full) = self.closed(workload).await?;
-        let share = |of: &Seen| Some(full.as_ref()?.texts_per_second() / of.texts_per_second());
+        self.add(workload, "in process, all in one call", &whole, None);
+        self.add(workload, &format!("in process, {FULL} callers"), &many, None);
+        self.add_served(workload, &format!("gRPC, {FULL} callers"), &over, &served).await?;
+        let share = |of: &Seen| Some(over.texts_per_second() / of.texts_per_second());
         self.single(
             &format!("w3: texts/s of {FULL} callers as a share of one call in process"),
             share(&whole),
         );
         self.single(&format!("w3: the same as a share of {FULL} callers in process"), share(&many));
         let mut served = self.serve().await?;
-        let seen = served.all_at_once(workload, 1, self.window).await?;
-        self.add_served(workload, "gRPC, all in one call", &seen, &served).await
+        let seen = served.all_at_once(workload, self.window).await?;
+        self.add_served(workload, "gRPC, all in one call", &seen, &served).await?;
+        self.callers(workload, &[FULL]).await
     }
 
-    /// Callers that wait for their answers, then arrivals as shares of what they reached; gives what one caller
-    /// and what [`FULL`] callers saw.
-    async fn closed(&mut self, workload: &Workload) -> Result<(Option<Seen>, Option<Seen>), Error> {
-        let (mut alone, mut full) = (None, None);
-        for &callers in &self.options.callers {
+    /// Callers that wait for their answers, but for the numbers that were `seen`; then arrivals as shares of what
+    /// [`FULL`] callers reach.
+    async fn callers(&mut self, workload: &Workload, seen: &[usize]) -> Result<(), Error> {
+        for &callers in self.options.callers.iter().filter(|callers| !seen.contains(callers)) {
             let mut served = self.serve().await?;
             let seen = served.one_by_one(workload, callers, self.window).await?;
             let plural = if callers == 1 { "" } else { "s" };
             let load = format!("gRPC, {callers} caller{plural}");
             self.add_served(workload, &load, &seen, &served).await?;
-            match callers {
-                1 => alone = Some(seen),
-                FULL => full = Some(seen),
-                _ => {}
-            }
         }
-        for &percent in full.iter().flat_map(|_| &self.options.shares) {
-            let rate = full.as_ref().map_or(0.0, Seen::texts_per_second) * f64::from(percent) / 100.0;
+        for &percent in &self.options.shares {
+            let Some(full) = self.report.last_rate(&workload.name, &format!("gRPC, {FULL} callers")) else {
+                return Ok(());
+            };
             let mut served = self.serve().await?;
-            let seen = served.at_rate(workload, rate, self.window).await?;
+            let seen = served.at_rate(workload, full * f64::from(percent) / 100.0, self.window).await?;
             let load = format!("gRPC, arrivals at {percent} % of {FULL} callers");
             self.add_served(workload, &load, &seen, &served).await?;
         }
-        Ok((alone, full))
+        Ok(())
+    }
+
+    /// A part of the window: what is compared goes by turns, as machines drift.
+    fn turn(&self) -> Window {
+        Window { warm: self.window.warm / TURNS, measured: self.window.measured / TURNS }
     }
 
     async fn serve(&self) -> Result<Served, Error> {

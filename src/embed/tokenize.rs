@@ -29,6 +29,9 @@ struct Task {
 
 /// Bytes that a thread takes from the queue at a time.
 const BYTES_AT_A_TIME: usize = 4096;
+/// All texts of a call together that are cut where they are: less than 100 µs of work, of the order of what it costs
+/// to wake a thread and be woken by it.
+const BYTES_IN_PLACE: usize = 96;
 
 impl TextThreads {
     pub fn start(count: usize, metrics: &Metrics) -> io::Result<TextThreads> {
@@ -43,7 +46,8 @@ impl TextThreads {
     }
 
     /// Applies `apply` to each text; the answers come in the order of the texts. The receiver gets an error if
-    /// the caller is gone, the threads are stopped, or `apply` panicked.
+    /// the caller is gone, the threads are stopped, or `apply` panicked. What is very short is done at once, on the
+    /// calling thread.
     pub fn map<T: Send + 'static>(
         &self,
         flow: FlowId,
@@ -52,6 +56,10 @@ impl TextThreads {
         apply: impl Fn(&str) -> T + Send + Sync + 'static,
     ) -> oneshot::Receiver<Vec<T>> {
         let (gather, receiver) = Gather::new(texts.len());
+        if texts.iter().map(String::len).sum::<usize>() <= BYTES_IN_PLACE {
+            run(|| texts.iter().enumerate().for_each(|(index, text)| gather.put(index, apply(text))));
+            return receiver;
+        }
         let apply = Arc::new(apply);
         let tasks = texts.into_iter().enumerate().map(|(index, text)| {
             let (gather, apply) = (Arc::clone(&gather), Arc::clone(&apply));
@@ -90,9 +98,50 @@ fn work(queue: &SharedQueue<Task>, metrics: &Metrics) {
     };
     while let Some(tasks) = queue.next_batch(BYTES_AT_A_TIME, wanted) {
         for task in tasks {
-            if catch_unwind(AssertUnwindSafe(task.run)).is_err() {
-                tracing::error!("cutting a text into tokens panicked; its call is answered with INTERNAL");
-            }
+            run(task.run);
+        }
+    }
+}
+
+fn run(task: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(task)).is_err() {
+        tracing::error!("cutting a text into tokens panicked; its call is answered with INTERNAL");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::deadline::Deadline;
+
+    fn map<T: Send + 'static>(
+        texts: &[&str],
+        apply: impl Fn(&str) -> T + Send + Sync + 'static,
+    ) -> Option<Vec<T>> {
+        let threads = TextThreads::start(2, &Metrics::register(&mut Default::default())).expect("threads");
+        let caller = Caller::new(Deadline::after(Duration::from_secs(60)));
+        let texts = texts.iter().map(|&text| text.to_owned()).collect();
+        threads.map(FlowId(0), &caller, texts, apply).blocking_recv().ok()
+    }
+
+    #[test]
+    fn short_texts_are_cut_where_they_are_and_long_ones_on_a_thread() {
+        let here = std::thread::current().id();
+        let is_here = move |_: &str| std::thread::current().id() == here;
+        assert_eq!(map(&["a", "b"], is_here), Some(vec![true; 2]));
+        assert_eq!(map(&["a", &"b".repeat(BYTES_IN_PLACE)], is_here), Some(vec![false; 2]));
+    }
+
+    #[test]
+    fn answers_come_in_the_order_of_the_texts_and_a_panic_costs_the_call_alone() {
+        for length in [1, BYTES_IN_PLACE] {
+            let texts = ["a", "b", "c"].map(|text| text.repeat(length));
+            let texts = texts.each_ref().map(String::as_str);
+            let first = |text: &str| text[..1].to_owned();
+            assert_eq!(map(&texts, first), Some(["a", "b", "c"].map(str::to_owned).to_vec()));
+            assert_eq!(map(&texts, |text| assert!(!text.starts_with('b'))), None);
         }
     }
 }

@@ -23,6 +23,7 @@ mod hostile_text;
 mod judge_faults;
 mod lexical;
 mod model_source;
+mod one_connection;
 mod ragas;
 mod ragas_defects;
 mod report;
