@@ -145,7 +145,8 @@ impl Kernel {
 impl Crew<'_> {
     /// `x * weights^T + bias` for some rows.
     pub fn project(&self, x: &Operand, weights: &Linear, rows: Range<usize>, into: Into<'_>) {
-        assert!(rows.end <= x.rows() && x.width() >= weights.lanes() * self.kernel.element.per_lane());
+        assert!(rows.start <= rows.end && rows.end <= x.rows());
+        assert!(x.width() >= weights.lanes() * self.kernel.element.per_lane());
         let width = weights.panels() * matrix::PANEL;
         let epilogue = match &into {
             Into::Store(to) | Into::Gelu(to) => {
@@ -166,7 +167,7 @@ impl Crew<'_> {
             // what is written is borrowed exclusively.
             unsafe { (self.kernel.ops.product)(&part, &self.scratch[member]) }
         });
-        if let Into::Gelu(to) = into {
+        if let Into::Store(to) | Into::Gelu(to) = into {
             self.seal(to, rows);
         }
     }
@@ -176,9 +177,13 @@ impl Crew<'_> {
     pub fn attend(&self, qkv: &Operand, offsets: &[usize], heads: Heads, context: &mut Operand) {
         let tokens = offsets.last().copied().unwrap_or_default();
         assert!(tokens <= qkv.rows() && tokens <= context.rows());
+        assert!(offsets.is_sorted(), "the ends of sequences ascend");
+        let longest = offsets.windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or_default();
+        let fits = |scratch: &Scratch| scratch.fits(longest, heads.width);
+        assert!(self.scratch.iter().all(fits), "a sequence of {longest} tokens does not fit the scratch");
         assert!(qkv.width() >= 3 * heads.count * heads.width && context.width() >= heads.count * heads.width);
         let out: &Operand = context;
-        self.team.each((offsets.len() - 1) * heads.count, &|member, i| {
+        self.team.each(offsets.len().saturating_sub(1) * heads.count, &|member, i| {
             let (sequence, head) = (i / heads.count, i % heads.count);
             let part = Attend {
                 qkv,
@@ -197,16 +202,17 @@ impl Crew<'_> {
     /// `states = norm(sums)` and the same as an operand, for some rows.
     pub fn normalise(
         &self,
-        sums: &Rows,
+        sums: &mut Rows,
         norm: &LayerNorm,
         states: &mut Rows,
         operand: &mut Operand,
         rows: Range<usize>,
     ) {
-        assert!(rows.end <= sums.rows() && rows.end <= states.rows() && rows.end <= operand.rows());
-        assert!(sums.padded() == norm.weight.len() && states.padded() == sums.padded());
+        assert!(rows.start <= rows.end && rows.end <= sums.rows());
+        assert!(rows.end <= states.rows() && rows.end <= operand.rows());
+        assert!(sums.padded() == norm.weight.len() && states.width() == sums.width());
         assert!(operand.width() == sums.padded());
-        let (states, operand): (&Rows, &Operand) = (states, operand);
+        let (sums, states, operand): (&Rows, &Rows, &Operand) = (sums, states, operand);
         let parts = self.parts(rows.len().div_ceil(16));
         self.team.each(parts, &|_, i| {
             let rows = rows.start + rows.len() * i / parts..rows.start + rows.len() * (i + 1) / parts;
@@ -244,3 +250,6 @@ impl Crew<'_> {
         if self.team.size() == 1 { 1 } else { units.min(3 * self.team.size()).max(1) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,8 @@ impl Element {
     /// What an integer 1 of these weights stands for.
     pub fn scale_of(self, weights: &[f32]) -> f32 {
         let highest = weights.iter().fold(0.0_f32, |highest, x| highest.max(x.abs()));
-        if self == Element::Int8 && highest > 0.0 { highest / 127.0 } else { 1.0 }
+        // Below the least normal number, a scale has too few digits to divide by.
+        if self == Element::Int8 && highest > 0.0 { (highest / 127.0).max(f32::MIN_POSITIVE) } else { 1.0 }
     }
 
     /// Lays weights out in a lane; the sum of the integers, or 0.

@@ -1,7 +1,7 @@
 //! Aligned memory, in huge pages where it is large.
 
 use std::{
-    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    alloc::{Layout, alloc, dealloc, handle_alloc_error},
     ptr::NonNull,
 };
 
@@ -28,11 +28,14 @@ impl Buffer {
         let align = if len >= HUGE_PAGE / 8 { HUGE_PAGE } else { CACHE_LINE };
         let layout = Layout::from_size_align(len + SLACK, align).expect("a size that memory can have");
         // SAFETY: the size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
+        let start = unsafe { alloc(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
         if align == HUGE_PAGE {
             advise_huge_pages(start, layout.size());
         }
+        // After the advice, since the first touch of a page decides how large it is.
+        // SAFETY: the allocation is this long.
+        unsafe { start.write_bytes(0, layout.size()) };
         Buffer { start, layout, len }
     }
 

@@ -13,7 +13,7 @@ pub(super) fn padded(width: usize) -> usize {
     width.next_multiple_of(WIDTH_UNIT)
 }
 
-/// `[rows, width]` in f32; the padding of each row is 0.
+/// `[rows, width]` in f32; nothing depends on what stands in the padding of a row.
 pub(in crate::model) struct Rows {
     buffer: Buffer,
     width: usize,

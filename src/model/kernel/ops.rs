@@ -11,8 +11,9 @@ use super::{
     simd::{Simd, gelu},
 };
 
-pub(super) use attention::{Attend, attend};
 use attention::{scores_stride, shares_stride};
+
+pub(super) use attention::{Attend, attend};
 
 /// What becomes of a product `x * weights^T + bias`.
 #[derive(Clone, Copy)]
@@ -37,6 +38,7 @@ pub(super) struct Product<'a> {
 
 /// A part of a normalisation: some rows.
 pub(super) struct Normalise<'a> {
+    /// The padding of these rows is written.
     pub sums: &'a Rows,
     /// `[padded width]` each; 0 in the padding.
     pub weight: &'a [f32],
@@ -49,6 +51,8 @@ pub(super) struct Normalise<'a> {
 
 /// What one thread needs beside its operands.
 pub(in crate::model) struct Scratch {
+    tokens: usize,
+    head_width: usize,
     /// `[rows of a tile, 32]` in f32
     tile: Buffer,
     keys: Buffer,
@@ -68,6 +72,8 @@ impl Scratch {
     pub fn new(tokens: usize, head_width: usize) -> Scratch {
         let keys = tokens.next_multiple_of(PANEL);
         Scratch {
+            tokens,
+            head_width,
             tile: Buffer::new(MOST_ROWS * PANEL * 4),
             keys: Buffer::new(keys * head_width * 4),
             values: Buffer::new(keys * head_width * 4),
@@ -75,6 +81,11 @@ impl Scratch {
             shares: Buffer::new(MOST_ROWS * shares_stride(keys)),
             zeros: Buffer::new(head_width * 4),
         }
+    }
+
+    /// Whether it is made for sequences this long and heads this wide.
+    pub(super) fn fits(&self, tokens: usize, head_width: usize) -> bool {
+        tokens <= self.tokens && head_width <= self.head_width
     }
 }
 
@@ -190,8 +201,8 @@ pub(super) unsafe fn normalise<A: Arithmetic>(part: &Normalise<'_>) {
         // SAFETY: sums, states, weight and bias have the same padded width, the operand at least that.
         unsafe {
             let x = part.sums.at(row);
-            let (mean, deviation) = moments::<A::Simd>(x, width, padded);
-            let scale = 1.0 / (deviation + part.epsilon).sqrt();
+            let (mean, variance) = moments::<A::Simd>(x, width, padded);
+            let scale = 1.0 / (variance + part.epsilon).sqrt();
             let (scale, shift) = (A::Simd::splat(scale), A::Simd::splat(-mean * scale));
             let (states, operand) = (part.states.at(row), part.operand.stage_at(row));
             for i in (0..padded).step_by(A::Simd::LANES) {
@@ -206,25 +217,28 @@ pub(super) unsafe fn normalise<A: Arithmetic>(part: &Normalise<'_>) {
     unsafe { seal::<A>(part.operand, part.rows.clone()) };
 }
 
-/// Mean and variance of `width` numbers, the padding of which is 0.
+/// Mean and variance of `width` numbers.
+///
+/// What stands in the padding, such as NaN that an earlier row left, is replaced: by what counts for nothing.
 #[inline(always)]
-unsafe fn moments<S: Simd>(x: *const f32, width: usize, padded: usize) -> (f32, f32) {
-    // SAFETY: `padded` numbers are readable.
+unsafe fn moments<S: Simd>(x: *mut f32, width: usize, padded: usize) -> (f32, f32) {
+    // SAFETY: `padded` numbers are readable and writable.
     unsafe {
+        let pad = |value: f32| (width..padded).for_each(|i| x.add(i).write(value));
+        pad(0.0);
         let (mut low, mut high) = (S::splat(0.0), S::splat(0.0));
         for i in (0..padded).step_by(2 * S::LANES) {
             low = S::add(low, S::load(x.add(i)));
             high = S::add(high, S::load(x.add(i + S::LANES)));
         }
         let mean = S::sum(S::add(low, high)) / width as f32;
+        pad(mean);
         let (mut low, mut high, center) = (S::splat(0.0), S::splat(0.0), S::splat(mean));
         for i in (0..padded).step_by(2 * S::LANES) {
             let (a, b) = (S::sub(S::load(x.add(i)), center), S::sub(S::load(x.add(i + S::LANES)), center));
             low = S::mul_add(a, a, low);
             high = S::mul_add(b, b, high);
         }
-        // Each number of the padding added the square of the mean.
-        let squares = S::sum(S::add(low, high)) - (padded - width) as f32 * mean * mean;
-        (mean, (squares / width as f32).max(0.0))
+        (mean, S::sum(S::add(low, high)) / width as f32)
     }
 }

@@ -52,7 +52,8 @@ pub(super) enum Accuracy {
     Half,
 }
 
-/// `2^x` for x <= 0; 2^-100 below -100, since subnormal numbers would be slow. Relative error 2e-7 in full, 8e-5 in half accuracy.
+/// `2^x` for x <= 0; 2^-100 below -100, since subnormal numbers would be slow. Relative error 3e-7 in full, 8e-5
+/// in half accuracy.
 ///
 /// `x = n + f` with |f| <= 1/2, and a polynomial for `2^f`: minimax fits of degree 5 and 3.
 #[inline(always)]

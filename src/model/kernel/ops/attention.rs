@@ -2,15 +2,17 @@
 
 use std::ops::Range;
 
-use super::{MOST_ROWS, Scratch, blocks};
-use crate::model::kernel::{
-    arithmetic::{Arithmetic, Tile},
-    matrix::{Operand, PANEL},
-    simd::{Simd, exp2},
+use super::{
+    super::{
+        arithmetic::{Arithmetic, Tile},
+        matrix::{Operand, PANEL},
+        simd::{Simd, exp2},
+    },
+    MOST_ROWS, Scratch, blocks,
 };
 
 /// Attention of one head over one sequence.
-pub(in crate::model::kernel) struct Attend<'a> {
+pub(in super::super) struct Attend<'a> {
     /// `[tokens, 3 * heads * head_width]`: queries (scaled by log2 e / sqrt(head_dim)), keys, values.
     pub qkv: &'a Operand,
     pub context: &'a Operand,
@@ -25,10 +27,13 @@ pub(in crate::model::kernel) struct Attend<'a> {
 /// Source: Attention Is All You Need, arXiv:1706.03762.
 ///
 /// # Safety
-/// As of [`super::product`]; `A` is an arithmetic of floats.
+/// As of [`product`](super::product); `A` is an arithmetic of floats.
 #[inline(always)]
-pub(in crate::model::kernel) unsafe fn attend<A: Arithmetic>(part: &Attend<'_>, scratch: &Scratch) {
+pub(in super::super) unsafe fn attend<A: Arithmetic>(part: &Attend<'_>, scratch: &Scratch) {
     let tokens = part.sequence.len();
+    if tokens == 0 {
+        return;
+    }
     let keys = tokens.next_multiple_of(PANEL);
     // SAFETY: the scratch is made for sequences this long, rows are within their matrices.
     unsafe {
