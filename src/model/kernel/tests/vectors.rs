@@ -25,7 +25,8 @@ macro_rules! each_simd {
     };
 }
 
-const LEAST: f32 = f32::MIN_POSITIVE;
+/// 2^-100
+const LEAST: f32 = f32::from_bits(27 << 23);
 
 /// Applies a function to numbers, a vector at a time; as many as fill vectors of 16.
 fn map<S: Simd>(from: &[f32], function: impl Fn(S::Vector) -> S::Vector) -> Vec<f32> {
@@ -51,14 +52,14 @@ fn sweep(low: f32, high: f32, count: usize) -> Vec<f32> {
 }
 
 fn check_exp2<S: Simd>(name: &str) {
-    let inputs = sweep(-126.0, 0.0, 200_000);
+    let inputs = sweep(-100.0, 0.0, 200_000);
     for (accuracy, most) in [(Accuracy::Full, 3e-7), (Accuracy::Half, 8e-5)] {
         // SAFETY: `each_simd` asked the CPU.
         let results = map::<S>(&inputs, |x| unsafe { exp2::<S>(x, accuracy) });
         let off = |x: f32, result: f32| (f64::from(result) / libm::exp2(f64::from(x)) - 1.0).abs();
         let worst = inputs.iter().zip(results).map(|(x, result)| off(*x, result)).fold(0.0, f64::max);
         assert!(worst <= most, "{name}: off by {worst:e}, not {most:e}");
-        let far = [-126.5, -127.0, -150.0, -1e4, -1e30, f32::MIN, f32::NEG_INFINITY, -1e9];
+        let far = [-100.5, -127.0, -150.0, -1e4, -1e30, f32::MIN, f32::NEG_INFINITY, -1e9];
         // SAFETY: as above.
         let results = map::<S>(&[far, far].concat(), |x| unsafe { exp2::<S>(x, accuracy) });
         assert!(results.iter().all(|x| (0.0..=1.001 * LEAST).contains(x)), "{name}: {results:?}");
