@@ -4,7 +4,7 @@ MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
 JUDGE ?= smollm2
 
-.PHONY: run build model test lint clients judge ragas-compare report-test bench goldens ragas-goldens lexical-goldens help
+.PHONY: run build model test lint clients judge ragas-compare report-test bench bench-peers goldens ragas-goldens lexical-goldens help
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,12 @@ judge: model build ## Evaluate through a real judge, a small model on this machi
 
 bench: model ## Start, streams at full load and drain of the release binary
 	cargo bench --locked --bench serving -- $(MODEL)
+
+bench-peers: model ## Assay beside its peers in process, into docs/PERFORMANCE.md; ARGS=--quick for a first look
+	python3 -m venv target/bench-venv
+	target/bench-venv/bin/pip install --quiet -r benches/peers/requirements.txt
+	target/bench-venv/bin/python benches/peers/run.py --minilm $(MODEL) $(ARGS)
+	target/bench-venv/bin/python benches/peers/report.py $(if $(filter --quick,$(ARGS)),--print)
 
 goldens: model ## Make the golden vectors again, in a private virtual environment
 	python3 -m venv target/goldens-venv
