@@ -25,7 +25,9 @@ impl Engine for Candle {
         let loaded = Loaded::read(model)?;
         let dimensions = loaded.dimensions;
         self.0 = Some(loaded);
-        Ok(json!({ "dimensions": dimensions, "version": "0.11.1", "policies": ["sorted32", "sorted8", "one"] }))
+        Ok(
+            json!({ "dimensions": dimensions, "version": "0.11.1", "policies": ["sorted32", "sorted8", "one"] }),
+        )
     }
 
     fn embed(&mut self, texts: &[String], policy: &str) -> Result<Vec<f32>, Error> {
@@ -47,9 +49,8 @@ impl Engine for Candle {
 impl Loaded {
     #[expect(clippy::disallowed_methods, reason = "nothing waits beside it")]
     fn read(dir: &Path) -> Result<Loaded, Error> {
-        let json = |name: &str| -> Result<Value, Error> {
-            Ok(serde_json::from_slice(&fs::read(dir.join(name))?)?)
-        };
+        let json =
+            |name: &str| -> Result<Value, Error> { Ok(serde_json::from_slice(&fs::read(dir.join(name))?)?) };
         let mut config = json("config.json")?;
         // Read but not used by this model.
         config["initializer_range"] = json!(0.02);

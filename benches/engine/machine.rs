@@ -49,7 +49,10 @@ fn on_each(threads: usize, work: impl Fn() + Sync) -> f64 {
 
 #[cfg(target_arch = "x86_64")]
 fn gauge() {
-    crate::registers::KERNELS.iter().find(|kernel| (kernel.runs_here)()).map(|kernel| kernel.run(GAUGE_STEPS));
+    crate::registers::KERNELS
+        .iter()
+        .find(|kernel| (kernel.runs_here)())
+        .map(|kernel| kernel.run(GAUGE_STEPS));
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -80,7 +83,8 @@ fn best(measure: impl FnMut() -> f64) -> f64 {
 
 /// a = b + s * c, counted as three arrays, in GB/s. Source: McCalpin, STREAM.
 fn triad(threads: usize) -> f64 {
-    let (mut a, b, c) = (vec![0.0_f32; STREAM_NUMBERS], vec![1.0_f32; STREAM_NUMBERS], vec![2.0_f32; STREAM_NUMBERS]);
+    let (mut a, b, c) =
+        (vec![0.0_f32; STREAM_NUMBERS], vec![1.0_f32; STREAM_NUMBERS], vec![2.0_f32; STREAM_NUMBERS]);
     let part = STREAM_NUMBERS.div_ceil(threads);
     let seconds = best(|| {
         let begun = Instant::now();

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use assay::{
     deadline::Deadline,
-    embed::{Embedder, EmbeddedInput, InputOptions, Settings, Vector, VectorEncoding, VectorOptions},
+    embed::{EmbeddedInput, Embedder, InputOptions, Settings, Vector, VectorEncoding, VectorOptions},
     model::{self, Truncation, source},
 };
 use prometheus_client::registry::Registry;
@@ -62,8 +62,7 @@ impl Engine for Ours {
     fn embed(&mut self, texts: &[String], _policy: &str) -> Result<Vec<f32>, Error> {
         let engine = self.embedder.as_ref().ok_or("no model is loaded")?.ready()?;
         let dimensions = engine.model().dimensions;
-        let vector =
-            VectorOptions { dimensions, normalize: true, encoding: VectorEncoding::Float32Values };
+        let vector = VectorOptions { dimensions, normalize: true, encoding: VectorEncoding::Float32Values };
         let options = InputOptions { prompt: "".into(), truncation: Truncation::End, vector };
         let call = engine.embed(texts.to_vec(), options, Deadline::after(NO_HURRY));
         let embedded = self.runtime.block_on(call)?;

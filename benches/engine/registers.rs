@@ -71,10 +71,10 @@ macro_rules! register_loop {
                     concat!($zero, $width, $b, ", ", $width, $b, ", ", $width, $b),
                     "2:",
                     $(concat!($instruction, $width, $n, ", ", $width, $a, ", ", $width, $b),)*
-                    "dec {steps}",
+                    "dec rcx",
                     "jnz 2b",
                     "vzeroupper",
-                    steps = inout(reg) steps.max(1) => _,
+                    inout("rcx") steps.max(1) => _,
                     clobber_abi("C"),
                     options(nomem, nostack),
                 );

@@ -3,7 +3,7 @@
 import numpy as np
 
 NEIGHBOURS = 10
-# Below this, times are not written down: the engine computes something else.
+# With a lower mean, times are not written down: the engine computes something else. A lower minimum is told.
 LEAST_COSINE = 0.97
 
 

@@ -39,7 +39,7 @@ class Contest:
             with self.locked():
                 entry = self._loaded(engine)
                 entry |= self._agreement(engine, name)
-                if entry.get("min_cosine", 1.0) < accuracy.LEAST_COSINE:
+                if entry.get("mean_cosine", 1.0) < accuracy.LEAST_COSINE:
                     return entry | {"why_not": "its vectors differ"}
             tried = {}
             for work in self.works:
