@@ -4,7 +4,7 @@ MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
 JUDGE ?= smollm2
 
-.PHONY: run build model test lint clients judge ragas-compare report-test bench bench-serving bench-soak goldens ragas-goldens lexical-goldens help
+.PHONY: run build model test lint clients judge ragas-compare report-test bench bench-peers bench-serving bench-soak goldens ragas-goldens lexical-goldens help
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -41,13 +41,19 @@ report-test: ## The report of evaluate in Chromium, which apt installs where it 
 judge: model build ## Evaluate through a real judge, a small model on this machine (JUDGE=smollm2 or gemma3)
 	scripts/judge/run.sh target/release/assay $(MODEL) $(JUDGE) $(ARGS)
 
-bench: bench-serving ## All figures of docs/PERFORMANCE.md that a run can give
+bench: bench-peers bench-serving ## All figures of docs/PERFORMANCE.md that a run can give
 
 bench-serving: model ## The release binary over gRPC: start, unary calls and streams at full load, drain (ARGS=--help)
 	cargo bench --locked --bench serving -- $(MODEL) --docs docs/PERFORMANCE.md $(ARGS)
 
 bench-soak: model ## 64 callers for 10 minutes: memory and the event loop's lag
 	cargo bench --locked --bench serving -- $(MODEL) --docs docs/PERFORMANCE.md --soak 600 $(ARGS)
+
+bench-peers: model ## Assay beside its peers in process, into docs/PERFORMANCE.md; ARGS=--quick for a first look
+	python3 -m venv target/bench-venv
+	target/bench-venv/bin/pip install --quiet -r benches/peers/requirements.txt
+	target/bench-venv/bin/python benches/peers/run.py --minilm $(MODEL) $(ARGS)
+	target/bench-venv/bin/python benches/peers/report.py $(if $(filter --quick,$(ARGS)),--print)
 
 goldens: model ## Make the golden vectors again, in a private virtual environment
 	python3 -m venv target/goldens-venv

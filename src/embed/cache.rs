@@ -321,4 +321,5 @@ fn too_long_at(error: &EmbedError, seat: usize) -> Option<(usize, usize)> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests wait for futures")]
 mod tests;

@@ -180,11 +180,8 @@ fn a_caller_that_leaves_or_is_too_late_fails_nobody_who_wants_the_same() {
         let mut bare = app.bare_client();
         let late = tokio::spawn(async move { bare.embed(late).await.expect_err("too late").code() });
         until("its input", async || app.queue_depth().0 > waiting).await;
-        let ask = async || {
-            let mut client = app.client().await;
-            tokio::spawn(async move { embed(&mut client, request(["the same"])).await })
-        };
-        let (leaving, staying) = (ask().await, ask().await);
+        let [leaving, staying] = [app.client().await, app.client().await]
+            .map(|mut client| tokio::spawn(async move { embed(&mut client, request(["the same"])).await }));
         let open = "method=\"assay.v1.EmbeddingService/Embed\"";
         app.until_metric("assay_rpc_open", open, |open| open >= 3.0).await;
         leaving.abort();

@@ -176,7 +176,7 @@ fn check(kernel: &'static Kernel, shape: &Shape) {
     let columns: Vec<Vec<f32>> =
         setting.weight.chunks_exact(shape.inputs).map(|column| stored(kernel.element, column)).collect();
     for step in [Step::Store, Step::Gelu, Step::Add] {
-        let outcome = setting.run(step, &[shape.rows.clone()], &Team::alone());
+        let outcome = setting.run(step, std::slice::from_ref(&shape.rows), &Team::alone());
         check_formula(&setting, step, &outcome, &columns);
         check_rest_is_untouched(&setting, step, &outcome);
     }
@@ -187,12 +187,12 @@ fn check(kernel: &'static Kernel, shape: &Shape) {
 /// In two halves of the rows, in a team: the same bit for bit.
 fn check_divided(setting: &Setting, step: Step) {
     let (name, rows) = (setting.kernel.name, &setting.shape.rows);
-    let whole = setting.run(step, &[rows.clone()], &Team::alone());
+    let whole = setting.run(step, std::slice::from_ref(&rows), &Team::alone());
     let middle = rows.start + rows.len() / 2;
     let halves = setting.run(step, &[rows.start..middle, middle..rows.end], &Team::alone());
     assert_eq!(all_bits(setting, step, &whole), all_bits(setting, step, &halves), "{name} in halves");
     with_team(2, |team| {
-        let shared = setting.run(step, &[rows.clone()], team);
+        let shared = setting.run(step, std::slice::from_ref(&rows), team);
         assert_eq!(all_bits(setting, step, &whole), all_bits(setting, step, &shared), "{name} in a team");
         check_rest_is_untouched(setting, step, &shared);
     });
@@ -203,7 +203,7 @@ fn check_plain(setting: &Setting) {
     let shape = &setting.shape;
     let other = Setting::new(plain(setting.kernel.precision), shape);
     let (ours, theirs) =
-        [setting, &other].map(|s| s.run(Step::Add, &[shape.rows.clone()], &Team::alone())).into();
+        [setting, &other].map(|s| s.run(Step::Add, std::slice::from_ref(&shape.rows), &Team::alone())).into();
     let width = shape.inputs;
     for row in shape.rows.clone() {
         let [x, y] = [setting, &other].map(|s| read_row(s.kernel, &s.x, row, width));

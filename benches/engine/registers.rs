@@ -1,0 +1,99 @@
+//! Loops that do nothing but multiply and add in registers: the limit of the arithmetic units.
+
+#![expect(unsafe_code, reason = "instructions of one's own choice need asm")]
+
+use std::arch::{asm, is_x86_feature_detected};
+
+/// One instruction, on 24 accumulators that hold zeros, so that neither latency nor subnormal numbers count.
+pub struct Kernel {
+    pub name: &'static str,
+    pub runs_here: fn() -> bool,
+    pub operations_per_step: u64,
+    // Invariant: may be called where `runs_here` says so.
+    body: unsafe fn(u64),
+}
+
+impl Kernel {
+    /// Must run here.
+    pub fn run(&self, steps: u64) {
+        assert!((self.runs_here)(), "{} is not had here", self.name);
+        // SAFETY: the processor has the instructions.
+        unsafe { (self.body)(steps) }
+    }
+}
+
+const ACCUMULATORS: u64 = 24;
+
+/// The first that runs here is the gauge.
+pub static KERNELS: [Kernel; 5] = [
+    Kernel {
+        name: "f32 FMA, AVX-512",
+        runs_here: || is_x86_feature_detected!("avx512f"),
+        operations_per_step: ACCUMULATORS * 16 * 2,
+        body: f32_avx512,
+    },
+    Kernel {
+        name: "f32 FMA, AVX2",
+        runs_here: || is_x86_feature_detected!("fma"),
+        operations_per_step: 12 * 8 * 2,
+        body: f32_avx2,
+    },
+    Kernel {
+        name: "fp16 FMA, AVX512-FP16",
+        runs_here: || is_x86_feature_detected!("avx512fp16"),
+        operations_per_step: ACCUMULATORS * 32 * 2,
+        body: fp16_avx512,
+    },
+    Kernel {
+        name: "bf16 dot, AVX512-BF16",
+        runs_here: || is_x86_feature_detected!("avx512bf16"),
+        operations_per_step: ACCUMULATORS * 32 * 2,
+        body: bf16_avx512,
+    },
+    Kernel {
+        name: "int8 dot, AVX512-VNNI",
+        runs_here: || is_x86_feature_detected!("avx512vnni"),
+        operations_per_step: ACCUMULATORS * 64 * 2,
+        body: int8_vnni,
+    },
+];
+
+macro_rules! register_loop {
+    ($name:ident, $width:literal, $zero:literal, $instruction:literal, $a:literal $b:literal, $($n:literal)*) => {
+        /// # Safety
+        /// The processor must have these instructions.
+        unsafe fn $name(steps: u64) {
+            // SAFETY: nothing but registers is touched, and the calling convention gives all of them up.
+            unsafe {
+                asm!(
+                    $(concat!($zero, $width, $n, ", ", $width, $n, ", ", $width, $n),)*
+                    concat!($zero, $width, $a, ", ", $width, $a, ", ", $width, $a),
+                    concat!($zero, $width, $b, ", ", $width, $b, ", ", $width, $b),
+                    "2:",
+                    $(concat!($instruction, $width, $n, ", ", $width, $a, ", ", $width, $b),)*
+                    "dec rcx",
+                    "jnz 2b",
+                    "vzeroupper",
+                    inout("rcx") steps.max(1) => _,
+                    clobber_abi("C"),
+                    options(nomem, nostack),
+                );
+            }
+        }
+    };
+}
+
+macro_rules! zmm_loop {
+    ($name:ident, $instruction:literal) => {
+        register_loop!($name, "zmm", "vpxord ", $instruction, "30" "31",
+            "0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11"
+            "12" "13" "14" "15" "16" "17" "18" "19" "20" "21" "22" "23");
+    };
+}
+
+zmm_loop!(f32_avx512, "vfmadd231ps ");
+zmm_loop!(fp16_avx512, "vfmadd231ph ");
+zmm_loop!(bf16_avx512, "vdpbf16ps ");
+zmm_loop!(int8_vnni, "vpdpbusd ");
+register_loop!(f32_avx2, "ymm", "vxorps ", "vfmadd231ps ", "14" "15",
+    "0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11");

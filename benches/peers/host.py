@@ -1,0 +1,45 @@
+"""What the tables say about machine and versions, and the environment that engines are started in."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+FEATURES = {
+    "AVX2": "avx2", "AVX-512": "avx512f", "VNNI": "avx512_vnni", "AVX512-BF16": "avx512_bf16",
+    "AVX512-FP16": "avx512_fp16", "AMX int8": "amx_int8", "AMX bf16": "amx_bf16", "AMX fp16": "amx_fp16",
+}
+# Would choose kernels, or threads, for a peer behind its back.
+UNSET = ("OPENBLAS_", "MKL_", "OMP_", "KMP_", "DNNL_", "ONEDNN_", "ATEN_", "GOTO_", "BLIS_", "NVPL_", "TORCH_", "OV_")
+HELD_TO_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}
+
+
+def environment(threads: int, avx2: bool) -> dict[str, str]:
+    """Of an engine's process."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(UNSET)}
+    count = str(threads)
+    kept |= {"OMP_NUM_THREADS": count, "RAYON_NUM_THREADS": count, "TOKENIZERS_PARALLELISM": "true"}
+    kept |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    return kept | (HELD_TO_AVX2 if avx2 else {})
+
+
+def describe(threads: int, avx2: bool) -> dict:
+    """Processor, instruction sets that the system shows, memory, kernel and compiler."""
+    cpu = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
+    cpu = {name.strip(): value.strip() for name, value in cpu.items()}
+    flags = set(cpu.get("flags", "").split())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    rustc = subprocess.run(["rustc", "--version"], stdout=subprocess.PIPE, text=True, check=False).stdout
+    return {
+        "processor": cpu.get("model name", platform.processor()),
+        "family_model": f"{cpu.get('cpu family')}/{cpu.get('model')}",
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "seen": [title for title, flag in FEATURES.items() if flag in flags],
+        "not_seen": [title for title, flag in FEATURES.items() if flag not in flags],
+        "memory_gib": round(memory / 2**30),
+        "kernel": platform.release(),
+        "rust": " ".join(rustc.split()[1:2]),
+        "python": platform.python_version(),
+        "peers_held_to_avx2": avx2,
+    }

@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Assay beside its peers: text in, unit vectors out, in process. Results go to target/bench/results.json.
+
+For each model, every engine is started alone, its vectors are compared with those of sentence-transformers in f32,
+and its batch policies are tried; then all that agree are started anew, warmed, and measured in turns, round after
+round, each with its best policy. A fixed loop on the same cores, the gauge, runs beside every measurement.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import sys
+from pathlib import Path
+
+import engines
+import host
+import models
+import native
+import workloads
+from contest import Contest
+from scaling import measure_scaling
+
+REFERENCE = "st-f32"
+QUICK = [REFERENCE, "onnxruntime-int8", "openvino-bf16", "assay"]
+
+
+def main() -> None:
+    options = arguments()
+    out = models.ROOT / "target/bench"
+    results_file = options.results or out / "results.json"
+    program = options.native or native.executable()
+    results = {
+        "host": host.describe(options.threads, options.avx2), "rounds": options.rounds, "quick": options.quick,
+        "models": {},
+    }
+    if options.append and results_file.exists():
+        results = json.loads(results_file.read_text()) | {"host": results["host"]}
+    for model in options.models:
+        directory = models.prepare(model, options.minilm, out / "models")
+        described = workloads.write(directory, model != "minilm", out / "workloads" / model)
+        contest = Contest(
+            options, program, directory, out, {name: described[name] for name in options.workloads},
+            described["accuracy"], with_lock(options.lock),
+        )
+        kept = results["models"].get(model, {}).get("engines", {})
+        results["models"][model] = entry = {
+            "title": models.NAMES[model], "mflop": models.mflop(directory),
+            "workloads": {name: summary(work) for name, work in described.items()}, "engines": kept,
+        }
+        for name in options.engines:
+            kept[name] = contest.audition(name)
+            save(results, results_file)
+        contest.play({name: kept[name] for name in options.engines if "policies" in kept[name]})
+        save(results, results_file)
+        ours = [name for name in options.engines if name.startswith("assay")]
+        if ours and not options.quick:
+            entry["scaling"] = measure_scaling(contest, ours[0], described)
+    results["machine"] = contest.machine_peaks()
+    save(results, results_file)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minilm", type=Path, default=models.ROOT / "models/all-MiniLM-L6-v2")
+    parser.add_argument("--models", nargs="+", choices=models.NAMES, default=list(models.NAMES))
+    parser.add_argument("--engines", nargs="+", help=f"of {', '.join(engines.PEERS)}, candle-f32, assay, assay-PRECISION")
+    parser.add_argument("--workloads", nargs="+", choices=["w1", "w2", "w3", "w4"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--quick", action="store_true", help="MiniLM, one round of W1 and W3, few peers")
+    parser.add_argument("--avx2", action="store_true", help="hold PyTorch and oneDNN to AVX2; ONNX Runtime has no switch")
+    parser.add_argument("--native", help="a built bench target `engine`, instead of building it")
+    parser.add_argument("--results", type=Path)
+    parser.add_argument("--append", action="store_true", help="keep the other engines' results that are there")
+    parser.add_argument("--lock", type=Path, help="a file to lock around each measurement")
+    options = parser.parse_args()
+    if options.quick:
+        options.models = ["minilm"]
+    options.engines = options.engines or (QUICK if options.quick else [*engines.PEERS, "candle-f32", "assay"])
+    if REFERENCE in options.engines:
+        # The others are compared with it.
+        options.engines = [REFERENCE, *(name for name in options.engines if name != REFERENCE)]
+    options.workloads = options.workloads or (["w1", "w3"] if options.quick else ["w1", "w2", "w3", "w4"])
+    options.rounds = options.rounds or (1 if options.quick else 5)
+    return options
+
+
+def summary(work: dict) -> dict:
+    """Without what would make the results long."""
+    squares = sum(length * length for length in work["lengths"])
+    return {"texts": work["texts"], "tokens": work["tokens"], "token_squares": squares}
+
+
+def with_lock(file: Path | None):
+    """A context in which nothing else that takes this lock runs."""
+
+    @contextlib.contextmanager
+    def locked():
+        with file.open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    return locked if file else contextlib.nullcontext
+
+
+def save(results: dict, file: Path) -> None:
+    """At once, so that a run that ends early leaves what it measured."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

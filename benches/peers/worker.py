@@ -1,0 +1,9 @@
+"""One engine as a process that speaks protocol.py: `python worker.py NAME`."""
+
+import sys
+
+import engines
+import protocol
+
+if __name__ == "__main__":
+    protocol.serve(engines.make(sys.argv[1]))
