@@ -49,10 +49,9 @@ fn on_each(threads: usize, work: impl Fn() + Sync) -> f64 {
 
 #[cfg(target_arch = "x86_64")]
 fn gauge() {
-    crate::registers::KERNELS
-        .iter()
-        .find(|kernel| (kernel.runs_here)())
-        .map(|kernel| kernel.run(GAUGE_STEPS));
+    if let Some(kernel) = crate::registers::KERNELS.iter().find(|kernel| (kernel.runs_here)()) {
+        kernel.run(GAUGE_STEPS);
+    }
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -187,12 +187,12 @@ fn check(kernel: &'static Kernel, shape: &Shape) {
 /// In two halves of the rows, in a team: the same bit for bit.
 fn check_divided(setting: &Setting, step: Step) {
     let (name, rows) = (setting.kernel.name, &setting.shape.rows);
-    let whole = setting.run(step, std::slice::from_ref(&rows), &Team::alone());
+    let whole = setting.run(step, std::slice::from_ref(rows), &Team::alone());
     let middle = rows.start + rows.len() / 2;
     let halves = setting.run(step, &[rows.start..middle, middle..rows.end], &Team::alone());
     assert_eq!(all_bits(setting, step, &whole), all_bits(setting, step, &halves), "{name} in halves");
     with_team(2, |team| {
-        let shared = setting.run(step, std::slice::from_ref(&rows), team);
+        let shared = setting.run(step, std::slice::from_ref(rows), team);
         assert_eq!(all_bits(setting, step, &whole), all_bits(setting, step, &shared), "{name} in a team");
         check_rest_is_untouched(setting, step, &shared);
     });
