@@ -214,7 +214,8 @@ fn check_plain(setting: &Setting) {
         let size = |row: &[f32]| row.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
         let (a, b): (&Outcome, &Outcome) = (&ours, &theirs);
         let off: Vec<f32> = a.sums.row(row).iter().zip(b.sums.row(row)).map(|(a, b)| a - b).collect();
-        let share = size(&off) / size(b.sums.row(row));
+        // Of what is added up, since it may cancel out.
+        let share = size(&off) / (size(b.sums.row(row)) + size(setting.states.row(row)) + size(&setting.bias));
         let most = if unit > 0.0 {
             0.02
         } else if Sums::of_products(setting.kernel) == Sums::F16 {
