@@ -1,10 +1,10 @@
 #!/bin/sh
-# Starts a server without a judge and one with a stand-in for a judge, and runs every client against them.
+# Starts servers and runs every client against them.
 #
 #   clients/run.sh [BINARY [MODEL_DIR]]
 #
-# Defaults: $ASSAY_BIN or target/release/assay, $ASSAY_MODEL_DIR or models/all-MiniLM-L6-v2. Needs python3, and go
-# for the Go client and grpcurl; all that it installs goes into target/.
+# Defaults: $ASSAY_BIN or target/release/assay, $ASSAY_MODEL_DIR or models/all-MiniLM-L6-v2. Needs python3; where go is
+# missing, the Go client and grpcurl are skipped.
 set -eu
 
 BIN=$(realpath "${1:-${ASSAY_BIN:-$(dirname "$0")/../target/release/assay}}")
@@ -16,21 +16,17 @@ main() {
     [ -d "$MODEL" ] || fail "$MODEL is not a directory"
     prepare_venv clients-venv clients/python/requirements.txt
     clients/python/generate.sh
-    start_both
+    start_all
     run_python
-    if command -v go >/dev/null; then
-        run_go
-    else
-        skipped="the Go client and grpcurl: go is not installed"
-        echo "SKIPPED: $skipped" >&2
-    fi
+    with go "the Go client and grpcurl" run_go
     title "stop"
     stop_servers
     # Again at the end, where it is seen.
     echo "clients passed${skipped:+, SKIPPED $skipped}"
 }
 
-start_both() {
+# Two replicas, one of them with the stand-in for a judge; one that evaluates one sample at a time; one without a model.
+start_all() {
     start_judge
     cat >"$work/judged.toml" <<END
 judge_url = "$judge_url"
@@ -44,6 +40,10 @@ url = "${judge_url%/v1}/slow/v1"
 END
     start_server judged --config "$work/judged.toml"
     judged=$address
+    start_server full --config "$work/judged.toml" --max-evaluations 1
+    full=$address
+    start_cold_server cold
+    cold=$address
     start_server plain
     socket=$work/plain.sock
 }
@@ -58,8 +58,10 @@ run_python() {
     "$PYTHON" clients/python/smoke.py "$address" "unix:$socket"
     title "Python: smoke_evaluate.py"
     "$PYTHON" clients/python/smoke_evaluate.py "$address" "$judged"
+    title "Python: smoke_channel.py"
+    "$PYTHON" clients/python/smoke_channel.py "$address" "$judged" "$full" "$cold"
     title "Python: smoke_async.py"
-    "$PYTHON" clients/python/smoke_async.py "$address" "$judged"
+    "$PYTHON" clients/python/smoke_async.py "$address" "unix:$socket" "$judged" "$full" "$cold"
 }
 
 run_go() {
@@ -68,9 +70,19 @@ run_go() {
     go -C clients/go run ./example "$address"
     title "Go: smoke"
     go -C clients/go vet ./...
-    go -C clients/go run . "$address" "unix:$socket" "$judged"
+    go -C clients/go run . "$address" "unix:$socket" "$judged" "$full" "$cold"
     title "grpcurl"
     clients/grpcurl.sh "$address" "$admin" "$socket" "$judged"
+}
+
+# Runs a function where a program is there, or else says loudly what is skipped.
+with() {
+    if command -v "$1" >/dev/null; then
+        "$3"
+    else
+        echo "SKIPPED: $2, as $1 is not installed" >&2
+        skipped="${skipped:+$skipped; }$2, as $1 is not installed"
+    fi
 }
 
 . clients/serve.sh

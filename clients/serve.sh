@@ -19,17 +19,9 @@ clean_up() {
     rm -rf "$work"
 }
 
-# Starts a server under a name, with flags; sets address and admin.
+# Starts a server under a name, with flags, and waits until it is ready; sets address and admin.
 start_server() {
-    name=$1
-    shift
-    "$BIN" --model "$MODEL" --listen "127.0.0.1:0,unix:$work/$name.sock" --admin-listen 127.0.0.1:0 \
-        --log-format json "$@" >"$work/$name.log" 2>&1 &
-    echo $! >"$work/$name.pid"
-    servers="$servers $name"
-    address=$(announced listen)
-    admin=$(announced admin)
-    address=${address%%,*}
+    launch_server "$@" --model "$MODEL"
     deadline=$(($(date +%s) + READY_SECONDS))
     until "$BIN" healthcheck --address "$address" >/dev/null 2>&1; do
         kill -0 "$(cat "$work/$name.pid")" 2>/dev/null || fail "the server ended"
@@ -37,6 +29,25 @@ start_server() {
         sleep 0.2
     done
     echo "the server $name is on $address, unix:$work/$name.sock and, for probes, $admin"
+}
+
+# Starts a server under a name whose model cannot be had: it listens, and is never ready; sets address and admin.
+start_cold_server() {
+    # Nothing listens on port 1.
+    launch_server "$1" --model none/none --cache-dir "$work/none" --hub-endpoint http://127.0.0.1:1 --retry-pause 1s
+    echo "the server $name is on $address and will not be ready"
+}
+
+launch_server() {
+    name=$1
+    shift
+    "$BIN" --listen "127.0.0.1:0,unix:$work/$name.sock" --admin-listen 127.0.0.1:0 --log-format json "$@" \
+        >"$work/$name.log" 2>&1 &
+    echo $! >"$work/$name.pid"
+    servers="$servers $name"
+    address=$(announced listen)
+    admin=$(announced admin)
+    address=${address%%,*}
 }
 
 # A field of the log line that says where the server listens.

@@ -47,19 +47,19 @@ func same(a, b []float32, tolerance float64) error {
 	return nil
 }
 
-func embedGivesVectorsOfUnitLength(ctx context.Context, s server) error {
+func embedGivesVectorsOfUnitLength(ctx context.Context, s server) (string, error) {
 	response, err := s.embedding.Embed(ctx, &assay.EmbedRequest{Inputs: []string{"A red fox."}})
 	if err != nil {
-		return err
+		return "", err
 	}
 	values := response.Embeddings[0].Values
 	if len(values) != modelDimensions || response.Dimensions != modelDimensions {
-		return fmt.Errorf("%d numbers, %d dimensions", len(values), response.Dimensions)
+		return "", fmt.Errorf("%d numbers, %d dimensions", len(values), response.Dimensions)
 	}
 	if length := math.Sqrt(dot(values, values)); math.Abs(length-1) > 1e-5 {
-		return fmt.Errorf("the length is %v", length)
+		return "", fmt.Errorf("the length is %v", length)
 	}
-	return nil
+	return fmt.Sprintf("%d numbers of length 1", len(values)), nil
 }
 
 func similarTextsAreNearer(ctx context.Context, s server) error {

@@ -48,10 +48,10 @@ func float16(bits uint16) float32 {
 	return float32(sign * math.Ldexp(1024+fraction, exponent-25))
 }
 
-func bytesOfEveryEncodingHoldTheValues(ctx context.Context, s server) error {
+func bytesOfEveryEncodingHoldTheValues(ctx context.Context, s server) (string, error) {
 	values, err := s.vectors(ctx, nil, "A red fox.")
 	if err != nil {
-		return err
+		return "", err
 	}
 	for encoding, bytes := range map[assay.Encoding]int{
 		assay.Encoding_ENCODING_FLOAT32_BYTES: 4 * modelDimensions,
@@ -64,18 +64,18 @@ func bytesOfEveryEncodingHoldTheValues(ctx context.Context, s server) error {
 			Options: &assay.EmbedOptions{Encoding: encoding},
 		})
 		if err != nil {
-			return err
+			return "", err
 		}
 		embedding := response.Embeddings[0]
 		if len(embedding.Raw) != bytes || len(embedding.Values) != 0 {
-			return fmt.Errorf("%v: %d bytes and %d values", encoding, len(embedding.Raw), len(embedding.Values))
+			return "", fmt.Errorf("%v: %d bytes and %d values", encoding, len(embedding.Raw), len(embedding.Values))
 		}
 		decoded := decode(embedding, encoding, modelDimensions)
 		if err := agrees(decoded, values[0], encoding, embedding.Scale); err != nil {
-			return fmt.Errorf("%v: %w", encoding, err)
+			return "", fmt.Errorf("%v: %w", encoding, err)
 		}
 	}
-	return nil
+	return "f32, f16, int8, bits", nil
 }
 
 func agrees(decoded, values []float32, encoding assay.Encoding, scale float32) error {

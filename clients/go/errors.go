@@ -43,18 +43,18 @@ func (s server) refused(ctx context.Context, inputs ...string) (*status.Status, 
 	return status.Convert(err), nil
 }
 
-func anEmptyInputIsNamed(ctx context.Context, s server) error {
+func anEmptyInputIsNamed(ctx context.Context, s server) (string, error) {
 	failure, err := s.refused(ctx, "fine", "", "fine")
 	if err != nil {
-		return err
+		return "", err
 	}
 	if fields := badFields(failure); len(fields) != 1 || fields["inputs[1]"] == "" {
-		return fmt.Errorf("the fields are %v", fields)
+		return "", fmt.Errorf("the fields are %v", fields)
 	}
 	if info := errorInfo(failure); info.GetReason() != "INVALID_REQUEST" || info.GetDomain() != "assay.v1" {
-		return fmt.Errorf("the info is %v", info)
+		return "", fmt.Errorf("the info is %v", info)
 	}
-	return nil
+	return "BadRequest inputs[1], ErrorInfo INVALID_REQUEST", nil
 }
 
 func aTextThatIsTooLongIsNamed(ctx context.Context, s server) error {

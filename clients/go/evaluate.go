@@ -98,30 +98,30 @@ func mistakesOfASampleAreNamed(ctx context.Context, s server) error {
 	return nil
 }
 
-func aClaimComesWithItsEvidence(ctx context.Context, s server) error {
+func aClaimComesWithItsEvidence(ctx context.Context, s server) (string, error) {
 	results, response, err := s.evaluate(ctx, nil, "faithfulness")
 	if err != nil {
-		return err
+		return "", err
 	}
 	result := results["faithfulness"]
 	if result.Score == nil || *result.Score != 0.5 || result.Judged != 2 || len(result.Claims) != 2 {
-		return fmt.Errorf("the result is %v", result)
+		return "", fmt.Errorf("the result is %v", result)
 	}
 	supported, unsupported := result.Claims[0], result.Claims[1]
 	// Verdict is a pointer, too: nil where the judge gave none.
 	if !supported.GetVerdict() || unsupported.Verdict == nil || *unsupported.Verdict || len(supported.Evidence) != 1 {
-		return fmt.Errorf("the claims are %v", result.Claims)
+		return "", fmt.Errorf("the claims are %v", result.Claims)
 	}
 	place := supported.Evidence[0]
 	// Go strings are UTF-8 bytes, as start_byte and end_byte are.
 	quote := sample().RetrievedContexts[place.ContextIndex].Text[place.StartByte:place.EndByte]
 	if !place.Located || place.ContextId != "doc-3" || quote != "汉江大桥于1962年5月4日通车，全长412米。" {
-		return fmt.Errorf("the evidence is %v, %q", place, quote)
+		return "", fmt.Errorf("the evidence is %v, %q", place, quote)
 	}
 	if response.Language != "zh" || response.JudgeModel != "stand-in" {
-		return fmt.Errorf("the language is %q, the judge's model %q", response.Language, response.JudgeModel)
+		return "", fmt.Errorf("the language is %q, the judge's model %q", response.Language, response.JudgeModel)
 	}
-	return nil
+	return "0.5: 1 claim of 2, with its quote", nil
 }
 
 func metricsShareWhatTheJudgeIsAsked(ctx context.Context, s server) error {
@@ -204,7 +204,7 @@ func (s server) evaluateStream(ctx context.Context, requests []*assay.EvaluateSt
 	}
 }
 
-func aStreamTellsMetricsSamplesAndTheirSummary(ctx context.Context, s server) error {
+func aStreamTellsMetricsSamplesAndTheirSummary(ctx context.Context, s server) (string, error) {
 	var requests []*assay.EvaluateStreamRequest
 	for n := range 20 {
 		request := &assay.EvaluateRequest{Sample: sample(), Metrics: named("faithfulness", "token_f1")}
@@ -229,18 +229,18 @@ func aStreamTellsMetricsSamplesAndTheirSummary(ctx context.Context, s server) er
 		}
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
 	if results != 38 || samples != 19 || len(refused) != 1 || refused[0] != "7" {
-		return fmt.Errorf("%d results, %d samples, refused %v", results, samples, refused)
+		return "", fmt.Errorf("%d results, %d samples, refused %v", results, samples, refused)
 	}
 	if summary.GetSamples() != 19 || summary.GetRefused() != 1 || len(summary.Metrics) != 2 {
-		return fmt.Errorf("the summary is %v", summary)
+		return "", fmt.Errorf("the summary is %v", summary)
 	}
 	for _, metric := range summary.Metrics {
 		if metric.Scored != 19 || metric.Mean == nil || metric.GetCoverage() != 1 {
-			return fmt.Errorf("the summary of a metric is %v", metric)
+			return "", fmt.Errorf("the summary of a metric is %v", metric)
 		}
 	}
-	return nil
+	return fmt.Sprintf("%d samples, %d refused, summary", samples, len(refused)), nil
 }

@@ -96,22 +96,22 @@ func theRequestIDIsEchoed(ctx context.Context, s server) error {
 	return nil
 }
 
-func aUnixSocketServes(address string) func(context.Context, server) error {
-	return func(ctx context.Context, s server) error {
+func aUnixSocketServes(address string) func(context.Context, server) (string, error) {
+	return func(ctx context.Context, s server) (string, error) {
 		// Go's authority for a Unix socket is localhost, so nothing more is to be set.
 		socket, conn, err := connect(address)
 		if err != nil {
-			return err
+			return "", err
 		}
 		defer conn.Close()
 		expected, err := s.vectors(ctx, nil, "A red fox.")
 		if err != nil {
-			return err
+			return "", err
 		}
 		vectors, err := socket.vectors(ctx, nil, "A red fox.")
 		if err != nil {
-			return err
+			return "", err
 		}
-		return same(vectors[0], expected[0], 1e-5)
+		return "the same vectors, as it is", same(vectors[0], expected[0], 1e-5)
 	}
 }

@@ -1,8 +1,9 @@
 // Every feature of a running server, used and checked. Each check is an example of its own.
 //
-//	go run . ADDRESS [unix:PATH [JUDGED_ADDRESS]]
+//	go run . ADDRESS unix:PATH JUDGED_ADDRESS FULL_ADDRESS COLD_ADDRESS
 //
-// The last is a server with the judge of ../judge.py, and under the name "slow" one that takes its time.
+// The first two are one server. JUDGED has the judge of ../judge.py, and under the name "slow" one that takes its time;
+// FULL has the same and evaluates one sample at a time; COLD has no model yet.
 package main
 
 import (
@@ -24,54 +25,65 @@ const (
 	modelDimensions = 384
 )
 
+// A check gives what it saw, where there is something to tell.
 type check struct {
 	name string
-	run  func(context.Context, server) error
+	run  func(context.Context, server) (string, error)
+}
+
+// silent makes a check of a function that tells nothing.
+func silent(run func(context.Context, server) error) func(context.Context, server) (string, error) {
+	return func(ctx context.Context, s server) (string, error) { return "", run(ctx, s) }
+}
+
+var plainChecks = []check{
+	{"embed gives vectors of unit length", embedGivesVectorsOfUnitLength},
+	{"similar texts are nearer than unrelated ones", silent(similarTextsAreNearer)},
+	{"chinese text is embedded", silent(chineseTextIsEmbedded)},
+	{"a batch keeps the order of its inputs", silent(aBatchKeepsTheOrderOfItsInputs)},
+	{"truncation makes long texts fit", silent(truncationMakesLongTextsFit)},
+	{"dimensions keep the leading numbers", silent(dimensionsKeepTheLeadingNumbers)},
+	{"bytes of every encoding hold the values", bytesOfEveryEncodingHoldTheValues},
+	{"a stream answers every input under its id", aStreamAnswersEveryInputUnderItsID},
+	{"a bad input fails alone and the stream goes on", silent(aBadInputFailsAlone)},
+	{"answers that share an id keep their order", silent(answersThatShareAnIDKeepTheirOrder)},
+	{"a deadline ends the call", aDeadlineEndsTheCall},
+	{"a stream cancelled midway leaves the server free", aStreamCancelledMidway},
+	{"an empty input is named", anEmptyInputIsNamed},
+	{"a text that is too long is named with its tokens and the limit", silent(aTextThatIsTooLongIsNamed)},
+	{"token offsets slice the UTF-8 bytes of the text", silent(tokenOffsetsSliceTheBytes)},
+	{"server info describes the model and the limits", silent(serverInfoDescribesTheModel)},
+	{"every service is serving", silent(everyServiceIsServing)},
+	{"a health watch begins with the present state", silent(aHealthWatchBeginsWithThePresentState)},
+	{"the request id is echoed", silent(theRequestIDIsEchoed)},
+	{"metrics are listed with what they need", silent(metricsAreListed)},
+	{"without a judge a metric says so and others have scores", silent(withoutAJudgeAMetricSaysSo)},
+	{"mistakes of a sample are named", silent(mistakesOfASampleAreNamed)},
 }
 
 var judgedChecks = []check{
 	{"a claim comes with its evidence", aClaimComesWithItsEvidence},
-	{"metrics share what the judge is asked", metricsShareWhatTheJudgeIsAsked},
-	{"a partial result has bounds and no score", aPartialResultHasBounds},
-	{"what is known comes before the deadline", whatIsKnownComesBeforeTheDeadline},
+	{"metrics share what the judge is asked", silent(metricsShareWhatTheJudgeIsAsked)},
+	{"a partial result has bounds and no score", silent(aPartialResultHasBounds)},
+	{"what is known comes before the deadline", silent(whatIsKnownComesBeforeTheDeadline)},
 	{"a stream tells metrics, samples and their summary", aStreamTellsMetricsSamplesAndTheirSummary},
 }
 
 func main() {
-	if len(os.Args) < 2 {
-		log.Fatal("usage: smoke ADDRESS [unix:PATH [JUDGED_ADDRESS]]")
+	if len(os.Args) != 6 {
+		log.Fatal("usage: smoke ADDRESS unix:PATH JUDGED_ADDRESS FULL_ADDRESS COLD_ADDRESS")
 	}
-	checks := []check{
-		{"embed gives vectors of unit length", embedGivesVectorsOfUnitLength},
-		{"similar texts are nearer than unrelated ones", similarTextsAreNearer},
-		{"chinese text is embedded", chineseTextIsEmbedded},
-		{"a batch keeps the order of its inputs", aBatchKeepsTheOrderOfItsInputs},
-		{"truncation makes long texts fit", truncationMakesLongTextsFit},
-		{"dimensions keep the leading numbers", dimensionsKeepTheLeadingNumbers},
-		{"bytes of every encoding hold the values", bytesOfEveryEncodingHoldTheValues},
-		{"a stream answers every input under its id", aStreamAnswersEveryInputUnderItsID},
-		{"a bad input fails alone and the stream goes on", aBadInputFailsAlone},
-		{"answers that share an id keep their order", answersThatShareAnIDKeepTheirOrder},
-		{"a deadline ends the call", aDeadlineEndsTheCall},
-		{"a stream cancelled midway leaves the server free", aStreamCancelledMidway},
-		{"an empty input is named", anEmptyInputIsNamed},
-		{"a text that is too long is named with its tokens and the limit", aTextThatIsTooLongIsNamed},
-		{"token offsets slice the UTF-8 bytes of the text", tokenOffsetsSliceTheBytes},
-		{"server info describes the model and the limits", serverInfoDescribesTheModel},
-		{"every service is serving", everyServiceIsServing},
-		{"a health watch begins with the present state", aHealthWatchBeginsWithThePresentState},
-		{"the request id is echoed", theRequestIDIsEchoed},
-		{"metrics are listed with what they need", metricsAreListed},
-		{"without a judge a metric says so and others have scores", withoutAJudgeAMetricSaysSo},
-		{"mistakes of a sample are named", mistakesOfASampleAreNamed},
-	}
-	if len(os.Args) > 2 {
-		checks = append(checks, check{"a unix socket serves the same vectors", aUnixSocketServes(os.Args[2])})
-	}
-	passed := runAll(os.Args[1], checks)
-	if len(os.Args) > 3 {
-		passed = runAll(os.Args[3], judgedChecks) && passed
-	}
+	address, socket, judged, full, cold := os.Args[1], os.Args[2], os.Args[3], os.Args[4], os.Args[5]
+	fmt.Println("library grpc-go", grpc.Version)
+	passed := runAll(address, append(plainChecks, check{"a unix socket serves the same vectors", aUnixSocketServes(socket)}))
+	passed = runAll(judged, judgedChecks) && passed
+	passed = runAll(full, []check{
+		{"a refused call is made again when the server says", aRefusedCallIsMadeAgain(full)},
+	}) && passed
+	passed = runAll(address, []check{
+		{"calls go round the replicas", callsGoRound(address, judged)},
+		{"a replica that does not serve gets no calls", aReplicaThatDoesNotServe(address, judged, cold)},
+	}) && passed
 	if !passed {
 		os.Exit(1)
 	}
@@ -85,8 +97,9 @@ type server struct {
 	health     grpc_health_v1.HealthClient
 }
 
-func connect(address string) (server, *grpc.ClientConn, error) {
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+func connect(address string, options ...grpc.DialOption) (server, *grpc.ClientConn, error) {
+	options = append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(address, options...)
 	if err != nil {
 		return server{}, nil, err
 	}
@@ -107,13 +120,16 @@ func runAll(address string, checks []check) bool {
 	passed := 0
 	for _, check := range checks {
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
-		err := check.run(ctx, s)
+		seen, err := check.run(ctx, s)
 		cancel()
 		if err != nil {
 			fmt.Printf("FAILED  %s: %v\n", check.name, err)
 			continue
 		}
-		fmt.Printf("ok      %s\n", check.name)
+		if seen != "" {
+			seen = ": " + seen
+		}
+		fmt.Printf("ok      %s%s\n", check.name, seen)
 		passed++
 	}
 	fmt.Printf("%d of %d passed\n", passed, len(checks))

@@ -54,32 +54,32 @@ func items(texts []string, id func(int) string) []*assay.EmbedStreamRequest {
 
 func number(n int) string { return fmt.Sprint(n) }
 
-func aStreamAnswersEveryInputUnderItsID(ctx context.Context, s server) error {
+func aStreamAnswersEveryInputUnderItsID(ctx context.Context, s server) (string, error) {
 	texts := make([]string, 200)
 	for n := range texts {
 		texts[n] = fmt.Sprintf("Sentence number %d.", n)
 	}
 	answers, err := s.embedStream(ctx, items(texts, number))
 	if err != nil {
-		return err
+		return "", err
 	}
 	byID := map[string]*assay.Embedding{}
 	for _, answer := range answers {
 		byID[answer.Id] = answer.GetEmbedding()
 	}
 	if len(answers) != len(texts) || len(byID) != len(texts) {
-		return fmt.Errorf("%d answers with %d ids for %d inputs", len(answers), len(byID), len(texts))
+		return "", fmt.Errorf("%d answers with %d ids for %d inputs", len(answers), len(byID), len(texts))
 	}
 	for _, n := range []int{0, 77, 199} {
 		expected, err := s.vectors(ctx, nil, texts[n])
 		if err != nil {
-			return err
+			return "", err
 		}
 		if err := same(byID[number(n)].GetValues(), expected[0], 1e-5); err != nil {
-			return fmt.Errorf("input %d: %w", n, err)
+			return "", fmt.Errorf("input %d: %w", n, err)
 		}
 	}
-	return nil
+	return fmt.Sprintf("%d ids of %d", len(byID), len(texts)), nil
 }
 
 func aBadInputFailsAlone(ctx context.Context, s server) error {
@@ -137,39 +137,39 @@ func bigBatch() []string {
 	return texts
 }
 
-func aDeadlineEndsTheCall(ctx context.Context, s server) error {
+func aDeadlineEndsTheCall(ctx context.Context, s server) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Millisecond)
 	defer cancel()
 	_, err := s.embedding.Embed(ctx, &assay.EmbedRequest{Inputs: bigBatch()})
 	if status.Code(err) != codes.DeadlineExceeded {
-		return fmt.Errorf("the call ended with %v", err)
+		return "", fmt.Errorf("the call ended with %v", err)
 	}
-	return nil
+	return "DEADLINE_EXCEEDED", nil
 }
 
-func aStreamCancelledMidway(ctx context.Context, s server) error {
+func aStreamCancelledMidway(ctx context.Context, s server) (string, error) {
 	streamCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := s.embedding.EmbedStream(streamCtx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	// As many as the server computes side by side; the stream stays open.
 	for _, item := range items(bigBatch(), number) {
 		if err := stream.Send(item); err != nil {
-			return err
+			return "", err
 		}
 	}
 	if _, err := stream.Recv(); err != nil {
-		return err
+		return "", err
 	}
 	cancel()
 	for err == nil {
 		_, err = stream.Recv()
 	}
 	if status.Code(err) != codes.Canceled {
-		return fmt.Errorf("the stream ended with %v", err)
+		return "", fmt.Errorf("the stream ended with %v", err)
 	}
 	_, err = s.vectors(ctx, nil, "Still there?")
-	return err
+	return "CANCELLED; the next call is served", err
 }
