@@ -3,8 +3,8 @@
 #
 #   clients/run.sh [BINARY [MODEL_DIR]]
 #
-# Defaults: $ASSAY_BIN or target/release/assay, $ASSAY_MODEL_DIR or models/all-MiniLM-L6-v2. Needs python3; where go is
-# missing, the Go client and grpcurl are skipped.
+# Defaults: $ASSAY_BIN or target/release/assay, $ASSAY_MODEL_DIR or models/all-MiniLM-L6-v2. Needs python3; go for the
+# Go client and grpcurl, node with npm for the Node client. What is missing is skipped with a loud line.
 set -eu
 
 BIN=$(realpath "${1:-${ASSAY_BIN:-$(dirname "$0")/../target/release/assay}}")
@@ -19,6 +19,7 @@ main() {
     start_all
     run_python
     with go "the Go client and grpcurl" run_go
+    with npm "the Node client" run_node
     title "stop"
     stop_servers
     # Again at the end, where it is seen.
@@ -73,6 +74,14 @@ run_go() {
     go -C clients/go run . "$address" "unix:$socket" "$judged" "$full" "$cold"
     title "grpcurl"
     clients/grpcurl.sh "$address" "$admin" "$socket" "$judged"
+}
+
+run_node() {
+    npm --prefix clients/node ci --silent --ignore-scripts --no-audit --no-fund
+    title "Node: example.js"
+    node clients/node/example.js "$address"
+    title "Node: smoke.js"
+    node clients/node/smoke.js "$address" "unix:$socket" "$judged" "$full" "$cold"
 }
 
 # Runs a function where a program is there, or else says loudly what is skipped.
