@@ -28,7 +28,7 @@ lint: ## Formatting and clippy with warnings denied, and the protocol by buf whe
 	cargo clippy --locked --all-targets -- -D warnings
 	proto/lint.sh
 
-clients: model build ## The clients of clients/ against the release binary
+clients: model build ## The clients of clients/ against the release binary; what they see goes into docs/CLIENTS.md
 	clients/run.sh target/release/assay $(MODEL)
 
 ragas-compare: model build ## The same samples scored by RAGAS and by Assay; ARGS="--judge-url URL --judge-model NAME" for a real judge

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Starts servers and runs every client against them.
+# Starts servers, runs every client against them, and writes what was seen into docs/CLIENTS.md.
 #
 #   clients/run.sh [BINARY [MODEL_DIR]]
 #
-# Defaults: $ASSAY_BIN or target/release/assay, $ASSAY_MODEL_DIR or models/all-MiniLM-L6-v2. Needs python3; go for the
-# Go client and grpcurl, node with npm for the Node client. What is missing is skipped with a loud line.
+# Defaults: $ASSAY_BIN or target/release/assay, $ASSAY_MODEL_DIR or models/all-MiniLM-L6-v2. Needs python3;
+# go for the Go client and grpcurl, node with npm for the Node client, a JDK with mvn for the Java client. Where one is
+# missing, its clients are skipped with a loud line, and docs/CLIENTS.md stays as it is.
 set -eu
 
 BIN=$(realpath "${1:-${ASSAY_BIN:-$(dirname "$0")/../target/release/assay}}")
@@ -19,9 +20,11 @@ main() {
     start_all
     run_python
     with go "the Go client and grpcurl" run_go
-    with npm "the Node client" run_node
+    with "node npm" "the Node client" run_node
+    with "javac mvn" "the Java client" run_java
     title "stop"
     stop_servers
+    [ -n "$skipped" ] || python3 clients/matrix.py docs/CLIENTS.md "$work"
     # Again at the end, where it is seen.
     echo "clients passed${skipped:+, SKIPPED $skipped}"
 }
@@ -51,47 +54,58 @@ END
 
 run_python() {
     export PYTHONPATH=clients/python/gen
-    title "Python: example.py"
-    "$PYTHON" clients/python/example.py "$address"
-    title "Python: example_evaluate.py"
-    "$PYTHON" clients/python/example_evaluate.py "$judged"
-    title "Python: smoke.py"
-    "$PYTHON" clients/python/smoke.py "$address" "unix:$socket"
-    title "Python: smoke_evaluate.py"
-    "$PYTHON" clients/python/smoke_evaluate.py "$address" "$judged"
-    title "Python: smoke_channel.py"
-    "$PYTHON" clients/python/smoke_channel.py "$address" "$judged" "$full" "$cold"
-    title "Python: smoke_async.py"
-    "$PYTHON" clients/python/smoke_async.py "$address" "unix:$socket" "$judged" "$full" "$cold"
+    client python "$PYTHON" clients/python/example.py "$address"
+    client python "$PYTHON" clients/python/example_evaluate.py "$judged"
+    client python "$PYTHON" clients/python/smoke.py "$address" "unix:$socket"
+    client python "$PYTHON" clients/python/smoke_evaluate.py "$address" "$judged"
+    client python "$PYTHON" clients/python/smoke_channel.py "$address" "$judged" "$full" "$cold"
+    client asyncio "$PYTHON" clients/python/smoke_async.py "$address" "unix:$socket" "$judged" "$full" "$cold"
 }
 
 run_go() {
     clients/go/generate.sh
-    title "Go: example"
-    go -C clients/go run ./example "$address"
-    title "Go: smoke"
     go -C clients/go vet ./...
-    go -C clients/go run . "$address" "unix:$socket" "$judged" "$full" "$cold"
+    client go go -C clients/go run ./example "$address"
+    client go go -C clients/go run . "$address" "unix:$socket" "$judged" "$full" "$cold"
     title "grpcurl"
     clients/grpcurl.sh "$address" "$admin" "$socket" "$judged"
 }
 
 run_node() {
     npm --prefix clients/node ci --silent --ignore-scripts --no-audit --no-fund
-    title "Node: example.js"
-    node clients/node/example.js "$address"
-    title "Node: smoke.js"
-    node clients/node/smoke.js "$address" "unix:$socket" "$judged" "$full" "$cold"
+    client node node clients/node/example.js "$address"
+    client node node clients/node/smoke.js "$address" "unix:$socket" "$judged" "$full" "$cold"
 }
 
-# Runs a function where a program is there, or else says loudly what is skipped.
+run_java() {
+    mvn --file clients/java/pom.xml --batch-mode --no-transfer-progress --quiet compile
+    export CLASSPATH="clients/java/target/classes:$(cat clients/java/target/classpath)"
+    client java java dev.assay.clients.Example "$address"
+    client java java dev.assay.clients.Smoke "$address" "unix:$socket" "$judged" "$full" "$cold"
+}
+
+# Runs a program, shows what it says, and keeps it under a name for the matrix.
+client() {
+    said=$work/$1.said
+    shift
+    title "$*"
+    code=0
+    "$@" >"$work/said" 2>&1 || code=$?
+    cat "$work/said"
+    cat "$work/said" >>"$said"
+    [ "$code" -eq 0 ] || fail "the exit code of $1 is $code"
+}
+
+# Runs a function where programs are there, or else says loudly what is skipped.
 with() {
-    if command -v "$1" >/dev/null; then
-        "$3"
-    else
-        echo "SKIPPED: $2, as $1 is not installed" >&2
-        skipped="${skipped:+$skipped; }$2, as $1 is not installed"
-    fi
+    for program in $1; do
+        if ! command -v "$program" >/dev/null; then
+            echo "SKIPPED: $2, as $program is not installed" >&2
+            skipped="${skipped:+$skipped; }$2, as $program is not installed"
+            return
+        fi
+    done
+    "$3"
 }
 
 . clients/serve.sh

@@ -58,7 +58,7 @@ func aRefusedCallIsMadeAgain(address string) func(context.Context, server) (stri
 		if waited := time.Since(before); waited < pushback*95/100 || results["token_f1"].Score == nil {
 			return "", fmt.Errorf("after %v the results are %v", waited, results)
 		}
-		return "RESOURCE_EXHAUSTED, then OK after the 1 s of RetryInfo", nil
+		return "RESOURCE_EXHAUSTED, OK after its 1 s", nil
 	}
 }
 
@@ -105,7 +105,7 @@ func callsGoRound(addresses ...string) func(context.Context, server) (string, er
 		if err != nil || !isEven(answered) {
 			return "", fmt.Errorf("answered %v, error %v", answered, err)
 		}
-		return fmt.Sprintf("%d and %d calls of %d", calls/2, calls/2, calls), nil
+		return fmt.Sprintf("%d and %d calls", calls/2, calls/2), nil
 	}
 }
 
@@ -116,7 +116,7 @@ func aReplicaThatDoesNotServe(addresses ...string) func(context.Context, server)
 		if err != nil || !isEven(answered) {
 			return "", fmt.Errorf("answered %v, error %v", answered, err)
 		}
-		return fmt.Sprintf("0 calls of %d to the third replica, NOT_SERVING", calls), nil
+		return fmt.Sprintf("0 calls of %d", calls), nil
 	}
 }
 

@@ -121,7 +121,7 @@ func aClaimComesWithItsEvidence(ctx context.Context, s server) (string, error) {
 	if response.Language != "zh" || response.JudgeModel != "stand-in" {
 		return "", fmt.Errorf("the language is %q, the judge's model %q", response.Language, response.JudgeModel)
 	}
-	return "0.5: 1 claim of 2, with its quote", nil
+	return "0.5: 1 claim of 2, quoted", nil
 }
 
 func metricsShareWhatTheJudgeIsAsked(ctx context.Context, s server) error {
@@ -242,5 +242,5 @@ func aStreamTellsMetricsSamplesAndTheirSummary(ctx context.Context, s server) (s
 			return "", fmt.Errorf("the summary of a metric is %v", metric)
 		}
 	}
-	return fmt.Sprintf("%d samples, %d refused, summary", samples, len(refused)), nil
+	return fmt.Sprintf("%d samples, %d refused", samples, len(refused)), nil
 }

@@ -56,7 +56,7 @@ export const judgedChecks = {
     const quote = context.subarray(place.startByte, place.endByte).toString();
     assert.equal(quote, '汉江大桥于1962年5月4日通车，全长412米。');
     assert.deepEqual([place.contextId, response.language, response.judgeModel], ['doc-3', 'zh', 'stand-in']);
-    return `${score}: 1 claim of ${claims.length}, with its quote`;
+    return `${score}: 1 claim of ${claims.length}, quoted`;
   },
 
   'a partial result has bounds and no score': async (server) => {
@@ -94,6 +94,6 @@ export const judgedChecks = {
     const { summary } = events.at(-1);
     assert.deepEqual([summary.samples, summary.refused, summary.metrics.length], [19, 1, 2]);
     for (const metric of summary.metrics) assert.deepEqual([metric.scored, metric.coverage], [19, 1]);
-    return `${summary.samples} samples, ${summary.refused} refused, summary`;
+    return `${summary.samples} samples, ${summary.refused} refused`;
   },
 };

@@ -91,7 +91,7 @@ async def a_cancelled_task_cancels_its_call(stub):
         raise AssertionError("the call was faster than its cancellation")
     assert call.cancelled()
     await stub.Embed(pb.EmbedRequest(inputs=["Still there?"]), timeout=TIMEOUT)
-    return "CANCELLED; the next call is served"
+    return "CANCELLED"
 
 
 async def an_empty_input_is_named(stub):
@@ -150,7 +150,7 @@ async def a_stream_tells_metrics_samples_and_their_summary(stub):
     assert (summary.samples, metric.scored, metric.coverage) == (100, 100, 1)
     # Samples end in any order, so the last digits of the mean are not always the same.
     assert abs(metric.mean - 0.5) < 1e-9
-    return f"{summary.samples} samples, {summary.refused} refused, summary"
+    return f"{summary.samples} samples, {summary.refused} refused"
 
 
 # Channels
@@ -164,7 +164,7 @@ async def a_unix_socket_serves_the_same_vectors(stub, address):
     async with grpc.aio.insecure_channel(address, options) as channel:
         response = await embedding_pb2_grpc.EmbeddingServiceStub(channel).Embed(request, timeout=TIMEOUT)
     assert np.abs(np.array(response.embeddings[0].values) - expected.embeddings[0].values).max() < 1e-5
-    return "the same vectors, with the authority localhost set"
+    return "with the authority localhost"
 
 
 async def a_refused_call_is_made_again_when_the_server_says(address):
@@ -183,7 +183,7 @@ async def a_refused_call_is_made_again_when_the_server_says(address):
     assert response.results[0].HasField("score")
     # By itself it would have come again after a tenth of that.
     assert waited >= 0.95 * PUSHBACK_SECONDS, waited
-    return "RESOURCE_EXHAUSTED, then OK after the 1 s of RetryInfo"
+    return "RESOURCE_EXHAUSTED, OK after its 1 s"
 
 
 @contextlib.asynccontextmanager
@@ -210,13 +210,13 @@ async def check_refusal(stub):
 async def calls_go_round_the_replicas(*addresses):
     answered = await answers(addresses)
     assert sorted(answered.values()) == [CALLS // 2] * 2, answered
-    return f"{CALLS // 2} and {CALLS // 2} calls of {CALLS}"
+    return f"{CALLS // 2} and {CALLS // 2} calls"
 
 
 async def a_replica_that_does_not_serve_gets_no_calls(*addresses):
     answered = await answers(addresses)
     assert sorted(answered.values()) == [CALLS // 2] * 2, answered
-    return f"0 calls of {CALLS} to the third replica, NOT_SERVING"
+    return f"0 calls of {CALLS}"
 
 
 async def answers(addresses):
@@ -259,6 +259,7 @@ async def run(function, *arguments):
 
 
 async def main(address, unix_address, judged, full, cold):
+    print("library grpcio", grpc.__version__)
     async with grpc.aio.insecure_channel(address) as channel:
         stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         for function in EMBEDDING:

@@ -180,7 +180,7 @@ def check_evidence(evaluate, sample, supporting):
 @with_judge
 def a_claim_comes_with_its_evidence(evaluate):
     check_evidence(evaluate, ENGLISH, "The Halden Bridge opened on 4 May 1962.")
-    return "0.5: 1 claim of 2, with its quote"
+    return "0.5: 1 claim of 2, quoted"
 
 
 @with_judge
@@ -275,7 +275,7 @@ def a_stream_tells_metrics_samples_and_their_summary(evaluate):
     of = {metric.metric: metric for metric in summary.metrics}
     assert of["faithfulness"].mean == 0.5 and of["faithfulness"].coverage == 1 and of["faithfulness"].scored == 2
     assert of["token_f1"].mean_lower <= of["token_f1"].mean <= of["token_f1"].mean_upper
-    return f"{summary.samples} samples, {summary.refused} refused, summary"
+    return f"{summary.samples} samples, {summary.refused} refused"
 
 
 # Errors
