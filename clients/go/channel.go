@@ -62,9 +62,9 @@ func aRefusedCallIsMadeAgain(address string) func(context.Context, server) (stri
 	}
 }
 
-// occupy gives the server a sample that keeps it busy for two seconds.
+// occupy gives the server a sample that keeps it busy for three seconds.
 func (s server) occupy(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	context.AfterFunc(ctx, cancel) // the evaluation outlives this function
 	stream, err := s.evaluation.EvaluateStream(ctx)
 	if err != nil {

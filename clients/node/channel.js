@@ -48,9 +48,9 @@ export const channelChecks = ({ address, judged, full, cold }) => ({
   },
 });
 
-/** Gives the server a sample that keeps it busy for two seconds, or until the stream is cancelled. */
+/** Gives the server a sample that keeps it busy for three seconds, or until the stream is cancelled. */
 async function occupy(server) {
-  const events = server.evaluation.EvaluateStream({ deadline: Date.now() + 2_000 });
+  const events = server.evaluation.EvaluateStream({ deadline: Date.now() + 3_000 });
   events.on('error', () => {});
   const request = { sample: SAMPLE, metrics: named('token_f1', 'faithfulness'), options: { judge: 'slow' } };
   events.write({ request });

@@ -57,8 +57,8 @@ def a_refused_call_is_made_again_when_the_server_says(full):
 
 @contextlib.contextmanager
 def evaluation_under_way(stub):
-    """A sample that keeps the server busy for two seconds."""
-    events = stub.EvaluateStream(iter([pb.EvaluateStreamRequest(request=SLOW)]), timeout=2)
+    """A sample that keeps the server busy for three seconds."""
+    events = stub.EvaluateStream(iter([pb.EvaluateStreamRequest(request=SLOW)]), timeout=3)
     # The first event is the metric that needs no judge.
     assert next(events).result.metric == "token_f1"
     yield

@@ -41,11 +41,11 @@ final class Retries {
     }
   }
 
-  /** Gives the server a sample that keeps it busy for two seconds, or until the stream is cancelled. */
+  /** Gives the server a sample that keeps it busy for three seconds, or until the stream is cancelled. */
   private static Conversation<EvaluateStreamRequest, EvaluateStreamResponse> occupy(Server server) throws Exception {
     var options = EvaluateOptions.newBuilder().setJudge("slow").build();
     var request = Evaluate.request(options, "token_f1", "faithfulness");
-    var stub = EvaluationServiceGrpc.newStub(server.channel).withDeadlineAfter(2, TimeUnit.SECONDS);
+    var stub = EvaluationServiceGrpc.newStub(server.channel).withDeadlineAfter(3, TimeUnit.SECONDS);
     var requests = List.of(EvaluateStreamRequest.newBuilder().setRequest(request).build()).iterator();
     var conversation = Conversation.begin(stub::evaluateStream, requests);
     // The first event is the metric that needs no judge.
