@@ -2,8 +2,8 @@
 
     python3 matrix.py PAGE DIRECTORY
 
-DIRECTORY/NAME.said is what the client of that name printed: `library NAME VERSION`, and `ok      CHECK: what it saw` for
-each check.
+DIRECTORY/NAME.said is what the client of that name printed: `library NAME VERSION`, and `ok      CHECK: what it saw`
+for each check.
 """
 
 import sys

@@ -43,7 +43,9 @@ func aRefusedCallIsMadeAgain(address string) func(context.Context, server) (stri
 		if _, err := again.info.GetServerInfo(ctx, &assay.GetServerInfoRequest{}); err != nil {
 			return "", err
 		}
-		if err := s.occupy(ctx); err != nil {
+		free, err := s.occupy(ctx)
+		defer free()
+		if err != nil {
 			return "", err
 		}
 		if err := s.isRefused(ctx); err != nil {
@@ -62,13 +64,12 @@ func aRefusedCallIsMadeAgain(address string) func(context.Context, server) (stri
 	}
 }
 
-// occupy gives the server a sample that keeps it busy for three seconds.
-func (s server) occupy(ctx context.Context) error {
+// occupy gives the server a sample that keeps it busy for three seconds, or until the function is called that it gives.
+func (s server) occupy(ctx context.Context) (context.CancelFunc, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	context.AfterFunc(ctx, cancel) // the evaluation outlives this function
 	stream, err := s.evaluation.EvaluateStream(ctx)
 	if err != nil {
-		return err
+		return cancel, err
 	}
 	request := &assay.EvaluateRequest{
 		Sample:  sample(),
@@ -76,14 +77,14 @@ func (s server) occupy(ctx context.Context) error {
 		Options: &assay.EvaluateOptions{Judge: "slow"},
 	}
 	if err := stream.Send(&assay.EvaluateStreamRequest{Request: request}); err != nil {
-		return err
+		return cancel, err
 	}
 	// The first event is the metric that needs no judge.
 	event, err := stream.Recv()
 	if err == nil && event.GetResult().GetMetric() != "token_f1" {
-		return fmt.Errorf("the first event is %v", event)
+		return cancel, fmt.Errorf("the first event is %v", event)
 	}
-	return err
+	return cancel, err
 }
 
 func (s server) isRefused(ctx context.Context) error {
@@ -101,33 +102,28 @@ func (s server) isRefused(ctx context.Context) error {
 
 func callsGoRound(addresses ...string) func(context.Context, server) (string, error) {
 	return func(ctx context.Context, _ server) (string, error) {
-		answered, err := answers(ctx, addresses)
-		if err != nil || !isEven(answered) {
-			return "", fmt.Errorf("answered %v, error %v", answered, err)
-		}
-		return fmt.Sprintf("%d and %d calls", calls/2, calls/2), nil
+		return fmt.Sprintf("%d and %d calls", calls/2, calls/2), twoAnswerEvenly(ctx, addresses)
 	}
 }
 
-// The last of the addresses is NOT_SERVING. GetServerInfo is answered at all times, so it is the channel that keeps away.
+// The last of the addresses is NOT_SERVING. GetServerInfo is answered at all times, so the channel keeps away from it.
 func aReplicaThatDoesNotServe(addresses ...string) func(context.Context, server) (string, error) {
 	return func(ctx context.Context, _ server) (string, error) {
-		answered, err := answers(ctx, addresses)
-		if err != nil || !isEven(answered) {
-			return "", fmt.Errorf("answered %v, error %v", answered, err)
-		}
-		return fmt.Sprintf("0 calls of %d", calls), nil
+		return fmt.Sprintf("0 calls of %d", calls), twoAnswerEvenly(ctx, addresses)
 	}
 }
 
-// isEven tells whether two servers answered, as often as each other.
-func isEven(answered map[time.Time]int) bool {
+func twoAnswerEvenly(ctx context.Context, addresses []string) error {
+	answered, err := answers(ctx, addresses)
+	if err != nil {
+		return err
+	}
 	for _, count := range answered {
-		if count != calls/2 {
-			return false
+		if count != calls/2 || len(answered) != 2 {
+			return fmt.Errorf("the servers answered %v", answered)
 		}
 	}
-	return len(answered) == 2
+	return nil
 }
 
 // answers counts how many calls each server answered, by the time at which it started.

@@ -43,7 +43,8 @@ export const infoChecks = {
     const metadata = new grpc.Metadata();
     metadata.set('x-request-id', 'smoke-1');
     const headers = await new Promise((resolve) => {
-      const call = server.embedding.Embed({ inputs: ['A red fox.'] }, metadata, { deadline: Date.now() + TIMEOUT }, () => {});
+      const deadline = Date.now() + TIMEOUT;
+      const call = server.embedding.Embed({ inputs: ['A red fox.'] }, metadata, { deadline }, () => {});
       call.on('metadata', resolve);
     });
     assert.deepEqual(headers.get('x-request-id'), ['smoke-1']);

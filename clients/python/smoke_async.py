@@ -169,7 +169,7 @@ async def a_unix_socket_serves_the_same_vectors(stub, address):
 
 async def a_refused_call_is_made_again_when_the_server_says(address):
     async with (
-        grpc.aio.insecure_channel(address, [("grpc.enable_retries", 0)]) as once,
+        grpc.aio.insecure_channel(address) as once,
         grpc.aio.insecure_channel(address, OPTIONS) as again,
     ):
         # Connect before time counts.

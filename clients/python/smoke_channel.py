@@ -2,8 +2,8 @@
 
     PYTHONPATH=gen python smoke_channel.py ADDRESS JUDGED_ADDRESS FULL_ADDRESS COLD_ADDRESS
 
-The first two are replicas that serve. The third evaluates one sample at a time, by the judge of ../judge.py and, under the
-name "slow", by one that takes its time. The fourth has no model yet.
+The first two are replicas that serve. The third evaluates one sample at a time, by the judge of ../judge.py and, under
+the name "slow", by one that takes its time. The fourth has no model yet.
 """
 
 import contextlib
@@ -40,8 +40,8 @@ SLOW = pb.EvaluateRequest(
 
 
 def a_refused_call_is_made_again_when_the_server_says(full):
-    with grpc.insecure_channel(full, [("grpc.enable_retries", 0)]) as once, grpc.insecure_channel(full, OPTIONS) as again:
-        # Without the service config there is one attempt. Connect before time counts.
+    with grpc.insecure_channel(full) as once, grpc.insecure_channel(full, OPTIONS) as again:
+        # Connect before time counts.
         grpc.channel_ready_future(again).result(timeout=TIMEOUT)
         stub = evaluation_pb2_grpc.EvaluationServiceStub(once)
         with evaluation_under_way(stub):

@@ -40,7 +40,8 @@ final class Server implements AutoCloseable {
     return new Server(target, channel -> channel.defaultServiceConfig(serviceConfig()));
   }
 
-  @SuppressWarnings("unchecked") // A JSON object is one of strings to anything, its numbers Double as grpc-java wants them.
+  /** As grpc-java wants it: its numbers are Double. */
+  @SuppressWarnings("unchecked") // The names of a JSON object are strings.
   private static Map<String, ?> serviceConfig() {
     var file = Server.class.getResourceAsStream("/service_config.json");
     return new Gson().fromJson(new InputStreamReader(file, StandardCharsets.UTF_8), Map.class);
