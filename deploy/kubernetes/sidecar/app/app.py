@@ -28,6 +28,8 @@ HTTP_STATUS = {
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # A connection that is kept open without a request holds the end up no longer than this.
+    timeout = 5
     stub = None
     patience = 0.0
 
