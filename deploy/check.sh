@@ -33,6 +33,7 @@ main() {
     "$PYTHON" deploy/check/chart.py "$BIN" "$out/helm/assay"
     title "objects: schemas of Kubernetes 1.33 and 1.37 and of the CRDs, rules of our own, settings by the binary"
     "$PYTHON" deploy/check/objects.py "$BIN" "$tools/crds" "$rendered"/*.yaml
+    "$PYTHON" deploy/check/spoilt.py "$BIN" "$tools/crds" "$rendered"
     title "kube-score"
     score
     title "alerts"

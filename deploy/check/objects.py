@@ -144,10 +144,11 @@ class Check:
                 self.wrong(f"{container['name']}: {name} is no setting")
         for mistake in self.settings.refused(env):
             self.wrong(f"{container['name']}: {mistake}")
+        self.commands(container)
         if not self.serves(container):
             return
-        threads, cores = int(env["ASSAY_THREADS"]), cpu(container["resources"]["limits"]["cpu"])
-        if threads >= cores:
+        threads, cores = int(env.get("ASSAY_THREADS", 0)), cpu(container["resources"]["limits"]["cpu"])
+        if not 0 < threads < cores:
             self.wrong(f"{threads} threads and {cores} cores leave none to the event loop")
         self.probes(container)
         loopback = env["ASSAY_LISTEN"].startswith("127.0.0.1:")
@@ -155,6 +156,17 @@ class Check:
             self.wrong(f"{env['ASSAY_LISTEN']} is not where it is called")
         if is_init and (container.get("restartPolicy") != "Always"):
             self.wrong("it is no sidecar")
+
+    def commands(self, container):
+        args = container.get("args", [])
+        if args:
+            command = [self.binary, args[0], "--help"]
+            asked = subprocess.run(command, env={}, capture_output=True, text=True)
+            for flag in args[1:]:
+                if flag.split("=")[0] not in asked.stdout:
+                    self.wrong(f"{container['name']}: {args[0]} has no {flag}")
+            if asked.returncode:
+                self.wrong(f"{container['name']}: {asked.stderr.splitlines()[0]}")
 
     def probes(self, container):
         """What is asked is known to the running server by scrape.py."""
