@@ -1,4 +1,4 @@
-# What check.sh needs, into target/deploy-tools; check.sh sources it. Each is fetched once, and again when its version changes.
+# What check.sh needs, into target/deploy-tools; check.sh and drill.sh source it. Each is fetched once, and again when its version changes.
 
 KUBE_SCORE=v1.20.0
 KEDA=v2.21.0
@@ -11,13 +11,11 @@ export PYTHON PATH
 
 prepare_tools() {
     command -v go >/dev/null || fail "go is not installed; kube-score and the schemas of KEDA and Prometheus come by it"
-    command -v python3 >/dev/null || fail "python3 is not installed"
     mkdir -p "$tools/bin" "$tools/crds" "$tools/made"
     # It compiles while the others are fetched.
     once "kube-score $KUBE_SCORE" install_kube_score >"$tools/kube-score.log" 2>&1 &
     kube_score=$!
-    once "venv $(cksum <deploy/check/requirements.txt)" install_venv
-    once "programs $(cksum <deploy/check/programs.txt)" install_programs
+    prepare_basics
     once "crds $KEDA $PROMETHEUS_OPERATOR" install_crds
     [ -x "$tools/bin/promtool" ] || install_promtool
     wait "$kube_score" || { cat "$tools/kube-score.log" >&2; fail "kube-score could not be installed"; }
@@ -27,6 +25,14 @@ prepare_tools() {
     promtool --version | sed -n 's/, version / /; 1s/ (.*//p'
     hadolint --version
     echo "kube-score $KUBE_SCORE; CRDs of KEDA $KEDA and Prometheus operator $PROMETHEUS_OPERATOR"
+}
+
+# What drill.sh needs too: Python's packages, kubectl and helm.
+prepare_basics() {
+    command -v python3 >/dev/null || fail "python3 is not installed"
+    mkdir -p "$tools/bin" "$tools/made"
+    once "venv $(cksum <deploy/check/requirements.txt)" install_venv
+    once "programs $(cksum <deploy/check/programs.txt)" install_programs
 }
 
 # Runs a command unless that was done before under this name.
