@@ -451,6 +451,8 @@ CLIENT = [
         "grpc.service_config",
         '{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": "assay.v1.EmbeddingService"}}',
     ),
+    # A list of addresses is no authority that a server could take.
+    ("grpc.default_authority", "assay"),
     # Replicas that come later are found soon.
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
