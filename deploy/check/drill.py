@@ -58,6 +58,7 @@ def drill(binary, model, directory):
         gate(Path(directory, "sidecar-overlays-gate.yaml"), files)
         overlap(Path(directory, "sidecar-overlays-overlap.yaml"), files)
         rollout(Path(directory, "standalone-base.yaml"), files)
+        freeze(Path(directory, "standalone-base.yaml"), files)
     print("drill passed")
 
 
@@ -456,6 +457,30 @@ CLIENT = [
     # Replicas that come later are found soon.
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
+
+
+def freeze(manifest, files):
+    """A process that stands still loses its calls first, and its life when liveness has failed often enough."""
+    pod = Pod(manifest, 0, files)
+    try:
+        files.fill(pod.volume)
+        start_replica(pod)
+        began = time.monotonic()
+        pod.mains[0].process.send_signal(signal.SIGSTOP)
+        until("the replica is unready", lambda: not pod.is_ready(), seconds=allowed(pod, "readinessProbe"))
+        unready = time.monotonic() - began
+        assert not pod.mistakes, pod.mistakes
+        until("liveness has failed", lambda: pod.mistakes, seconds=allowed(pod, "livenessProbe"))
+        report("freeze", f"a process that stands still is unready after {unready:.1f} s, "
+               f"and would be restarted after {time.monotonic() - began:.1f} s")
+    finally:
+        pod.kill()
+
+
+def allowed(pod, kind):
+    """What the probe's settings let pass until it counts as failed."""
+    spec = pod.mains[0].spec[kind]
+    return spec["failureThreshold"] * (spec["periodSeconds"] + spec["timeoutSeconds"]) + SLACK
 
 
 def targets(pods):

@@ -35,12 +35,13 @@ prepare_basics() {
     once "programs $(cksum <deploy/check/programs.txt)" install_programs
 }
 
-# Runs a command unless that was done before under this name.
+# Runs a command unless that was done before under this name. No `||` after it: that would have the shell go on after a
+# failure inside.
 once() {
     stamp=$tools/made/$(echo "$1" | tr -c 'a-zA-Z0-9.\n' _)
     [ ! -e "$stamp" ] || return 0
     echo "installing $1"
-    "$2" || fail "could not be installed: $1"
+    "$2"
     touch "$stamp"
 }
 
