@@ -1,4 +1,5 @@
-# What check.sh needs, into target/deploy-tools; check.sh and drill.sh source it. Each is fetched once, and again when its version changes.
+# What check.sh and drill.sh need, into target/deploy-tools; they source it. Each is fetched once, and again when its
+# version changes.
 
 KUBE_SCORE=v1.20.0
 KEDA=v2.21.0
