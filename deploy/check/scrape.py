@@ -1,0 +1,161 @@
+"""Starts the server with stand-ins for judges, uses all of it, and writes what /metrics serves then.
+
+    PYTHONPATH=gen python scrape.py BINARY MODEL_DIR METRICS_FILE
+
+Counters with labels appear once they have counted, so calls succeed here, fail, are left by their callers and are
+refused by a judge. The names of health that probes ask for are asked for too.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import grpc
+from assay.v1 import embedding_pb2, embedding_pb2_grpc, evaluation_pb2, evaluation_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+READY_SECONDS = 60
+# Of readiness and of liveness.
+SERVICES = ("", "liveness")
+
+
+def main():
+    binary, model, target = sys.argv[1:]
+    with ExitStack() as stack:
+        judge = stack.enter_context(stand_in())
+        picky = stack.enter_context(refusing())
+        address, admin = stack.enter_context(server(binary, model, judge, picky))
+        health(address, admin)
+        with grpc.insecure_channel(address) as channel:
+            use(channel, admin)
+        metrics = scrape(admin)
+    Path(target).write_text(metrics)
+    print(f"{len(re.findall('^# TYPE', metrics, re.MULTILINE))} metrics are served")
+
+
+@contextmanager
+def stand_in():
+    program = Path(__file__).parents[2] / "clients" / "judge.py"
+    with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def refusing():
+    """A judge that takes no temperature, and nothing else either."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            error = {"message": "Unsupported parameter: 'temperature'", "param": "temperature"}
+            body = json.dumps({"error": {**error, "code": "unsupported_parameter"}}).encode()
+            self.send_response(400)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}/v1"
+        http.shutdown()
+
+
+@contextmanager
+def server(binary, model, judge, picky):
+    with tempfile.TemporaryDirectory() as work:
+        config, log = Path(work, "assay.toml"), Path(work, "log")
+        config.write_text(
+            f'judge_url = "{judge}"\njudge_model = "stand-in"\n[judges.picky]\nurl = "{picky}"\nmodel = "picky"\n'
+        )
+        flags = ["--config", config, "--model", model, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+        flags += ["--threads", "1", "--queue-tokens", "16384", "--embed-cache", "1MiB", "--log-format", "json"]
+        with log.open("w") as stderr, subprocess.Popen([binary, *flags], stderr=stderr) as process:
+            try:
+                yield announced(process, log)
+            finally:
+                process.terminate()
+                process.wait(40)
+
+
+def announced(process, log):
+    """Its addresses, once it is ready."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+        told = next((line for line in lines if line["message"].startswith("listening")), None)
+        if told and any(line["message"] == "serving" for line in lines):
+            return told["listen"], told["admin"]
+        time.sleep(0.1)
+    sys.exit(f"the server is not ready:\n{log.read_text()}")
+
+
+def health(address, admin):
+    for target in (address, admin):
+        with grpc.insecure_channel(target) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            for service in SERVICES:
+                answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING, service
+    print(f"health knows {' and '.join(repr(service) for service in SERVICES)}")
+
+
+def use(channel, admin):
+    embed = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+    for _ in range(2):
+        embed.Embed(embedding_pb2.EmbedRequest(inputs=["A red fox."]), timeout=10)
+    expect(grpc.StatusCode.INVALID_ARGUMENT, embed.Embed, embedding_pb2.EmbedRequest(inputs=[""]))
+    evaluate = evaluation_pb2_grpc.EvaluationServiceStub(channel)
+    for judge in ("default", "picky"):
+        evaluate.Evaluate(request(judge), timeout=30)
+    # Callers that leave as their inputs wait, until that was seen; enough of them fill the queue.
+    deadline = time.monotonic() + READY_SECONDS
+    while "assay_dropped_total" not in scrape(admin):
+        assert time.monotonic() < deadline, "no input was dropped"
+        texts = [f"{n} {time.monotonic()} " + "a long text " * 50 for n in range(16)]
+        calls = [embed.Embed.future(embedding_pb2.EmbedRequest(inputs=texts), timeout=10) for _ in range(4)]
+        time.sleep(0.2)
+        for call in calls:
+            call.cancel()
+
+
+def expect(code, method, message):
+    try:
+        method(message, timeout=10)
+    except grpc.RpcError as error:
+        assert error.code() == code, error
+    else:
+        raise AssertionError(f"{code} was expected")
+
+
+def request(judge):
+    sample = evaluation_pb2.Sample(
+        user_input="When did the Halden Bridge open?",
+        response="The Halden Bridge opened in 1962. It is painted green.",
+        retrieved_contexts=[evaluation_pb2.Context(text="The Halden Bridge opened on 4 May 1962.")],
+    )
+    metrics = [evaluation_pb2.MetricSelection(name="faithfulness")]
+    options = evaluation_pb2.EvaluateOptions(judge=judge)
+    return evaluation_pb2.EvaluateRequest(sample=sample, metrics=metrics, options=options)
+
+
+def scrape(admin):
+    with urllib.request.urlopen(f"http://{admin}/metrics", timeout=5) as answer:
+        return answer.read().decode()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Spoils renderings that are right, one word at a time: objects.py has to find each of it.
+
+    python spoilt.py BINARY CRD_DIRECTORY RENDERED_DIRECTORY
+"""
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from objects import Check, read_crds
+
+# A rendering, a word of it, what it becomes, and a part of what is to be said.
+SPOILT = [
+    ("standalone-hpa", "pullPolicy:", "pullpolicy:", "'pullpolicy' was unexpected"),
+    ("standalone-hpa", "ASSAY_OFFLINE", "ASSAY_OFLINE", "ASSAY_OFLINE is no setting"),
+    ("standalone-hub", "value: 25s", "value: 45s", "a grace of 40 s is not more than the 50 s of the drain"),
+    ("standalone-hub", "service: liveness", "service: alive", "liveness waits for the model"),
+    ("standalone-hub", 'cpu: "3"', 'cpu: "2"', "leave none to the event loop"),
+    ("standalone-hub", "maxUnavailable: 1", "maxUnavailible: 1", "'maxUnavailible' was unexpected"),
+    ("standalone-hub", "runAsUser: 65532", "runAsUser: 0", "runAsUser is 0"),
+    ("standalone-keda", "triggers:", "trigers:", "'triggers' is a required property"),
+    ("standalone-keda", "pollingInterval: 15", "pollingInterval: soon", "'soon' is not of type 'integer'"),
+    ("standalone-keda", "scrapeTimeout:", "scrapetimeout:", "'scrapetimeout' was unexpected"),
+    ("standalone-base-podmonitor", "interval: 15s", "interval: soon", "'soon' does not match"),
+    ("sidecar-gate", "restartPolicy: Always", "restartPolicy: Never", "it is no sidecar"),
+    ("sidecar-gate", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "readOnlyRootFilesystem is False"),
+    ("sidecar-gate", "terminationGracePeriodSeconds: 40", "terminationGracePeriodSeconds: 10", "a grace of 10 s"),
+    ("sidecar-gate-podmonitor-model-pull", "- pull", "- pul", "unrecognized subcommand 'pul'"),
+    ("helm-hub-judge", 'value: "64"', 'value: "many"', "a whole number above 0 is needed"),
+    ("helm-app-warm", "127.0.0.1:50051", "0.0.0.0:50051", "0.0.0.0:50051 is not where it is called"),
+]
+
+
+def main():
+    binary, crds, rendered = sys.argv[1:]
+    schemas = read_crds(crds)
+    for name, word, instead, said in SPOILT:
+        text = Path(rendered, f"{name}.yaml").read_text()
+        assert word in text, f"{name} has no {word}"
+        check = Check(binary, schemas)
+        for document in filter(None, yaml.safe_load_all(text.replace(word, instead))):
+            check.object(document)
+        if not any(said in mistake for mistake in check.mistakes):
+            sys.exit(f"{name} with {instead}: nothing is said of {said!r}, but {check.mistakes}")
+    print(f"{len(SPOILT)} spoilt words are found")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+#!/bin/sh
+# Plays the kubelet: starts the pods of the rendered manifests as processes in network namespaces, probes them as it does,
+# ends them as it does, and looks at what happened when.
+#
+#   deploy/drill.sh [BINARY [MODEL_DIR]]
+#
+# Defaults as those of check.sh. Needs root, ip (iproute2) and setpriv (util-linux), python3, and installs what check.sh
+# installs of Python and kubectl. Nothing leaves the namespaces.
+set -eu
+
+BIN=$(realpath "${1:-${ASSAY_BIN:-$(dirname "$0")/../target/release/assay}}")
+MODEL=$(realpath "${2:-${ASSAY_MODEL_DIR:-$(dirname "$0")/../models/all-MiniLM-L6-v2}}")
+cd "$(dirname "$0")/.."
+
+out=$PWD/target/deploy-drill
+
+main() {
+    [ -x "$BIN" ] || fail "$BIN is not a program; build it, or name another"
+    [ -d "$MODEL" ] || fail "$MODEL is not a directory; make model fetches it"
+    [ "$(id -u)" -eq 0 ] || fail "network namespaces need root"
+    for program in ip setpriv; do
+        command -v "$program" >/dev/null || fail "$program is not installed"
+    done
+    prepare_basics
+    rm -rf "$out"
+    mkdir -p "$out/gen"
+    for overlay in sidecar/overlays/gate sidecar/overlays/overlap standalone/base; do
+        kubectl kustomize "deploy/kubernetes/$overlay" >"$out/$(echo "$overlay" | tr / -).yaml"
+    done
+    "$PYTHON" -m grpc_tools.protoc -I proto --python_out "$out/gen" --grpc_python_out "$out/gen" proto/assay/v1/*.proto
+    PYTHONPATH=$out/gen "$PYTHON" deploy/check/drill.py "$BIN" "$MODEL" "$out"
+}
+
+title() {
+    printf '\n== %s\n' "$1"
+}
+
+fail() {
+    echo "FAILED: $1" >&2
+    exit 1
+}
+
+. deploy/check/tools.sh
+main
