@@ -4,7 +4,8 @@
 
 INPUT is a parquet file, or a directory of them, with a column `id` that has each value once, and `text` to embed or
 `user_input`, `response`, `reference` and `retrieved_contexts` to evaluate. OUTPUT is a parquet file with the columns
-`id`, `status`, `message`, and `vector` or `results`. OUTPUT.parts has what is done, and the same command goes on from there.
+`id`, `status`, `message`, and `vector` or `results`. OUTPUT.parts has what is done: the same
+command goes on from there.
 """
 
 import argparse
@@ -92,7 +93,7 @@ def job_of(task):
     parser.add_argument("addresses", nargs="+", metavar="ADDRESS", help="of a sidecar, with an IPv4 address")
     parser.add_argument("--metrics", default="lexical", help="names of metrics or groups, with commas")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--batch-rows", type=int, default=512, help="rows of one part")
+    parser.add_argument("--batch-rows", type=int, default=1000, help="rows of one part")
     parser.add_argument("--cluster", help="an address of Ray, or a master of Spark; default: one of this machine")
     given = parser.parse_args()
     given.addresses, given.metrics = tuple(given.addresses), tuple(given.metrics.split(","))

@@ -1,4 +1,4 @@
-"""The calls of a job of many rows: a channel to all sidecars, calls made again while that may help, poison rows told apart."""
+"""Calls of a job of many rows: one channel to all sidecars, patience while they are full or away, poison told apart."""
 
 import asyncio
 import random

@@ -30,7 +30,6 @@ from bulk_tasks import Embed, Evaluate
 
 HERE = Path(__file__).parent
 METRICS = ("token_f1", "rouge", "semantic_similarity")
-BATCH_ROWS = 256
 WORKERS = 2
 # When what is killed, as a share of all rows.
 WORKER_DIES, SIDECAR_DIES = 0.25, 0.5
@@ -52,7 +51,7 @@ def main():
         watch = stack.enter_context(Watch(sidecars))
         drill = stack.enter_context(Drill(work, sidecars, watch, given.rows))
         ratios = drill.throughput(given.rounds)
-        for driver in given.only or DRIVERS:
+        for driver in DRIVERS if given.only is None else given.only:
             drill.kill_and_go_on(driver)
         watch.check()
     if given.docs:
@@ -112,10 +111,10 @@ class Drill:
     # Throughput
 
     def throughput(self, rounds):
-        """The median ratio of each engine to the bare client, which takes turns with them."""
-        bare, rates, wholes = [], defaultdict(list), defaultdict(list)
+        """The median ratio of each engine to the bare client, which runs before and after it."""
+        bare, rates, wholes, ratios = [], defaultdict(list), defaultdict(list), defaultdict(list)
+        bare.append(self.bare())
         for turn in range(rounds):
-            bare.append(self.bare())
             for driver in ("ray_embed", "spark_embed"):
                 output = self.work / f"{driver}-{turn}.parquet"
                 before = time.monotonic()
@@ -123,15 +122,14 @@ class Drill:
                 wholes[driver].append(self.rows / (time.monotonic() - before))
                 rates[driver].append(flow(output))
                 self.check_output(driver, output)
-        ratios = {}
+                bare.append(self.bare())
+                ratios[driver].append(rates[driver][-1] / statistics.mean(bare[-2:]))
         for driver in rates:
-            each = [rate / of for rate, of in zip(rates[driver], bare)]
-            ratios[driver] = statistics.median(each)
             self.note(driver, "Embed, rows/s of the bare client", figures(bare, 0))
             self.note(driver, "rows/s from the first batch's begin to the last one's end", figures(rates[driver], 0))
-            self.note(driver, "ratio of the two, round by round", figures(each, 2))
+            self.note(driver, "ratio to the bare client before and after", figures(ratios[driver], 2))
             self.note(driver, "rows/s with the engine's own start and end", figures(wholes[driver], 0))
-        return ratios
+        return {driver: statistics.median(ratios[driver]) for driver in ratios}
 
     def bare(self):
         """Rows in a second of the same calls from one asyncio program, without engine and checkpoints."""
@@ -187,7 +185,7 @@ class Drill:
 
     def start(self, driver, output):
         command = [sys.executable, HERE / f"{driver}.py", self.inputs[DRIVERS[driver]], output, *self.addresses]
-        command += ["--workers", str(WORKERS), "--batch-rows", str(BATCH_ROWS), "--metrics", ",".join(METRICS)]
+        command += ["--workers", str(WORKERS), "--metrics", ",".join(METRICS)]
         self.job = Running(command, output, self.work)
         return self.job
 

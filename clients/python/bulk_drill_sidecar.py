@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.request
 
-# Tokens that may wait: half of it for calls, which is less than all workers send to one sidecar while the other is away.
+# Tokens that may wait, half of them of calls: less than all workers send to one sidecar while the other is away.
 QUEUE_TOKENS = 16384
 READY_SECONDS = 60
 # Between two looks at /metrics.
@@ -73,7 +73,8 @@ class Sidecar:
                 lines = page.read().decode().splitlines()
         except (urllib.error.URLError, OSError):
             return None
-        return {name: float(value) for name, value in (line.split(" ")[:2] for line in lines if re.match(r"\w+ ", line))}
+        plain = (line.split() for line in lines if re.match(r"\w+ ", line))
+        return {name: float(value) for name, value in plain}
 
 
 class Watch:

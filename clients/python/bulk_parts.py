@@ -1,4 +1,4 @@
-"""The checkpoints of a job of many rows: parts, each a parquet file with the rows of one batch, which at the end become one."""
+"""Checkpoints of a job of many rows: parts, parquet files with the rows of one batch each, which end as one file."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ class Parts:
         replace(self.directory / f"{name}.parquet", lambda file: pq.write_table(table, file))
 
     def seal(self, path, expected):
-        """All parts as one file at `path`, each row once. Gives how many rows have which status, and how many were twice."""
+        """All parts as one file, each row once. Gives how many have which status, and how many were there twice."""
         seen, statuses, twice = set(), Counter(), 0
 
         def copy(file):
@@ -54,7 +54,8 @@ class Parts:
                     statuses.update(part["status"].to_pylist())
                     writer.write_table(part)
             if seen != expected:
-                raise RuntimeError(f"{len(expected - seen)} rows are missing, {len(seen - expected)} are none of the input")
+                missing, foreign = len(expected - seen), len(seen - expected)
+                raise RuntimeError(f"{missing} rows are missing, {foreign} are none of the input")
 
         replace(Path(path), copy)
         return statuses, twice

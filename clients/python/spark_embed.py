@@ -13,13 +13,13 @@ from pyspark.sql import SparkSession
 # Tries of a task, which is lost with the process that runs it.
 TRIES = 4
 # Batches of a task: a task has to be started, and its rows are what is handed out again.
-BATCHES = 4
+BATCHES = 2
 
 
 def over_spark(job):
     with session(job) as spark:
         rows = spark.read.parquet(job.input).select(*job.task.columns)
-        tasks = max(job.workers, math.ceil(rows.count() / (job.batch_rows * BATCHES)))
+        tasks = job.workers * math.ceil(rows.count() / (job.batch_rows * BATCHES * job.workers))
 
         def each(batches):
             for batch in batches:
