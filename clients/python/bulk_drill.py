@@ -54,6 +54,7 @@ def main():
         for driver in DRIVERS if given.only is None else given.only:
             drill.kill_and_go_on(driver)
         watch.check()
+        assert watch.refusals > 0, "no queue was ever full"
     if given.docs:
         write_page(given, drill, watch)
     slow = {engine: ratio for engine, ratio in ratios.items() if ratio < LEAST_RATIO}

@@ -11,6 +11,8 @@ import urllib.request
 # Tokens that may wait, half of them of calls: less than all workers send to one sidecar while the other is away.
 QUEUE_TOKENS = 16384
 READY_SECONDS = 60
+# Before it is started again.
+AWAY_SECONDS = 2
 # Between two looks at /metrics.
 LOOK_SECONDS = 0.1
 
@@ -21,7 +23,7 @@ class Sidecar:
     def __init__(self, binary, model, log):
         self.command = [binary, "--model", model, "--queue-tokens", str(QUEUE_TOKENS), "--log-format", "json"]
         self.command += ["--threads", "1", "--text-threads", "1", "--score-threads", "1", "--reactor-threads", "1"]
-        self.log, self.starts, self.stopping = log, 0, False
+        self.log, self.starts, self.stopping = log, 0, threading.Event()
         self.start("127.0.0.1:0", "127.0.0.1:0")
         self.address, self.admin = self.announced()
         self.wait_until_ready()
@@ -51,7 +53,10 @@ class Sidecar:
             time.sleep(0.05)
 
     def keep(self):
-        while self.process.wait() is not None and not self.stopping:
+        while True:
+            self.process.wait()
+            if self.stopping.wait(AWAY_SECONDS):
+                return
             self.start(self.address, self.admin)
 
     def kill(self):
@@ -62,7 +67,7 @@ class Sidecar:
         assert self.starts == self.kills + 1, "the sidecar was not started again"
 
     def stop(self):
-        self.stopping = True
+        self.stopping.set()
         self.process.terminate()
         self.keeper.join()
 
