@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs python/bulk_drill.py, and writes what it saw into docs/CLIENTS.md.
+# Runs python/bulk_checks.py and python/bulk_drill.py, and writes what the drill saw into docs/CLIENTS.md.
 #
 #   clients/bulk.sh [--rows N] [--rounds N] [--only DRIVER ...]
 #
@@ -15,7 +15,9 @@ main() {
     command -v java >/dev/null || fail "Spark needs java, which is not installed"
     prepare_venv bulk-venv clients/python/requirements-bulk.txt
     clients/python/generate.sh
-    PYTHONPATH=clients/python/gen "$PYTHON" clients/python/bulk_drill.py "$BIN" "$MODEL" --docs docs/CLIENTS.md "$@"
+    export PYTHONPATH=clients/python/gen
+    "$PYTHON" clients/python/bulk_checks.py
+    "$PYTHON" clients/python/bulk_drill.py "$BIN" "$MODEL" --docs docs/CLIENTS.md "$@"
 }
 
 . clients/serve.sh

@@ -90,7 +90,7 @@ def poison_rows(error):
     mistakes = detail_of(rpc_status.from_call(error), error_details_pb2.BadRequest)
     poison = {}
     for violation in mistakes.field_violations if mistakes else []:
-        if re.match(r"metrics|options|message", violation.field):
+        if re.match(r"metrics|options", violation.field):
             raise RuntimeError(f"{violation.field}: {violation.description}") from None
         if index := re.fullmatch(r"inputs\[(\d+)\]", violation.field):
             poison[int(index[1])] = violation.description
