@@ -77,6 +77,8 @@ def run(task, engine):
     parts = Parts(job.parts)
     before = len(parts.ids())
     ids = pyarrow.dataset.dataset(job.input).to_table(columns=["id"])["id"].to_pylist()
+    if not ids:
+        raise SystemExit("the input has no rows")
     [(id, count)] = Counter(ids).most_common(1)
     if count > 1:
         raise SystemExit(f"the id {id} is in {count} rows of the input")
