@@ -29,7 +29,8 @@ main() {
     done
     "$PYTHON" -m grpc_tools.protoc -I proto --python_out "$tools/gen" --grpc_python_out "$tools/gen" proto/assay/v1/*.proto
     export PYTHONPATH="$tools/gen"
-    start_judge
+    # A replica that is killed leaves the judge in the middle of an answer, and the judge says so.
+    start_judge 2>"$tools/logs/judge.log"
     browser=
     case $PROXIES in *envoy*) prepare_browser ;; esac
     # shellcheck disable=SC2086 # A list of words.
