@@ -19,7 +19,8 @@ export class Assay {
   /** `url` is that of the proxy, `protos` the directory of the proto files. */
   static async connect(url, protos) {
     const root = new protobuf.Root();
-    root.resolvePath = (_, file) => (file in protobuf.common.all ? file : `${protos}/${file}`);
+    // google.protobuf comes with protobufjs, whatever the path before it.
+    root.resolvePath = (_, file) => `${protos}/${file}`;
     await root.load(PROTOS);
     return new Assay(url, root);
   }

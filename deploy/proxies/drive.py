@@ -177,7 +177,7 @@ async def none_left(front, replicas):
         replica.kill()
     async with once(front.address) as channel:
         began = time.monotonic()
-        for kind in (embed, evaluate, embed_stream):
+        for kind in (embed, evaluate):
             try:
                 await kind(channel)
             except grpc.aio.AioRpcError as error:

@@ -90,6 +90,7 @@ const checks = {
 const refusesAnotherOrigin = async (context, url) => {
   const page = await context.newPage();
   await page.goto(url);
+  await page.waitForFunction(() => globalThis.assay);
   await page.locator("#embed button").click();
   assert.equal((await page.locator("#embed .error").innerText()).trim(), "Failed to fetch");
   await page.close();
