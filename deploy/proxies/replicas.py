@@ -42,7 +42,8 @@ class Replica:
 
     async def health(self, service):
         """Returns when the service is SERVING."""
-        async with grpc.aio.insecure_channel(self.admin) as channel:
+        # Its own connection, not that of a process that was here before.
+        async with grpc.aio.insecure_channel(self.admin, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             request = health_pb2.HealthCheckRequest(service=service)
             watch = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=READY_SECONDS, wait_for_ready=True)
             async for answer in watch:
