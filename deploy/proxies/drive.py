@@ -46,11 +46,11 @@ async def main(options):
             column = f"{name} {front.start()}"
             table[column] = await stories(front, replicas)
             fronts.append((front, column))
+        if options.browser:
+            await asyncio.to_thread(browse, options.browser, ports)
         for (front, column), fact in zip(fronts, await asyncio.gather(*(silence(front) for front, _ in fronts)), strict=True):
             table[column]["a stream is silent, then goes on"] = fact
         show(table)
-        if options.browser:
-            browse(options.browser, ports)
 
 
 async def stories(front, replicas):
