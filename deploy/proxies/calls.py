@@ -110,8 +110,10 @@ class Load:
     def hold_none(self):
         assert not self.failures, self.failures
 
-    def hold_retryable(self):
-        assert all(code == "UNAVAILABLE" or (kind, code, text) == LOST for kind, code, text in self.failures), self.failures
+    def hold_retryable(self, *others):
+        """Nothing but UNAVAILABLE, and `others`, by kind and code."""
+        for kind, code, text in self.failures:
+            assert code == "UNAVAILABLE" or (kind, code) in others or (kind, code, text) == LOST, self.failures
 
     def __str__(self):
         codes = sorted({code for _, code, _ in self.failures})
