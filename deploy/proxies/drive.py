@@ -165,8 +165,7 @@ async def killed(front, replicas):
     await replicas[0].start()
     await settled(front, replicas)
     await asyncio.gather(load.stop(), patient_load.stop())
-    # A stream that nginx has begun to answer can only be reset.
-    load.hold_retryable(*[("embed_stream", "INTERNAL")] if front.name == "nginx" else [])
+    load.hold_retryable()
     patient_load.hold_none()
     # nginx makes no call again that was sent.
     assert front.name == "nginx" or load.failed("embed") == 0, load.failures
