@@ -4,7 +4,7 @@ MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
 JUDGE ?= smollm2
 
-.PHONY: run build model test lint clients judge ragas-compare bulk deploy-check deploy-drill report-test bench bench-peers bench-serving bench-soak goldens ragas-goldens lexical-goldens help
+.PHONY: run build model test lint clients judge ragas-compare bulk deploy-check deploy-drill proxies report-test bench bench-peers bench-serving bench-soak goldens ragas-goldens lexical-goldens help
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ deploy-check: model build ## Manifests, chart, alerts and dashboard against lint
 
 deploy-drill: model build ## The pods of the manifests, started, probed and ended in network namespaces; needs root
 	deploy/drill.sh target/release/assay $(MODEL)
+
+proxies: model build ## Envoy, nginx and HAProxy in front of replicas that come and go, and a browser by gRPC-Web (PROXIES=envoy)
+	deploy/proxies/run.sh target/release/assay $(MODEL)
 
 report-test: ## The report of evaluate in Chromium, which apt installs where it is missing
 	tests/browser/prepare.sh

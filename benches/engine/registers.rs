@@ -79,7 +79,9 @@ const TILES: u64 = 4;
 
 /// Palette 1, and eight tiles of 16 rows of 64 bytes.
 #[repr(align(64))]
-struct Configuration([u8; 64]);
+struct Configuration {
+    bytes: [u8; 64],
+}
 
 static CONFIGURATION: Configuration = {
     let mut bytes = [0; 64];
@@ -90,7 +92,7 @@ static CONFIGURATION: Configuration = {
         bytes[48 + tile] = 16;
         tile += 1;
     }
-    Configuration(bytes)
+    Configuration { bytes }
 };
 
 macro_rules! tile_loop {
@@ -110,7 +112,7 @@ macro_rules! tile_loop {
                     "dec {steps}",
                     "jnz 2b",
                     "tilerelease",
-                    configuration = in(reg) &raw const CONFIGURATION,
+                    configuration = in(reg) CONFIGURATION.bytes.as_ptr(),
                     steps = inout(reg) steps.max(1) => _,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
