@@ -108,7 +108,9 @@ class Contest:
         took = time.perf_counter() - begun
         for name, work in (works or self.works | {"accuracy": self.accuracy_work}).items():
             engine.ask("texts", workload=name, path=work["path"])
-        return {"version": answer["version"], "offers": answer["policies"], "load_seconds": took}
+        asked = self.options.policies
+        offers = [policy for policy in answer["policies"] if not asked or policy in asked] or answer["policies"]
+        return {"version": answer["version"], "offers": offers, "load_seconds": took}
 
     def _agreement(self, engine: EngineProcess, name: str) -> dict:
         directory = self.out / "vectors" / self.model.name

@@ -66,6 +66,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=models.NAMES, default=list(models.NAMES))
     parser.add_argument("--engines", nargs="+", help=f"of {', '.join(engines.PEERS)}, candle-f32, assay, assay-PRECISION")
     parser.add_argument("--workloads", nargs="+", choices=["w1", "w2", "w3", "w4"])
+    parser.add_argument("--policies", nargs="+", help="try these batch policies alone, such as one sorted8 sorted32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--quick", action="store_true", help="MiniLM, one round of W1 and W3, few peers")
