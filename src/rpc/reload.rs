@@ -20,7 +20,7 @@ const MOST_BYTES: u64 = 1 << 20;
 pub(super) struct Source {
     what: &'static str,
     paths: Vec<PathBuf>,
-    apply: Box<dyn FnMut(&[Vec<u8>]) -> Result<(), String> + Send>,
+    apply: Box<Apply>,
     /// Of the contents in force.
     applied: State,
     /// What could not be used at the last look. It is only told if it is still so at the next: of two files, one is
@@ -28,6 +28,9 @@ pub(super) struct Source {
     suspect: Option<State>,
     told: Option<State>,
 }
+
+/// Puts contents in force, or says what is wrong with them.
+type Apply = dyn FnMut(&[Vec<u8>]) -> Result<(), String> + Send;
 
 /// A digest of the contents, or why they can't be read.
 type State = Result<[u8; 32], String>;
@@ -165,6 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test may wait for its disk")]
     fn a_bad_content_is_counted_once_and_only_if_it_stays() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("number");

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use assay::{
-    proto::{GetServerInfoRequest, server_service_client::ServerServiceClient},
+    proto::{
+        GetServerInfoRequest, embedding_service_client::EmbeddingServiceClient,
+        server_service_client::ServerServiceClient,
+    },
     rpc::CallerLimits,
 };
 use tonic::{Code, Request, Status, transport::Channel};
@@ -43,13 +46,12 @@ fn a_caller_has_so_many_calls_under_way_over_all_its_connections() {
     let app = start(&files, |security| security.caller_limits.calls = Some(2));
     run(async {
         // There is no model to wait for, so they wait for ever.
-        let wait = async || {
-            let mut client = app.client().await;
+        let wait = |mut client: EmbeddingServiceClient<Channel>| {
             let mut request = Request::new(request(["a text"]));
             request.metadata_mut().insert("assay-wait-for-ready", "true".parse().expect("ASCII"));
             tokio::spawn(async move { client.embed(request).await.map(|_| ()) })
         };
-        let waiting = [wait().await, wait().await];
+        let waiting = [wait(app.client().await), wait(app.client().await)];
         let channel = app.channel().await;
         until("both calls", async || info(channel.clone(), "").await.is_err()).await;
         let (reason, retry_in) = refused(info(channel.clone(), "").await);
