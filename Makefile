@@ -4,7 +4,7 @@ MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
 JUDGE ?= smollm2
 
-.PHONY: run build model test lint deny sbom clients judge ragas-compare deploy-check deploy-drill report-test bench bench-peers bench-serving bench-soak goldens ragas-goldens lexical-goldens help
+.PHONY: run build model test lint deny sbom clients judge ragas-compare bulk deploy-check deploy-drill proxies report-test bench bench-peers bench-serving bench-soak goldens ragas-goldens lexical-goldens help
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,11 +40,17 @@ clients: model build ## The clients of clients/ against the release binary; what
 ragas-compare: model build ## The same samples scored by RAGAS and by Assay; ARGS="--judge-url URL --judge-model NAME" for a real judge
 	ASSAY_BIN=target/release/assay ASSAY_MODEL_DIR=$(MODEL) clients/ragas_compare.sh $(ARGS)
 
+bulk: model build ## Ray Data and PySpark over two sidecars, some of it killed; the figures go into docs/CLIENTS.md
+	ASSAY_BIN=target/release/assay ASSAY_MODEL_DIR=$(MODEL) clients/bulk.sh $(ARGS)
+
 deploy-check: model build ## Manifests, chart, alerts and dashboard against linters, schemas and the release binary
 	deploy/check.sh target/release/assay $(MODEL)
 
 deploy-drill: model build ## The pods of the manifests, started, probed and ended in network namespaces; needs root
 	deploy/drill.sh target/release/assay $(MODEL)
+
+proxies: model build ## Envoy, nginx and HAProxy in front of replicas that come and go, and a browser by gRPC-Web (PROXIES=envoy)
+	deploy/proxies/run.sh target/release/assay $(MODEL)
 
 report-test: ## The report of evaluate in Chromium, which apt installs where it is missing
 	tests/browser/prepare.sh

@@ -65,6 +65,8 @@ announced() {
 
 # Starts the stand-in for a judge, with flags; sets judge_url.
 start_judge() {
+    # It is there before anyone reads it.
+    : >"$work/judge.out"
     python3 clients/judge.py "$@" >"$work/judge.out" &
     judge=$!
     for _ in $(seq 100); do

@@ -24,8 +24,7 @@ impl Kernel {
 
 const ACCUMULATORS: u64 = 24;
 
-/// The first that runs here is the gauge.
-pub static KERNELS: [Kernel; 5] = [
+pub static KERNELS: [Kernel; 7] = [
     Kernel {
         name: "f32 FMA, AVX-512",
         runs_here: || is_x86_feature_detected!("avx512f"),
@@ -56,7 +55,76 @@ pub static KERNELS: [Kernel; 5] = [
         operations_per_step: ACCUMULATORS * 64 * 2,
         body: int8_vnni,
     },
+    Kernel {
+        name: "bf16 tiles, AMX",
+        runs_here: || has_tiles("amx-bf16"),
+        operations_per_step: TILES * 16 * 16 * 32 * 2,
+        body: bf16_amx,
+    },
+    Kernel {
+        name: "int8 tiles, AMX",
+        runs_here: || has_tiles("amx-int8"),
+        operations_per_step: TILES * 16 * 16 * 64 * 2,
+        body: int8_amx,
+    },
 ];
+
+/// Asks the system for the tiles too, as the kernel of that name does.
+fn has_tiles(kernel: &str) -> bool {
+    assay::model::kernels().iter().any(|known| known.name == kernel && known.is_supported())
+}
+
+/// Accumulators of the loops with tiles.
+const TILES: u64 = 4;
+
+/// Palette 1, and eight tiles of 16 rows of 64 bytes.
+#[repr(align(64))]
+struct Configuration {
+    bytes: [u8; 64],
+}
+
+static CONFIGURATION: Configuration = {
+    let mut bytes = [0; 64];
+    bytes[0] = 1;
+    let mut tile = 0;
+    while tile < 8 {
+        bytes[16 + 2 * tile] = 64;
+        bytes[48 + tile] = 16;
+        tile += 1;
+    }
+    Configuration { bytes }
+};
+
+macro_rules! tile_loop {
+    ($name:ident, $instruction:literal) => {
+        /// # Safety
+        /// The processor must have these instructions, and the process the permission to use tiles.
+        unsafe fn $name(steps: u64) {
+            // SAFETY: nothing but tiles and a counter is touched; the configuration is valid.
+            unsafe {
+                asm!(
+                    "ldtilecfg [{configuration}]",
+                    "2:",
+                    concat!($instruction, " tmm0, tmm4, tmm6"),
+                    concat!($instruction, " tmm1, tmm4, tmm7"),
+                    concat!($instruction, " tmm2, tmm5, tmm6"),
+                    concat!($instruction, " tmm3, tmm5, tmm7"),
+                    "dec {steps}",
+                    "jnz 2b",
+                    "tilerelease",
+                    configuration = in(reg) CONFIGURATION.bytes.as_ptr(),
+                    steps = inout(reg) steps.max(1) => _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(readonly, nostack),
+                );
+            }
+        }
+    };
+}
+
+tile_loop!(bf16_amx, "tdpbf16ps");
+tile_loop!(int8_amx, "tdpbusd");
 
 macro_rules! register_loop {
     ($name:ident, $width:literal, $zero:literal, $instruction:literal, $a:literal $b:literal, $($n:literal)*) => {

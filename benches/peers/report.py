@@ -179,9 +179,10 @@ def _ratios(entry: dict) -> str:
 
 def _shares(entry: dict, machine: dict) -> str:
     """Useful arithmetic only: padding is loss."""
-    peak = next((rate["all"] for name, rate in machine.items() if name.startswith("f32 FMA")), None)
-    if not peak:
+    limit = next((name for start in ("bf16 tiles", "f32 FMA") for name in machine if name.startswith(start)), None)
+    if not limit:
         return ""
+    peak = machine[limit]["all"]
     token, pair = entry["mflop"]
     rows = []
     for name in entry["engines"]:
@@ -198,7 +199,7 @@ def _shares(entry: dict, machine: dict) -> str:
             rows.append([title(name), *cells])
     return (
         f"Useful GFLOP/s ({token:.2f} MFLOP a token and {pair * 1e6:,.0f} FLOP for each pair of tokens of a text), "
-        "and their share of what f32 FMA gives in registers on all threads:\n\n"
+        f"and their share of what {limit} gives in registers on all threads:\n\n"
         + table(["engine", "W2", "W3", "W4"], rows)
     )
 

@@ -57,8 +57,6 @@ struct Space {
     query_key_value: Operand,
     /// `[tokens, dim]`
     context: Operand,
-    /// `[tokens, dim]`, before a normalisation.
-    sums: Rows,
     /// `[tokens, intermediate]`
     inner: Operand,
     scratch: Vec<Scratch>,
@@ -136,17 +134,17 @@ impl Bert {
     /// Word and position embeddings, normalised.
     fn embed(&self, batch: &Packed, crew: &Crew<'_>, space: &mut Space) {
         let dim = self.dim;
-        let Space { states, operand, sums, .. } = space;
+        let Space { states, operand, .. } = space;
         for ends in batch.offsets().windows(2) {
             for (position, row) in (ends[0]..ends[1]).enumerate() {
                 let word = &self.words[batch.ids()[row] as usize * dim..][..dim];
                 let position = &self.positions[(self.first_position + position) * dim..][..dim];
-                for ((sum, w), p) in sums.row_mut(row).iter_mut().zip(word).zip(position) {
-                    *sum = w + p;
+                for ((x, w), p) in states.row_mut(row).iter_mut().zip(word).zip(position) {
+                    *x = w + p;
                 }
             }
         }
-        crew.normalise(sums, &self.norm, states, operand, 0..batch.ids().len());
+        crew.normalise(&self.norm, states, operand, 0..batch.ids().len());
     }
 
     /// `states` of one sequence become one vector `[dim]`.
@@ -167,18 +165,18 @@ impl Bert {
 
 impl Layer {
     fn forward(&self, offsets: &[usize], heads: Heads, crew: &Crew<'_>, space: &mut Space) {
-        let Space { states, operand, query_key_value, context, sums, inner, .. } = space;
+        let Space { states, operand, query_key_value, context, inner, .. } = space;
         let tokens = offsets.last().copied().unwrap_or_default();
         for rows in blocks(tokens) {
             crew.project(operand, &self.query_key_value, rows, Into::Store(query_key_value));
         }
         crew.attend(query_key_value, offsets, heads, context);
         for rows in blocks(tokens) {
-            crew.project(context, &self.attention_out, rows.clone(), Into::Add { states, sums });
-            crew.normalise(sums, &self.attention_norm, states, operand, rows.clone());
+            crew.project(context, &self.attention_out, rows.clone(), Into::Add(states));
+            crew.normalise(&self.attention_norm, states, operand, rows.clone());
             crew.project(operand, &self.up, rows.clone(), Into::Gelu(inner));
-            crew.project(inner, &self.down, rows.clone(), Into::Add { states, sums });
-            crew.normalise(sums, &self.norm, states, operand, rows);
+            crew.project(inner, &self.down, rows.clone(), Into::Add(states));
+            crew.normalise(&self.norm, states, operand, rows);
         }
     }
 }
@@ -199,7 +197,6 @@ impl Space {
             operand: kernel.operand(tokens, dim),
             query_key_value: kernel.attention_operand(tokens, 3 * attention),
             context: kernel.operand(tokens, attention),
-            sums: Rows::new(tokens, dim),
             inner: kernel.operand(tokens, intermediate),
             scratch: Vec::new(),
         }

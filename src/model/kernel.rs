@@ -65,11 +65,8 @@ pub(super) struct LayerNorm {
 pub(super) enum Into<'a> {
     Store(&'a mut Operand),
     Gelu(&'a mut Operand),
-    /// `sums = product + states`
-    Add {
-        states: &'a Rows,
-        sums: &'a mut Rows,
-    },
+    /// `states += product`
+    Add(&'a mut Rows),
 }
 
 /// The heads of an attention layer.
@@ -153,10 +150,9 @@ impl Crew<'_> {
                 assert!(rows.end <= to.rows() && width <= to.width());
                 if matches!(into, Into::Gelu(_)) { Epilogue::Gelu(to) } else { Epilogue::Store(to) }
             }
-            Into::Add { states, sums } => {
-                assert!(rows.end <= states.rows() && rows.end <= sums.rows());
-                assert!(width <= states.padded() && width <= sums.padded());
-                Epilogue::Add { states, sums }
+            Into::Add(states) => {
+                assert!(rows.end <= states.rows() && width <= states.padded());
+                Epilogue::Add(states)
             }
         };
         let (panels, parts) = (weights.panels(), self.parts(weights.panels()));
@@ -183,51 +179,30 @@ impl Crew<'_> {
         assert!(self.scratch.iter().all(fits), "a sequence of {longest} tokens does not fit the scratch");
         assert!(qkv.width() >= 3 * heads.count * heads.width && context.width() >= heads.count * heads.width);
         let out: &Operand = context;
-        self.team.each(offsets.len().saturating_sub(1) * heads.count, &|member, i| {
-            let (sequence, head) = (i / heads.count, i % heads.count);
-            let part = Attend {
-                qkv,
-                context: out,
-                sequence: offsets[sequence]..offsets[sequence + 1],
-                head,
-                heads: heads.count,
-                head_width: heads.width,
-            };
+        let items = offsets.len().saturating_sub(1) * heads.count;
+        let parts = self.parts(items);
+        self.team.each(parts, &|member, i| {
+            let items = items * i / parts..items * (i + 1) / parts;
+            let Heads { count, width } = heads;
+            let part = Attend { qkv, context: out, offsets, items, heads: count, head_width: width };
             // SAFETY: as of `project`; parts differ in rows or in columns.
             unsafe { (self.kernel.ops.attend)(&part, &self.scratch[member]) }
         });
         self.seal(context, 0..tokens);
     }
 
-    /// `states = norm(sums)` and the same as an operand, for some rows.
-    pub fn normalise(
-        &self,
-        sums: &mut Rows,
-        norm: &LayerNorm,
-        states: &mut Rows,
-        operand: &mut Operand,
-        rows: Range<usize>,
-    ) {
-        assert!(rows.start <= rows.end && rows.end <= sums.rows());
-        assert!(rows.end <= states.rows() && rows.end <= operand.rows());
-        assert!(sums.padded() == norm.weight.len() && states.width() == sums.width());
-        assert!(operand.width() == sums.padded());
-        let (sums, states, operand): (&Rows, &Rows, &Operand) = (sums, states, operand);
+    /// `states = norm(states)` and the same as an operand, for some rows.
+    pub fn normalise(&self, norm: &LayerNorm, states: &mut Rows, operand: &mut Operand, rows: Range<usize>) {
+        assert!(rows.start <= rows.end && rows.end <= states.rows() && rows.end <= operand.rows());
+        assert!(states.padded() == norm.weight.len() && operand.width() == states.padded());
+        let (states, operand): (&Rows, &Operand) = (states, operand);
         let parts = self.parts(rows.len().div_ceil(16));
         self.team.each(parts, &|_, i| {
             let rows = rows.start + rows.len() * i / parts..rows.start + rows.len() * (i + 1) / parts;
             let (weight, bias, epsilon) = (&norm.weight, &norm.bias, norm.epsilon);
             // SAFETY: as of `project`; parts differ in rows.
             unsafe {
-                (self.kernel.ops.normalise)(&Normalise {
-                    sums,
-                    weight,
-                    bias,
-                    epsilon,
-                    states,
-                    operand,
-                    rows,
-                });
+                (self.kernel.ops.normalise)(&Normalise { states, weight, bias, epsilon, operand, rows });
             }
         });
     }

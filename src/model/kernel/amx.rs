@@ -9,8 +9,9 @@ use std::{
 };
 
 use super::{
-    arithmetic::{Arithmetic, Element, Tile},
-    avx512::{self, Avx512, Staged, put_bf16, put_f16, real_numbers},
+    arithmetic::{Arithmetic, Beside, Element, Tile},
+    avx512::{self, Avx512, Staged, interleave_halves, put_bf16, put_f16, real_numbers},
+    matrix::PANEL,
     simd::Accuracy,
     table::has_avx512,
 };
@@ -116,72 +117,78 @@ unsafe fn release() {
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
-/// One block as one program, since tiles live in it alone: `$product` is the instruction that multiplies.
+/// One block, in steps of 64 bytes along the inputs; `$product` is the instruction that multiplies, and `$other` is
+/// done after each step.
+///
+/// Sums stay in tiles 0 to 3 from one `asm!` to the next. The compiler never uses a tile by itself, since no function
+/// of this crate has the feature, and `$other` must not either.
 macro_rules! block {
-    ($tile:expr, $product:literal) => {{
+    ($tile:expr, $other:expr, $product:literal) => {{
         let tile: &Tile = $tile;
+        let (mut a, mut b) = (tile.a, tile.b);
+        let steps = tile.lanes / LANE_UNIT;
         if tile.rows > 16 {
+            let next_rows = 16 * tile.a_stride;
             asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "2:",
-                "tileloadd tmm6, [{b} + {b_stride}*1]",
-                "tileloadd tmm4, [{a} + {a_stride}*1]",
-                concat!($product, " tmm0, tmm4, tmm6"),
-                "tileloadd tmm5, [{next_a} + {a_stride}*1]",
-                concat!($product, " tmm2, tmm5, tmm6"),
-                "tileloadd tmm7, [{b} + {b_stride}*1 + 64]",
-                concat!($product, " tmm1, tmm4, tmm7"),
-                concat!($product, " tmm3, tmm5, tmm7"),
-                "add {a}, 64",
-                "add {next_a}, 64",
-                "add {b}, 2048",
-                "dec {steps}",
-                "jnz 2b",
-                "tilestored [{out} + {out_stride}*1], tmm0",
-                "tilestored [{out} + {out_stride}*1 + 64], tmm1",
-                "tilestored [{next_out} + {out_stride}*1], tmm2",
-                "tilestored [{next_out} + {out_stride}*1 + 64], tmm3",
-                a = inout(reg) tile.a => _,
-                next_a = inout(reg) tile.a.add(16 * tile.a_stride) => _,
-                a_stride = in(reg) tile.a_stride,
-                b = inout(reg) tile.b => _,
-                b_stride = in(reg) 128_usize,
-                steps = inout(reg) tile.lanes / LANE_UNIT => _,
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                options(nostack, nomem, preserves_flags)
+            );
+            for _ in 0..steps {
+                asm!(
+                    "tileloadd tmm6, [{b} + {b_stride}]",
+                    "tileloaddt1 tmm4, [{a} + {a_stride}]",
+                    concat!($product, " tmm0, tmm4, tmm6"),
+                    "tileloaddt1 tmm5, [{next_a} + {a_stride}]",
+                    concat!($product, " tmm2, tmm5, tmm6"),
+                    "tileloadd tmm7, [{b} + {b_stride} + 64]",
+                    concat!($product, " tmm1, tmm4, tmm7"),
+                    concat!($product, " tmm3, tmm5, tmm7"),
+                    a = in(reg) a,
+                    next_a = in(reg) a.add(next_rows),
+                    a_stride = in(reg) tile.a_stride,
+                    b = in(reg) b,
+                    b_stride = in(reg) PANEL * 4,
+                    options(nostack, readonly, preserves_flags),
+                );
+                a = a.add(LANE_UNIT * 4);
+                b = b.add(LANE_UNIT * PANEL * 4);
+                $other.step();
+            }
+            asm!(
+                "tilestored [{out} + {stride}], tmm0",
+                "tilestored [{out} + {stride} + 64], tmm1",
+                "tilestored [{next_out} + {stride}], tmm2",
+                "tilestored [{next_out} + {stride} + 64], tmm3",
                 out = in(reg) tile.out,
                 next_out = in(reg) tile.out.add(16 * tile.out_stride),
-                out_stride = in(reg) tile.out_stride * 4,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
+                stride = in(reg) tile.out_stride * 4,
+                options(nostack, preserves_flags),
             );
         } else {
+            asm!("tilezero tmm0", "tilezero tmm1", options(nostack, nomem, preserves_flags));
+            for _ in 0..steps {
+                asm!(
+                    "tileloaddt1 tmm4, [{a} + {a_stride}]",
+                    "tileloadd tmm6, [{b} + {b_stride}]",
+                    concat!($product, " tmm0, tmm4, tmm6"),
+                    "tileloadd tmm7, [{b} + {b_stride} + 64]",
+                    concat!($product, " tmm1, tmm4, tmm7"),
+                    a = in(reg) a,
+                    a_stride = in(reg) tile.a_stride,
+                    b = in(reg) b,
+                    b_stride = in(reg) PANEL * 4,
+                    options(nostack, readonly, preserves_flags),
+                );
+                a = a.add(LANE_UNIT * 4);
+                b = b.add(LANE_UNIT * PANEL * 4);
+                $other.step();
+            }
             asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "2:",
-                "tileloadd tmm4, [{a} + {a_stride}*1]",
-                "tileloadd tmm6, [{b} + {b_stride}*1]",
-                concat!($product, " tmm0, tmm4, tmm6"),
-                "tileloadd tmm7, [{b} + {b_stride}*1 + 64]",
-                concat!($product, " tmm1, tmm4, tmm7"),
-                "add {a}, 64",
-                "add {b}, 2048",
-                "dec {steps}",
-                "jnz 2b",
-                "tilestored [{out} + {out_stride}*1], tmm0",
-                "tilestored [{out} + {out_stride}*1 + 64], tmm1",
-                a = inout(reg) tile.a => _,
-                a_stride = in(reg) tile.a_stride,
-                b = inout(reg) tile.b => _,
-                b_stride = in(reg) 128_usize,
-                steps = inout(reg) tile.lanes / LANE_UNIT => _,
+                "tilestored [{out} + {stride}], tmm0",
+                "tilestored [{out} + {stride} + 64], tmm1",
                 out = in(reg) tile.out,
-                out_stride = in(reg) tile.out_stride * 4,
-                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
+                stride = in(reg) tile.out_stride * 4,
+                options(nostack, preserves_flags),
             );
         }
     }};
@@ -204,6 +211,7 @@ macro_rules! arithmetic {
         const ELEMENT: Element = Element::$element;
         const ACCURACY: Accuracy = Accuracy::Half;
         const ROWS: usize = ROWS;
+        const TILE_ROWS: usize = 16;
         const LANE_UNIT: usize = LANE_UNIT;
 
         #[inline(always)]
@@ -217,6 +225,17 @@ macro_rules! arithmetic {
             // SAFETY: as of the caller.
             unsafe { release() };
         }
+
+        #[inline(always)]
+        fn steps_beside(lanes: usize) -> usize {
+            lanes / LANE_UNIT
+        }
+
+        #[inline(always)]
+        unsafe fn tile(tile: &Tile) {
+            // SAFETY: as of the caller.
+            unsafe { Self::tile_beside(tile, &mut ()) };
+        }
     };
 }
 
@@ -224,9 +243,9 @@ impl Arithmetic for Bf16 {
     arithmetic!(Bf16, Bf16, Bf16);
 
     #[inline(always)]
-    unsafe fn tile(tile: &Tile) {
+    unsafe fn tile_beside(tile: &Tile, other: &mut impl Beside) {
         // SAFETY: two tiles of rows are readable and writable, and a panel of as many lanes; tiles are configured.
-        unsafe { block!(tile, "tdpbf16ps") };
+        unsafe { block!(tile, other, "tdpbf16ps") };
     }
 
     #[inline(always)]
@@ -234,21 +253,33 @@ impl Arithmetic for Bf16 {
         // SAFETY: as of the caller.
         unsafe { put_bf16(to, x) };
     }
+
+    #[inline(always)]
+    unsafe fn interleave(rows: [*const u8; 4], to: *mut u8) {
+        // SAFETY: as of the caller.
+        unsafe { interleave_halves(rows[0], rows[1], to) };
+    }
 }
 
 impl Arithmetic for Fp16 {
     arithmetic!(Fp16, F16, Fp16);
 
     #[inline(always)]
-    unsafe fn tile(tile: &Tile) {
+    unsafe fn tile_beside(tile: &Tile, other: &mut impl Beside) {
         // SAFETY: as of `Bf16`.
-        unsafe { block!(tile, "tdpfp16ps") };
+        unsafe { block!(tile, other, "tdpfp16ps") };
     }
 
     #[inline(always)]
     unsafe fn put(to: *mut u8, x: __m512) {
         // SAFETY: as of the caller.
         unsafe { put_f16(to, x) };
+    }
+
+    #[inline(always)]
+    unsafe fn interleave(rows: [*const u8; 4], to: *mut u8) {
+        // SAFETY: as of the caller.
+        unsafe { interleave_halves(rows[0], rows[1], to) };
     }
 }
 
@@ -267,10 +298,10 @@ impl Arithmetic for Int8 {
     arithmetic!(Int8, Int8, Bf16);
 
     #[inline(always)]
-    unsafe fn tile(tile: &Tile) {
+    unsafe fn tile_beside(tile: &Tile, other: &mut impl Beside) {
         // SAFETY: as of `Bf16`; the sums are i32 in the place of f32.
         unsafe {
-            block!(tile, "tdpbusd");
+            block!(tile, other, "tdpbusd");
             for row in 0..tile.rows {
                 let out = tile.out.add(row * tile.out_stride);
                 let sums = [0, 16].map(|at| _mm512_cvtepi32_ps(_mm512_loadu_si512(out.add(at).cast())));

@@ -77,6 +77,19 @@ pub(super) struct Tile {
     pub out_stride: usize,
 }
 
+/// Work that is done beside a block, step by step.
+pub(super) trait Beside {
+    /// # Safety
+    /// As of [`Arithmetic`].
+    unsafe fn step(&mut self);
+}
+
+/// Nothing.
+impl Beside for () {
+    #[inline(always)]
+    unsafe fn step(&mut self) {}
+}
+
 /// The arithmetic of one kernel.
 ///
 /// # Safety
@@ -89,6 +102,8 @@ pub(super) trait Arithmetic: 'static {
     const ACCURACY: Accuracy;
     /// The most rows of a tile.
     const ROWS: usize;
+    /// Rows are cheapest in multiples of this; 1 where blocks should rather be alike.
+    const TILE_ROWS: usize = 1;
     const LANE_UNIT: usize = 1;
 
     /// Before tiles are computed on this thread, and after.
@@ -99,6 +114,22 @@ pub(super) trait Arithmetic: 'static {
 
     /// Computes one block in f32.
     unsafe fn tile(tile: &Tile);
+
+    /// How many steps of other work [`Arithmetic::tile_beside`] does.
+    #[inline(always)]
+    fn steps_beside(_lanes: usize) -> usize {
+        1
+    }
+
+    /// The same, with steps of other work where the CPU has units to spare.
+    #[inline(always)]
+    unsafe fn tile_beside(tile: &Tile, other: &mut impl Beside) {
+        // SAFETY: as of the caller.
+        unsafe {
+            other.step();
+            Self::tile(tile);
+        }
+    }
 
     /// Stores [`Simd::LANES`] numbers as elements, rounded to nearest; staged as those of `Attention`.
     unsafe fn put(to: *mut u8, x: <Self::Simd as Simd>::Vector);

@@ -8,13 +8,34 @@ use std::arch::x86_64::*;
 use super::{
     arithmetic::{Arithmetic, Element, Tile},
     matrix::PANEL,
-    simd::{Accuracy, Simd, intrinsics},
+    simd::{Accuracy, GROUP, Simd, gelu, intrinsics},
 };
 
-pub(super) use half::{Bf16, Fp16, put_bf16, put_f16};
+pub(super) use half::{Bf16, Fp16, interleave_halves, put_bf16, put_f16};
 pub(super) use int8::{Staged, Vnni, real_numbers, seal};
 
 pub(super) struct Avx512;
+
+/// Reduces 16 vectors to one number each, by halves that are put side by side.
+macro_rules! of_each {
+    ($rows:expr, $two:ident) => {{
+        let rows: &[__m512; GROUP] = $rows;
+        let (mut pairs, mut quads) = ([_mm512_setzero_ps(); 8], [_mm512_setzero_ps(); 4]);
+        for i in 0..8 {
+            let (a, b) = (rows[2 * i], rows[2 * i + 1]);
+            pairs[i] = $two(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        }
+        for i in 0..4 {
+            let (a, b) = (_mm512_castps_pd(pairs[2 * i]), _mm512_castps_pd(pairs[2 * i + 1]));
+            let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
+            quads[i] = $two(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+        }
+        let [a, b, c, d] = quads;
+        let low = $two(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+        let high = $two(_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+        $two(_mm512_shuffle_f32x4::<0x88>(low, high), _mm512_shuffle_f32x4::<0xdd>(low, high))
+    }};
+}
 
 impl Simd for Avx512 {
     type Vector = __m512;
@@ -35,9 +56,60 @@ impl Simd for Avx512 {
         fn scale(x: __m512, n: __m512) -> __m512 { _mm512_scalef_ps(x, n) }
         fn sum(x: __m512) -> f32 { _mm512_reduce_add_ps(x) }
         fn highest(x: __m512) -> f32 { _mm512_reduce_max_ps(x) }
+        fn load_first(from: *const f32, count: usize, fill: f32) -> __m512 {
+            _mm512_mask_loadu_ps(_mm512_set1_ps(fill), ((1_u32 << count) - 1) as u16, from)
+        }
+        fn sum_of_each(rows: &[__m512; GROUP], sums: &mut [f32; GROUP]) -> () {
+            _mm512_storeu_ps(sums.as_mut_ptr(), of_each!(rows, _mm512_add_ps));
+        }
+        fn highest_of_each(rows: &[__m512; GROUP], highest: &mut [f32; GROUP]) -> () {
+            _mm512_storeu_ps(highest.as_mut_ptr(), of_each!(rows, _mm512_max_ps));
+        }
+        fn gelu(x: __m512, accuracy: Accuracy) -> __m512 {
+            match accuracy {
+                Accuracy::Full => gelu::<Avx512>(x, accuracy),
+                Accuracy::Half => gelu_by_table(x),
+            }
+        }
         fn transpose(from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) -> () {
             transpose(from, from_stride, to, to_stride)
         }
+    }
+}
+
+/// GELU is `max(x, 0)` and an even function that vanishes beyond 4.15: a quadratic on each of 16 segments, whose
+/// coefficients a permutation finds. Absolute error 8e-5; two thirds of the time of the polynomial.
+#[inline(always)]
+unsafe fn gelu_by_table(x: __m512) -> __m512 {
+    const END: f32 = 4.15;
+    const SEGMENTS_PER_UNIT: f32 = 3.73;
+    /// Added to a number below 2^22, it leaves the nearest integer in the lowest bits.
+    const TO_INTEGER: f32 = 8_388_608.0;
+    /// By rising power; each interpolates `-a erfc(a / sqrt 2) / 2` at the Chebyshev nodes of its segment.
+    #[rustfmt::skip]
+    const COEFFICIENTS: [[f32; 16]; 3] = [
+        [
+            -1.0032383e-06, -0.000_805_069_05, -0.013_569_435, -0.058_988_936, -0.146_400_03, -0.259_942_71, -0.364_171_09, -0.423_888_21,
+            -0.422_688_48, -0.368_267_45, -0.284_121_63, -0.195_970_49, -0.121_697_31, -0.068_406_276, -0.034_949_269, -0.016_409_334,
+        ],
+        [
+            -0.499_870_27, -0.490_578_56, -0.429_026_01, -0.294_379_83, -0.107_933_71, 0.081_106_052, 0.223_505_14, 0.292_917_82,
+            0.292_273_88, 0.244_738_24, 0.178_667_87, 0.115_941_52, 0.067_645_028, 0.035_747_826, 0.017_199_112, 0.007_625_118_4,
+        ],
+        [
+            0.396_931_5, 0.370_273_23, 0.295_454_08, 0.195_337_41, 0.095_747_612, 0.016_984_159, -0.031_684_063, -0.051_861_517,
+            -0.051_838_096, -0.041_455_057, -0.028_482_661, -0.017_321_922, -0.009_469_468_1, -0.004_695_875_6, -0.002_124_733_3, -0.000_888_629_29,
+        ],
+    ];
+    // SAFETY: the caller's CPU has AVX-512F.
+    unsafe {
+        let size = _mm512_min_ps(_mm512_abs_ps(x), _mm512_set1_ps(END));
+        let place = _mm512_fmadd_ps(size, _mm512_set1_ps(SEGMENTS_PER_UNIT), _mm512_set1_ps(TO_INTEGER));
+        let segment = _mm512_castps_si512(place);
+        let [c, b, a] = COEFFICIENTS.map(|row| _mm512_permutexvar_ps(segment, _mm512_loadu_ps(row.as_ptr())));
+        let even = _mm512_fmadd_ps(_mm512_fmadd_ps(a, size, b), size, c);
+        // In this order NaN stays NaN.
+        _mm512_add_ps(_mm512_max_ps(_mm512_setzero_ps(), x), even)
     }
 }
 

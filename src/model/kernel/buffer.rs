@@ -26,7 +26,8 @@ unsafe impl Sync for Buffer {}
 impl Buffer {
     pub fn new(len: usize) -> Buffer {
         let align = if len >= HUGE_PAGE / 8 { HUGE_PAGE } else { CACHE_LINE };
-        let layout = Layout::from_size_align(len + SLACK, align).expect("a size that memory can have");
+        let size = if align == HUGE_PAGE { (len + SLACK).next_multiple_of(HUGE_PAGE) } else { len + SLACK };
+        let layout = Layout::from_size_align(size, align).expect("a size that memory can have");
         // SAFETY: the size is not zero.
         let start = unsafe { alloc(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };

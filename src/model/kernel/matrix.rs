@@ -111,6 +111,11 @@ impl Operand {
         }
     }
 
+    /// Where the first row goes before it is sealed, and bytes from one row to the next.
+    pub(super) fn stage(&self) -> (*mut u8, usize) {
+        (self.stage_at(0), self.stage_stride)
+    }
+
     pub(super) fn is_staged(&self) -> bool {
         self.stage.is_some()
     }

@@ -2,16 +2,16 @@
 
 mod attention;
 
-use std::ops::Range;
+use std::{marker::PhantomData, ops::Range};
 
 use super::{
-    arithmetic::{Arithmetic, Tile},
+    arithmetic::{Arithmetic, Beside, Tile},
     buffer::Buffer,
     matrix::{Linear, Operand, PANEL, Rows},
-    simd::{Simd, gelu},
+    simd::Simd,
 };
 
-use attention::{scores_stride, shares_stride};
+use attention::{SCORES_STRIDE, SHARES_STRIDE};
 
 pub(super) use attention::{Attend, attend};
 
@@ -22,8 +22,8 @@ pub(super) enum Epilogue<'a> {
     Store(&'a Operand),
     /// GELU, and stored as an operand.
     Gelu(&'a Operand),
-    /// Added to the states, stored as sums.
-    Add { states: &'a Rows, sums: &'a Rows },
+    /// Added to the states.
+    Add(&'a Rows),
 }
 
 /// A part of a product: some rows, some panels of columns.
@@ -38,13 +38,13 @@ pub(super) struct Product<'a> {
 
 /// A part of a normalisation: some rows.
 pub(super) struct Normalise<'a> {
-    /// The padding of these rows is written.
-    pub sums: &'a Rows,
+    /// The padding of these rows is written too.
+    pub states: &'a Rows,
     /// `[padded width]` each; 0 in the padding.
     pub weight: &'a [f32],
     pub bias: &'a [f32],
     pub epsilon: f32,
-    pub states: &'a Rows,
+    /// Gets the same.
     pub operand: &'a Operand,
     pub rows: Range<usize>,
 }
@@ -53,19 +53,24 @@ pub(super) struct Normalise<'a> {
 pub(in crate::model) struct Scratch {
     tokens: usize,
     head_width: usize,
-    /// `[rows of a tile, 32]` in f32
-    tile: Buffer,
+    /// Two of `[rows of a tile, 32]` in f32
+    tiles: Buffer,
     keys: Buffer,
     values: Buffer,
-    /// `[rows of a tile, keys]` in f32
+    /// `[rows of a tile, keys of a chunk]` in f32
     scores: Buffer,
-    /// `[rows of a tile, keys]` in elements
+    /// The same in elements.
     shares: Buffer,
+    /// `[panels of a head, rows of a tile, 32]` in f32
+    sums: Buffer,
     zeros: Buffer,
 }
 
 /// The most rows of any kernel's tile.
 const MOST_ROWS: usize = 32;
+
+/// Of the sums of one tile.
+const TILE_BYTES: usize = MOST_ROWS * PANEL * 4;
 
 impl Scratch {
     /// For sequences of at most `tokens`.
@@ -74,11 +79,12 @@ impl Scratch {
         Scratch {
             tokens,
             head_width,
-            tile: Buffer::new(MOST_ROWS * PANEL * 4),
+            tiles: Buffer::new(2 * TILE_BYTES),
             keys: Buffer::new(keys * head_width * 4),
             values: Buffer::new(keys * head_width * 4),
-            scores: Buffer::new(MOST_ROWS * scores_stride(keys) * 4),
-            shares: Buffer::new(MOST_ROWS * shares_stride(keys)),
+            scores: Buffer::new(MOST_ROWS * SCORES_STRIDE * 4),
+            shares: Buffer::new(MOST_ROWS * SHARES_STRIDE),
+            sums: Buffer::new(head_width / PANEL * TILE_BYTES),
             zeros: Buffer::new(head_width * 4),
         }
     }
@@ -89,89 +95,200 @@ impl Scratch {
     }
 }
 
-/// Rows in equal blocks of at most `most`.
-fn blocks(rows: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
-    let count = rows.len().div_ceil(most).max(1);
-    let (start, len) = (rows.start, rows.len());
-    (0..count).map(move |i| start + len * i / count..start + len * (i + 1) / count)
+/// Rows in blocks, alike or of whole tiles.
+fn blocks<A: Arithmetic>(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let count = rows.len().div_ceil(A::ROWS).max(1);
+    let Range { start, end } = rows;
+    let bound = move |i: usize| {
+        if A::TILE_ROWS > 1 { end.min(start + i * A::ROWS) } else { start + (end - start) * i / count }
+    };
+    (0..count).map(move |i| bound(i)..bound(i + 1))
 }
 
 /// # Safety
 /// The CPU has the instruction set, and no other thread writes or reads what this part writes.
 #[inline(always)]
 pub(super) unsafe fn product<A: Arithmetic>(part: &Product<'_>, scratch: &Scratch) {
-    let out = scratch.tile.at(0).cast::<f32>();
+    // SAFETY: as of the caller; rows and columns are within the matrices that are written.
+    unsafe {
+        match part.epilogue {
+            Epilogue::Store(to) => blocks_of_product::<A>(part, scratch, &Store::<false>::to(to)),
+            Epilogue::Gelu(to) => blocks_of_product::<A>(part, scratch, &Store::<true>::to(to)),
+            Epilogue::Add(states) => {
+                let add = Add { states: states.at(0), stride: states.padded() };
+                blocks_of_product::<A>(part, scratch, &add);
+            }
+        }
+    }
+}
+
+/// Each block is finished beside the next one's products.
+///
+/// # Safety
+/// As of [`product`].
+#[inline(always)]
+unsafe fn blocks_of_product<A: Arithmetic>(part: &Product<'_>, scratch: &Scratch, finish: &impl Finish<A>) {
+    let Product { x, weights, .. } = part;
+    let lanes = weights.lanes();
+    let (steps, blocks_of_panel) = (A::steps_beside(lanes), part.rows.len().div_ceil(A::ROWS).max(1));
+    let lines_of_panel = lanes * PANEL * 4 / CACHE_LINE;
+    let mut work = Finishing {
+        finish,
+        arithmetic: PhantomData::<A>,
+        sums: std::ptr::null(),
+        bias: std::ptr::null(),
+        column: 0,
+        rows: 0..0,
+        rows_of_step: A::ROWS.div_ceil(steps),
+        ahead: std::ptr::null(),
+        lines_of_step: 0,
+    };
+    let mut sums = [0, TILE_BYTES].map(|at| scratch.tiles.at(at).cast::<f32>());
     // SAFETY: operands have slack rows for a whole tile; panels and rows are within their matrices.
     unsafe {
         A::begin();
         for panel in part.panels.clone() {
-            let tiles = part.rows.len().div_ceil(A::ROWS);
-            for (i, rows) in blocks(part.rows.clone(), A::ROWS).enumerate() {
-                if tiles > 1 && panel + 1 < part.weights.panels() {
-                    prefetch(part.weights.panel(panel + 1), part.weights.lanes() * PANEL * 4, i, tiles);
-                }
-                A::tile(&Tile {
-                    a: part.x.at(rows.start),
-                    a_stride: part.x.stride(),
+            if blocks_of_panel > 1 && panel + 1 < weights.panels() {
+                work.ahead = weights.panel(panel + 1);
+                work.lines_of_step = lines_of_panel.div_ceil(blocks_of_panel * steps);
+            } else {
+                work.lines_of_step = 0;
+            }
+            for rows in blocks::<A>(part.rows.clone()) {
+                let tile = Tile {
+                    a: x.at(rows.start),
+                    a_stride: x.stride(),
                     rows: rows.len(),
-                    a_scales: part.x.scale_at(rows.start),
-                    b: part.weights.panel(panel),
-                    b_columns: part.weights.columns(panel),
-                    lanes: part.weights.lanes(),
-                    out,
+                    a_scales: x.scale_at(rows.start),
+                    b: weights.panel(panel),
+                    b_columns: weights.columns(panel),
+                    lanes,
+                    out: sums[0],
                     out_stride: PANEL,
-                });
-                finish::<A>(part, panel, rows, out);
+                };
+                A::tile_beside(&tile, &mut work);
+                work.finish_rows(A::ROWS);
+                (work.sums, work.bias) = (sums[0], weights.bias(panel));
+                (work.column, work.rows) = (panel * PANEL, rows);
+                sums.swap(0, 1);
             }
         }
+        work.finish_rows(A::ROWS);
         A::end();
     }
 }
 
-/// Brings one of `parts` equal parts of what will be read soon near the core.
-#[inline(always)]
-unsafe fn prefetch(start: *const u8, bytes: usize, part: usize, parts: usize) {
-    const LINE: usize = 64;
-    let lines = bytes / LINE;
-    for line in lines * part / parts..lines * (part + 1) / parts {
-        // SAFETY: a hint; within what will be read.
-        #[cfg(target_arch = "x86_64")]
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(
-                start.add(line * LINE).cast(),
-            );
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (start, line);
+/// Takes sums where they belong.
+trait Finish<A: Arithmetic> {
+    /// A vector of sums with their bias, from a row and column on.
+    ///
+    /// # Safety
+    /// As of [`product`].
+    unsafe fn put(&self, row: usize, column: usize, x: <A::Simd as Simd>::Vector);
+}
+
+struct Store<const GELU: bool> {
+    start: *mut u8,
+    stride: usize,
+}
+
+impl<const GELU: bool> Store<GELU> {
+    #[inline(always)]
+    fn to(operand: &Operand) -> Store<GELU> {
+        let (start, stride) = operand.stage();
+        Store { start, stride }
     }
 }
 
-/// Adds the bias to a tile and takes it where it belongs.
-#[inline(always)]
-unsafe fn finish<A: Arithmetic>(part: &Product<'_>, panel: usize, rows: Range<usize>, tile: *const f32) {
-    let column = panel * PANEL;
-    let bytes = A::Attention::ELEMENT.bytes();
-    // SAFETY: as of `product`.
-    unsafe {
-        let bias = part.weights.bias(panel);
-        for (i, row) in rows.enumerate() {
-            for lane in (0..PANEL).step_by(A::Simd::LANES) {
-                let sum = A::Simd::load(tile.add(i * PANEL + lane));
-                let x = A::Simd::add(sum, A::Simd::load(bias.add(lane)));
-                match part.epilogue {
-                    Epilogue::Store(to) => A::put(to.stage_at(row).add((column + lane) * bytes), x),
-                    Epilogue::Gelu(to) => {
-                        let x = gelu::<A::Simd>(x, A::ACCURACY);
-                        A::put(to.stage_at(row).add((column + lane) * bytes), x);
-                    }
-                    Epilogue::Add { states, sums } => {
-                        let x = A::Simd::add(x, A::Simd::load(states.at(row).add(column + lane)));
-                        A::Simd::store(sums.at(row).add(column + lane), x);
-                    }
-                }
-            }
+impl<A: Arithmetic, const GELU: bool> Finish<A> for Store<GELU> {
+    #[inline(always)]
+    unsafe fn put(&self, row: usize, column: usize, x: <A::Simd as Simd>::Vector) {
+        // SAFETY: within the row, as of the caller.
+        unsafe {
+            let x = if GELU { A::Simd::gelu(x, A::ACCURACY) } else { x };
+            A::put(self.start.add(row * self.stride + column * A::Attention::ELEMENT.bytes()), x);
         }
     }
+}
+
+struct Add {
+    states: *mut f32,
+    stride: usize,
+}
+
+impl<A: Arithmetic> Finish<A> for Add {
+    #[inline(always)]
+    unsafe fn put(&self, row: usize, column: usize, x: <A::Simd as Simd>::Vector) {
+        // SAFETY: within the row, as of the caller.
+        unsafe {
+            let state = self.states.add(row * self.stride + column);
+            A::Simd::store(state, A::Simd::add(x, A::Simd::load(state)));
+        }
+    }
+}
+
+/// What is done beside a block: the block before it is taken where it belongs, and the next panel is fetched.
+struct Finishing<'a, A, F> {
+    finish: &'a F,
+    arithmetic: PhantomData<A>,
+    /// Of the next row.
+    sums: *const f32,
+    bias: *const f32,
+    column: usize,
+    rows: Range<usize>,
+    rows_of_step: usize,
+    ahead: *const u8,
+    lines_of_step: usize,
+}
+
+impl<A: Arithmetic, F: Finish<A>> Finishing<'_, A, F> {
+    /// # Safety
+    /// As of [`product`].
+    #[inline(always)]
+    unsafe fn finish_rows(&mut self, most: usize) {
+        for _ in 0..most {
+            if self.rows.is_empty() {
+                break;
+            }
+            for lane in (0..PANEL).step_by(A::Simd::LANES) {
+                // SAFETY: 32 sums and biases.
+                unsafe {
+                    let sum = A::Simd::load(self.sums.add(lane));
+                    let x = A::Simd::add(sum, A::Simd::load(self.bias.add(lane)));
+                    self.finish.put(self.rows.start, self.column + lane, x);
+                }
+            }
+            self.sums = self.sums.wrapping_add(PANEL);
+            self.rows.start += 1;
+        }
+    }
+}
+
+impl<A: Arithmetic, F: Finish<A>> Beside for Finishing<'_, A, F> {
+    #[inline(always)]
+    unsafe fn step(&mut self) {
+        for _ in 0..self.lines_of_step {
+            prefetch(self.ahead);
+            self.ahead = self.ahead.wrapping_add(CACHE_LINE);
+        }
+        // SAFETY: as of the caller.
+        unsafe { self.finish_rows(self.rows_of_step) };
+    }
+}
+
+const CACHE_LINE: usize = 64;
+
+/// Brings a line of what will be read soon near the core; a hint, which may name any address.
+#[inline(always)]
+fn prefetch(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(line.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
 }
 
 /// Turns staged rows into integers; nothing to do for floats.
@@ -194,21 +311,20 @@ pub(super) unsafe fn seal<A: Arithmetic>(operand: &Operand, rows: Range<usize>) 
 /// As of [`product`].
 #[inline(always)]
 pub(super) unsafe fn normalise<A: Arithmetic>(part: &Normalise<'_>) {
-    let (width, padded) = (part.sums.width(), part.sums.padded());
+    let (width, padded) = (part.states.width(), part.states.padded());
     let bytes = A::Attention::ELEMENT.bytes();
     let (weight, bias) = (part.weight.as_ptr(), part.bias.as_ptr());
     for row in part.rows.clone() {
-        // SAFETY: sums, states, weight and bias have the same padded width, the operand at least that.
+        // SAFETY: states, weight and bias have the same padded width, the operand at least that.
         unsafe {
-            let x = part.sums.at(row);
+            let (x, operand) = (part.states.at(row), part.operand.stage_at(row));
             let (mean, variance) = moments::<A::Simd>(x, width, padded);
             let scale = 1.0 / (variance + part.epsilon).sqrt();
             let (scale, shift) = (A::Simd::splat(scale), A::Simd::splat(-mean * scale));
-            let (states, operand) = (part.states.at(row), part.operand.stage_at(row));
             for i in (0..padded).step_by(A::Simd::LANES) {
                 let unit = A::Simd::mul_add(A::Simd::load(x.add(i)), scale, shift);
                 let y = A::Simd::mul_add(unit, A::Simd::load(weight.add(i)), A::Simd::load(bias.add(i)));
-                A::Simd::store(states.add(i), y);
+                A::Simd::store(x.add(i), y);
                 A::put(operand.add(i * bytes), y);
             }
         }

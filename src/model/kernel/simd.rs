@@ -1,12 +1,15 @@
 //! Vectors of f32, and the functions of them that every CPU computes alike.
 
+/// Rows that are reduced together.
+pub(super) const GROUP: usize = 16;
+
 /// Vectors of f32 of one instruction set.
 ///
 /// # Safety
 /// All functions: the CPU has the instruction set. Pointers are valid for [`Simd::LANES`] numbers, at any alignment.
 pub(super) trait Simd: 'static {
     type Vector: Copy;
-    /// Numbers in a vector; divides 16.
+    /// Numbers in a vector; divides [`GROUP`].
     const LANES: usize;
 
     unsafe fn splat(x: f32) -> Self::Vector;
@@ -25,6 +28,47 @@ pub(super) trait Simd: 'static {
     /// `x * 2^n` for integral `n` in [-126, 127].
     unsafe fn scale(x: Self::Vector, n: Self::Vector) -> Self::Vector;
     unsafe fn sum(x: Self::Vector) -> f32;
+
+    /// The first `count` numbers, at most all; `fill` in the place of the others, which need not be readable.
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize, fill: f32) -> Self::Vector {
+        let mut numbers = [fill; GROUP];
+        for (i, number) in numbers.iter_mut().enumerate().take(count) {
+            // SAFETY: the caller gives as many.
+            *number = unsafe { from.add(i).read_unaligned() };
+        }
+        // SAFETY: a vector has no more numbers than a group.
+        unsafe { Self::load(numbers.as_ptr()) }
+    }
+
+    /// The sum of each row's numbers.
+    #[inline(always)]
+    unsafe fn sum_of_each(rows: &[Self::Vector; GROUP], sums: &mut [f32; GROUP]) {
+        for (row, sum) in rows.iter().zip(sums) {
+            // SAFETY: as of the caller.
+            *sum = unsafe { Self::sum(*row) };
+        }
+    }
+
+    /// The highest of each row's numbers.
+    #[inline(always)]
+    unsafe fn highest_of_each(rows: &[Self::Vector; GROUP], highest: &mut [f32; GROUP]) {
+        for (row, highest) in rows.iter().zip(highest) {
+            // SAFETY: as of the caller.
+            *highest = unsafe { Self::highest(*row) };
+        }
+    }
+
+    /// See [`gelu`].
+    #[inline(always)]
+    unsafe fn gelu(x: Self::Vector, accuracy: Accuracy) -> Self::Vector
+    where
+        Self: Sized,
+    {
+        // SAFETY: as of the caller.
+        unsafe { gelu::<Self>(x, accuracy) }
+    }
+
     unsafe fn highest(x: Self::Vector) -> f32;
 
     /// Transposes 16 x 16 words of 32 bits: row `i` starts at `from + i * from_stride` and becomes a column.
@@ -75,7 +119,7 @@ pub(super) unsafe fn exp2<S: Simd>(x: S::Vector, accuracy: Accuracy) -> S::Vecto
 
 /// `x * (1 + erf(x / sqrt 2)) / 2`. Source: Gaussian Error Linear Units, arXiv:1606.08415.
 ///
-/// Absolute error 1e-6 of max(1, |x|) in full, 7e-5 in half accuracy.
+/// Absolute error 1e-6 of max(1, |x|) in full, 7e-5 in half accuracy; [`Simd::gelu`] may err by 8e-5.
 #[inline(always)]
 pub(super) unsafe fn gelu<S: Simd>(x: S::Vector, accuracy: Accuracy) -> S::Vector {
     // SAFETY: the caller's CPU has the instruction set.

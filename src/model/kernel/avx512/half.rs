@@ -69,6 +69,30 @@ impl Arithmetic for Fp16 {
     intrinsics! {
         fn tile(tile: &Tile) -> () { any_block!(tile, Fp16, "avx512f,avx512bw,avx512vl,avx512fp16") }
         fn put(to: *mut u8, x: __m512) -> () { put_f16(to, x) }
+        fn interleave(rows: [*const u8; 4], to: *mut u8) -> () { interleave_halves(rows[0], rows[1], to) }
+    }
+}
+
+/// One lane of 32 columns from two rows of as many halves.
+#[inline(always)]
+pub(in crate::model::kernel) unsafe fn interleave_halves(low: *const u8, high: *const u8, to: *mut u8) {
+    const PLACES: [[u16; 32]; 2] = {
+        let mut places = [[0; 32]; 2];
+        let mut i = 0;
+        while i < 32 {
+            places[i / 16][i % 16 * 2] = i as u16;
+            places[i / 16][i % 16 * 2 + 1] = 32 + i as u16;
+            i += 1;
+        }
+        places
+    };
+    // SAFETY: 64 bytes in each row, 128 to write, on a CPU with AVX-512BW.
+    unsafe {
+        let (low, high) = (_mm512_loadu_si512(low.cast()), _mm512_loadu_si512(high.cast()));
+        for (i, places) in PLACES.iter().enumerate() {
+            let places = _mm512_loadu_si512(places.as_ptr().cast());
+            _mm512_storeu_si512(to.add(64 * i).cast(), _mm512_permutex2var_epi16(low, places, high));
+        }
     }
 }
 
@@ -109,6 +133,7 @@ impl Arithmetic for Bf16 {
     intrinsics! {
         fn tile(tile: &Tile) -> () { any_block!(tile, Bf16, "avx512f,avx512bw,avx512vl,avx512bf16") }
         fn put(to: *mut u8, x: __m512) -> () { put_bf16(to, x) }
+        fn interleave(rows: [*const u8; 4], to: *mut u8) -> () { interleave_halves(rows[0], rows[1], to) }
     }
 }
 

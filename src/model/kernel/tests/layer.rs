@@ -22,7 +22,6 @@ struct Space {
     operand: Operand,
     query_key_value: Operand,
     context: Operand,
-    sums: Rows,
     inner: Operand,
     scratch: Vec<Scratch>,
 }
@@ -57,7 +56,6 @@ impl Layer {
             operand: kernel.operand(tokens, self.dim),
             query_key_value: kernel.attention_operand(tokens, 3 * attention),
             context: kernel.operand(tokens, attention),
-            sums: Rows::new(tokens, self.dim),
             inner: kernel.operand(tokens, 2 * self.dim + 8),
             scratch: (0..members).map(|_| kernel.scratch(tokens, self.heads)).collect(),
         }
@@ -71,20 +69,20 @@ impl Layer {
         team: &Team,
         embed: &mut dyn FnMut() -> f32,
     ) -> Vec<f32> {
-        let Space { states, operand, query_key_value, context, sums, inner, scratch } = space;
+        let Space { states, operand, query_key_value, context, inner, scratch } = space;
         let tokens = offsets[offsets.len() - 1];
         let crew: Crew<'_> = self.kernel.crew(team, scratch);
-        (0..tokens).for_each(|row| sums.row_mut(row).iter_mut().for_each(|x| *x = embed()));
-        crew.normalise(sums, &self.norm, states, operand, 0..tokens);
+        (0..tokens).for_each(|row| states.row_mut(row).iter_mut().for_each(|x| *x = embed()));
+        crew.normalise(&self.norm, states, operand, 0..tokens);
         for _ in 0..2 {
             crew.project(operand, &self.query_key_value, 0..tokens, Into::Store(query_key_value));
             crew.attend(query_key_value, offsets, self.heads, context);
             for rows in [0..tokens / 3, tokens / 3..tokens] {
-                crew.project(context, &self.attention_out, rows.clone(), Into::Add { states, sums });
-                crew.normalise(sums, &self.norm, states, operand, rows.clone());
+                crew.project(context, &self.attention_out, rows.clone(), Into::Add(states));
+                crew.normalise(&self.norm, states, operand, rows.clone());
                 crew.project(operand, &self.up, rows.clone(), Into::Gelu(inner));
-                crew.project(inner, &self.down, rows.clone(), Into::Add { states, sums });
-                crew.normalise(sums, &self.norm, states, operand, rows);
+                crew.project(inner, &self.down, rows.clone(), Into::Add(states));
+                crew.normalise(&self.norm, states, operand, rows);
             }
         }
         (0..tokens).flat_map(|row| states.row(row).to_vec()).collect()

@@ -87,7 +87,7 @@ pub(super) fn rounding(element: Element, x: f64) -> f64 {
 
 /// What `gelu` documents.
 pub(super) fn gelu_error(kernel: &Kernel, x: f64) -> f64 {
-    (if is_exact(kernel) { 1e-6 } else { 7e-5 }) * x.abs().max(1.0)
+    (if is_exact(kernel) { 1e-6 } else { 8e-5 }) * x.abs().max(1.0)
 }
 
 /// What `exp2` documents.
