@@ -148,12 +148,7 @@ fn lanes_of<A: Arithmetic>(keys: usize) -> usize {
 
 /// Of a block of queries with a chunk of keys.
 #[inline(always)]
-unsafe fn scores<A: Arithmetic>(
-    head: &Head<'_>,
-    scratch: &Scratch,
-    rows: Range<usize>,
-    chunk: Range<usize>,
-) {
+unsafe fn scores<A: Arithmetic>(head: &Head<'_>, scratch: &Scratch, rows: Range<usize>, chunk: Range<usize>) {
     let bytes = head.width * A::ELEMENT.bytes();
     for panel in 0..chunk.len().div_ceil(PANEL) {
         // SAFETY: as of `attend`.
@@ -326,12 +321,7 @@ unsafe fn weigh_values<A: Arithmetic>(
 
 /// Divides by the totals, and takes the sums where they belong.
 #[inline(always)]
-unsafe fn finish<A: Arithmetic>(
-    head: &Head<'_>,
-    scratch: &Scratch,
-    rows: Range<usize>,
-    weights: &Weights,
-) {
+unsafe fn finish<A: Arithmetic>(head: &Head<'_>, scratch: &Scratch, rows: Range<usize>, weights: &Weights) {
     let (start, stride) = head.context.stage();
     for panel in 0..head.width / PANEL {
         let sums = scratch.sums.at(panel * TILE_BYTES).cast::<f32>();

@@ -215,7 +215,8 @@ fn check_plain(setting: &Setting) {
         let (a, b): (&Outcome, &Outcome) = (&ours, &theirs);
         let off: Vec<f32> = a.sums.row(row).iter().zip(b.sums.row(row)).map(|(a, b)| a - b).collect();
         // Of what is added up, since it may cancel out.
-        let share = size(&off) / (size(b.sums.row(row)) + size(setting.states.row(row)) + size(&setting.bias));
+        let share =
+            size(&off) / (size(b.sums.row(row)) + size(setting.states.row(row)) + size(&setting.bias));
         let most = if unit > 0.0 {
             0.02
         } else if Sums::of_products(setting.kernel) == Sums::F16 {
