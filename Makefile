@@ -4,7 +4,7 @@ MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
 JUDGE ?= smollm2
 
-.PHONY: run build model test lint clients judge ragas-compare bulk deploy-check deploy-drill proxies report-test bench bench-peers bench-serving bench-soak goldens ragas-goldens lexical-goldens help
+.PHONY: run build model test lint deny sbom clients judge ragas-compare bulk deploy-check deploy-drill proxies report-test bench bench-peers bench-serving bench-soak goldens ragas-goldens lexical-goldens help
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,12 @@ lint: ## Formatting and clippy with warnings denied, and the protocol by buf whe
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	proto/lint.sh
+
+deny: ## Licences, sources, bans and advisories of all dependencies (cargo install cargo-deny)
+	cargo deny --locked check
+
+sbom: ## All parts of the binary in CycloneDX, as assay.cdx.json (cargo install cargo-cyclonedx)
+	cargo cyclonedx --format json --target x86_64-unknown-linux-gnu --override-filename assay.cdx
 
 clients: model build ## The clients of clients/ against the release binary; what they see goes into docs/CLIENTS.md
 	clients/run.sh target/release/assay $(MODEL)

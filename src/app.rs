@@ -21,7 +21,8 @@ use crate::{
     evaluate::{self, Evaluator},
     judge::{self, Judge},
     rpc::{
-        self, Context, OpenCalls, Rpc,
+        self, Context, OpenCalls, Reloader, Rpc,
+        guard::Guard,
         health::Health,
         listen::{Address, Listener},
     },
@@ -61,6 +62,7 @@ pub struct App {
     watchdog: Option<Watchdog>,
     reactor: Option<Runtime>,
     admin: Option<Admin>,
+    _reloader: Reloader,
 }
 
 impl App {
@@ -76,6 +78,7 @@ impl App {
 
         let mut registry = Registry::default();
         telemetry::register_process(&mut registry, started);
+        let (guard, reloader) = Guard::open(&settings.rpc.security, &mut registry)?;
         let reactor = build_reactor(settings.reactor_threads)?;
         let watchdog = Watchdog::start(settings.stall.clone(), reactor.handle(), &mut registry);
         let embedder = Embedder::start(settings.embed.clone(), &mut registry)?;
@@ -96,6 +99,7 @@ impl App {
             reactor: watchdog.reader(),
             health: health.clone(),
             open: open.clone(),
+            guard,
             streams: streams.clone(),
             started,
         };
@@ -116,6 +120,7 @@ impl App {
             watchdog: Some(watchdog),
             reactor: Some(reactor),
             admin,
+            _reloader: reloader,
         })
     }
 
@@ -158,6 +163,7 @@ impl App {
 
     fn announce(&self, settings: &Settings) {
         let listen: Vec<String> = self.addresses.iter().map(Address::to_string).collect();
+        let security = &settings.rpc.security;
         let judges: Vec<&str> = settings.judges.iter().map(|judge| judge.name.as_str()).collect();
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -168,8 +174,14 @@ impl App {
             text_threads = settings.embed.text_threads,
             score_threads = settings.evaluate.threads,
             judges = judges.join(","),
+            tls = security.tls.is_some(),
+            client_certificates = security.tls.as_ref().is_some_and(|tls| tls.client_authorities.is_some()),
+            tokens = security.token_file.is_some(),
             "listening; the model is being made ready"
         );
+        if security.token_file.is_some() && security.tls.is_none() && self.addresses.iter().any(is_remote) {
+            tracing::warn!("tokens are read in plain text from other machines: set tls-cert and tls-key");
+        }
     }
 }
 
@@ -247,6 +259,11 @@ fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address}: set another --admin-listen, port 0, or off"))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Whether other machines may reach it.
+fn is_remote(address: &Address) -> bool {
+    matches!(address, Address::Tcp(address) if !address.ip().is_loopback())
 }
 
 fn build_reactor(threads: usize) -> io::Result<Runtime> {

@@ -19,7 +19,8 @@ use crate::{
 
 /// A mistake in the settings or the flags, as sysexits.h has it.
 const USAGE: u8 = 64;
-const ALL: [Group; 5] = [Group::Serving, Group::Model, Group::Compute, Group::Judge, Group::Log];
+const ALL: [Group; 6] =
+    [Group::Serving, Group::Security, Group::Model, Group::Compute, Group::Judge, Group::Log];
 
 /// Flags that don't fit each other or the settings.
 #[derive(Debug, thiserror::Error)]

@@ -2,6 +2,7 @@
 
 mod judges;
 mod reader;
+mod security;
 mod table;
 
 use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, str::FromStr, time::Duration};
@@ -78,6 +79,7 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
             compute: Compute { threads, text_threads, batch_tokens },
             reflection: r.required("reflection", true, boolean),
             keepalive: r.required("keepalive", Duration::ZERO, duration),
+            security: security::settings(r),
         },
         embed: embed::Settings {
             source: source_settings(r, sources),
@@ -140,7 +142,7 @@ fn source_settings(r: &mut Reader, sources: &Sources<'_>) -> source::Settings {
     source::Settings {
         model: r.required("model", String::new(), text),
         revision: r.optional("revision", text),
-        endpoint: r.required("hub-endpoint", String::new(), text),
+        endpoint: r.required("hub-endpoint", String::new(), url),
         token: r.optional("hub-token", |token| Ok(Secret::new(token.to_owned()))),
         cache_dir: cache_dir.unwrap_or_else(|| default_cache(sources)),
         offline: r.required("offline", false, boolean),
@@ -171,6 +173,13 @@ fn default_cache(sources: &Sources<'_>) -> PathBuf {
 
 fn text(value: &str) -> Result<String, String> {
     Ok(value.to_owned())
+}
+
+fn url(value: &str) -> Result<String, String> {
+    match value.split_once("://") {
+        Some(("http" | "https", rest)) if !rest.is_empty() => Ok(value.to_owned()),
+        _ => Err("a URL that begins with http:// or https:// is needed".into()),
+    }
 }
 
 fn number<T: FromStr + PartialOrd + From<u8>>(value: &str) -> Result<T, String> {
@@ -247,6 +256,7 @@ mod tests {
     fn read(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Config, Mistakes> {
         let command = clap::Command::new("assay").args(arguments(&[
             Group::Serving,
+            Group::Security,
             Group::Model,
             Group::Compute,
             Group::Judge,
@@ -303,11 +313,39 @@ mod tests {
     }
 
     #[test]
+    fn credentials_in_urls_are_never_shown() {
+        let urls = |url: &str| {
+            let flags = ["--hub-endpoint", url, "--judge-url", url, "--judge-model", "m"];
+            read(&flags, &[], "").map_or_else(|mistakes| mistakes.0.join("\n"), |c| c.shown.to_string())
+        };
+        for (url, part) in [
+            ("https://me:planted@mirror.example/v1", "\"https://(hidden)@mirror.example/v1\""),
+            ("https://me:p@planted@mirror.example", "\"https://(hidden)@mirror.example\""),
+            ("me:planted@mirror.example", "begins with http"),
+        ] {
+            let shown = urls(url);
+            assert!(shown.matches(part).count() == 2 && !shown.contains("planted"), "{shown}");
+        }
+    }
+
+    #[test]
     fn what_is_shown_reads_back_as_the_same_file() {
         let config = read(&["--max-inputs", "7", "--listen", "unix:/a,127.0.0.1:0"], &[], "").expect("valid");
         let again = read(&["--config", "f.toml"], &[], &config.shown.to_string()).expect("valid");
         assert_eq!(again.app.rpc.limits.inputs, 7);
         assert_eq!(again.app.listen, config.app.listen);
+    }
+
+    #[test]
+    fn half_of_tls_is_a_mistake_and_what_is_open_is_a_list() {
+        for flags in [&["--tls-cert", "c"][..], &["--tls-key", "k"], &["--tls-client-ca", "a"]] {
+            let mistakes = read(flags, &[], "").expect_err("refused").0;
+            assert!(mistakes[0].contains("tls-cert") && mistakes.len() == 1, "{mistakes:?}");
+        }
+        let open = |value: &str| read(&["--open-services", value], &[], "").map(|c| c.app.rpc.security.open);
+        assert_eq!(open("none").expect("valid"), []);
+        assert_eq!(open("health, reflection").expect("valid").len(), 2);
+        assert!(open("embedding").expect_err("refused").0[0].contains("open-services"));
     }
 
     const JUDGES: &str = r#"

@@ -1,16 +1,22 @@
 //! The edge of the protocol: services, limits, deadlines, status codes, and the server around them.
 
+mod caller;
+mod connection;
 mod convert;
 mod deadline;
 mod embedding;
 mod evaluation;
+pub mod guard;
 pub(crate) mod health;
 mod layer;
 pub mod listen;
+mod reload;
 mod reorder;
 mod server_info;
 mod status;
 mod stream;
+mod tls;
+mod tokens;
 
 use std::{
     sync::atomic::AtomicU64,
@@ -33,15 +39,20 @@ use crate::{
     stall,
 };
 
+pub use caller::CallerLimits;
 use embedding::Embeddings;
 use evaluation::Evaluations;
+use guard::{Guard, Security};
 use health::Health;
 use layer::CallLayer;
 pub(crate) use layer::OpenCalls;
 use listen::Listener;
+pub(crate) use reload::Reloader;
 pub use server_info::Compute;
 use server_info::ServerInfo;
 use stream::Terms;
+use tls::Tls;
+pub use tls::TlsFiles;
 
 /// What one request, stream and connection may hold.
 #[derive(Clone, Debug)]
@@ -96,6 +107,7 @@ pub struct Settings {
     pub reflection: bool,
     /// How often an idle connection is asked whether it is alive; it has as long to answer.
     pub keepalive: Duration,
+    pub security: Security,
 }
 
 /// All that the services share.
@@ -106,6 +118,7 @@ pub(crate) struct Context {
     pub reactor: stall::Reader,
     pub health: Health,
     pub open: OpenCalls,
+    pub guard: Guard,
     /// Owns the tasks of open streams.
     pub streams: TaskTracker,
     pub started: SystemTime,
@@ -117,12 +130,15 @@ pub(crate) struct Rpc {
     routes: Routes,
     layer: CallLayer,
     settings: Settings,
+    tls: Option<Tls>,
     closing: CancellationToken,
 }
 
 impl Rpc {
     pub fn new(context: Context, registry: &mut Registry) -> Rpc {
-        let layer = CallLayer::new(context.reactor.clone(), context.open.clone(), registry);
+        let tls = context.guard.tls.clone();
+        let (reactor, open, guard) = (context.reactor.clone(), context.open.clone(), context.guard.clone());
+        let layer = CallLayer::new(reactor, open, guard, registry);
         let closing = context.health.closing.clone();
         let mut routes = services(&context);
         let settings = context.settings;
@@ -131,7 +147,7 @@ impl Rpc {
             routes =
                 add_reflection(routes, &[proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET, details]);
         }
-        Rpc { routes, layer, settings, closing }
+        Rpc { routes, layer, settings, tls, closing }
     }
 
     /// Serves until `closing`, and on until the last open call has ended.
@@ -150,11 +166,15 @@ impl Rpc {
             .layer(self.layer)
             .layer(CatchPanicLayer::custom(answer_panic))
             .add_routes(self.routes);
-        match listener {
-            Listener::Tcp(listener) => {
+        match (listener, self.tls) {
+            (Listener::Tcp(listener), None) => {
                 router.serve_with_incoming_shutdown(listen::tcp(listener)?, closing).await?;
             }
-            Listener::Unix { listener, .. } => {
+            (Listener::Tcp(listener), Some(tls)) => {
+                let connections = tls.accept(listen::tcp(listener)?);
+                router.serve_with_incoming_shutdown(connections, closing).await?;
+            }
+            (Listener::Unix { listener, .. }, _) => {
                 router.serve_with_incoming_shutdown(listen::unix(listener)?, closing).await?;
             }
         }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     bytes_or_none, count, number, positive_duration,
     reader::{Reader, Sources},
-    text,
+    text, url,
 };
 use crate::{
     judge::{Prices, Settings, store::Mode},
@@ -130,13 +130,6 @@ fn store(r: &mut Reader) -> Mode {
             r.mistake("judge-record and judge-replay are both set: answers are either added or read".into());
             Mode::Off
         }
-    }
-}
-
-fn url(value: &str) -> Result<String, String> {
-    match value.split_once("://") {
-        Some(("http" | "https", rest)) if !rest.is_empty() => Ok(value.to_owned()),
-        _ => Err("a URL that begins with http:// or https:// is needed".into()),
     }
 }
 

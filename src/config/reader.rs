@@ -1,6 +1,6 @@
 //! Values by precedence: flag, environment, file, default. Collects all mistakes.
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use clap::ArgMatches;
 
@@ -78,7 +78,7 @@ impl Reader {
         match parse(value) {
             Ok(value) => Some(value),
             Err(mistake) => {
-                let shown = if setting.secret { "…" } else { value };
+                let shown = if setting.secret { "…".into() } else { without_credentials(setting, value) };
                 let name = own.and(self.profile.as_ref()).map_or_else(
                     || name.to_owned(),
                     |profile| format!("{PROFILES}.{profile}.{}", setting.profile_key()),
@@ -223,7 +223,18 @@ impl fmt::Display for Shown {
 }
 
 fn shown(setting: &Setting, value: &str) -> toml::Value {
-    if setting.secret { "(hidden)".into() } else { value.into() }
+    if setting.secret { "(hidden)".into() } else { without_credentials(setting, value).as_ref().into() }
+}
+
+/// A URL without the user and the password that may be in it.
+fn without_credentials<'a>(setting: &Setting, value: &'a str) -> Cow<'a, str> {
+    match value.rsplit_once('@') {
+        Some((before, host)) if setting.placeholder == "URL" => {
+            let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
+            format!("{scheme}://(hidden)@{host}").into()
+        }
+        _ => value.into(),
+    }
 }
 
 fn variable(setting: &Setting, sources: &Sources<'_>) -> Option<(String, Origin)> {

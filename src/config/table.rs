@@ -18,6 +18,7 @@ pub(crate) struct Setting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
     Serving,
+    Security,
     Model,
     Compute,
     Judge,
@@ -28,6 +29,7 @@ impl Group {
     pub fn title(self) -> &'static str {
         match self {
             Group::Serving => "Serving",
+            Group::Security => "Security",
             Group::Model => "Model",
             Group::Compute => "Compute",
             Group::Judge => "Judge",
@@ -50,10 +52,10 @@ const fn from(fallbacks: &'static [&'static str], setting: Setting) -> Setting {
     Setting { fallbacks, ..setting }
 }
 
-use Group::{Compute, Judge, Log, Model, Serving};
+use Group::{Compute, Judge, Log, Model, Security, Serving};
 
 #[rustfmt::skip]
-pub(crate) const SETTINGS: [Setting; 64] = [
+pub(crate) const SETTINGS: [Setting; 73] = [
     setting(Serving, "listen", "ADDRESS", "127.0.0.1:50051",
         "Where to serve: HOST:PORT (port 0 picks one) or unix:PATH; several with commas"),
     setting(Serving, "admin-listen", "ADDRESS", "0.0.0.0:9090",
@@ -75,6 +77,19 @@ pub(crate) const SETTINGS: [Setting; 64] = [
     setting(Serving, "drain-limit", "DURATION", "25s", "At shutdown, the most time for calls in flight to finish"),
     setting(Serving, "reflection", "BOOL", "true", "Serve gRPC reflection, v1 and v1alpha"),
     setting(Serving, "reactor-threads", "N", "", "Threads of the event loop; by default 2, or 1 on a single core"),
+    setting(Security, "tls-cert", "FILE", "",
+        "The server's certificate in PEM, and those between it and its authority: TLS on all HOST:PORT of listen; needs tls-key"),
+    setting(Security, "tls-key", "FILE", "", "The private key of tls-cert, in PEM"),
+    setting(Security, "tls-client-ca", "FILE", "",
+        "Authorities in PEM: a caller without a certificate of one of them is refused"),
+    setting(Security, "token-file", "FILE", "",
+        "Lines of NAME:TOKEN, each with the methods behind it that it is good for, if not for all: a call without such a token is refused"),
+    setting(Security, "open-services", "LIST", "health", "What needs no token: health, reflection, both with a comma, or none"),
+    setting(Security, "reload-every", "DURATION", "2s", "How often the files above are looked at for changes"),
+    setting(Security, "caller-calls", "N", "",
+        "Calls and streams that one caller may have under way; a caller is a token's name, else a client certificate, else an address"),
+    setting(Security, "caller-requests-per-minute", "N", "", "Calls and streams that one caller may begin in a minute"),
+    setting(Security, "callers", "N", "4096", "Callers that are told apart at one time; those beyond share one allowance"),
     setting(Model, "model", "MODEL", "sentence-transformers/all-MiniLM-L6-v2",
         "A directory with a model, or the id of one on the hub"),
     setting(Model, "revision", "REVISION", "main", "Branch, tag or commit on the hub"),

@@ -25,7 +25,11 @@ use prometheus_client::{
 use tonic::{Code, Status, metadata::MetadataMap};
 use tower::{BoxError, Layer, Service};
 
-use super::{deadline, status};
+use super::{
+    deadline,
+    guard::{Admitted, Guard},
+    status,
+};
 use crate::{deadline::Deadline, judge::Trace, stall};
 
 const REQUEST_ID: &str = "x-request-id";
@@ -34,7 +38,7 @@ const TRACEPARENT: &str = "traceparent";
 const WAIT_FOR_READY: &str = "assay-wait-for-ready";
 
 /// Every method that is served; others are counted together.
-const METHODS: [&str; 11] = [
+pub(super) const METHODS: [&str; 11] = [
     "assay.v1.EmbeddingService/Embed",
     "assay.v1.EmbeddingService/EmbedStream",
     "assay.v1.EmbeddingService/Tokenize",
@@ -64,6 +68,7 @@ pub(super) struct CallLayer {
     metrics: Metrics,
     reactor: stall::Reader,
     open: OpenCalls,
+    guard: Guard,
 }
 
 /// Calls that are not answered to the last byte.
@@ -80,8 +85,8 @@ impl OpenCalls {
 }
 
 impl CallLayer {
-    pub fn new(reactor: stall::Reader, open: OpenCalls, registry: &mut Registry) -> CallLayer {
-        CallLayer { metrics: Metrics::register(registry), reactor, open }
+    pub fn new(reactor: stall::Reader, open: OpenCalls, guard: Guard, registry: &mut Registry) -> CallLayer {
+        CallLayer { metrics: Metrics::register(registry), reactor, open, guard }
     }
 }
 
@@ -116,12 +121,23 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let mut observed = self.layer.observe(&request);
+        match self.layer.guard.admit(observed.method, &request) {
+            Ok(admitted) => observed.admitted = Some(admitted),
+            Err(refusal) => {
+                let refused = observed.answer(status::of_refusal(&refusal));
+                return Box::pin(async move { Err(refused.into()) });
+            }
+        }
+        // No handler needs it, and none can let it slip.
+        request.headers_mut().remove(http::header::AUTHORIZATION);
         let call = Call { trace: observed.trace(), ..Call::of(request.headers()) };
         let deadline = call.deadline;
         request.extensions_mut().insert(call);
         let answer = within(deadline, self.inner.call(request));
         Box::pin(async move {
-            let Some(answer) = answer.await else { return Err(observed.late().into()) };
+            let Some(answer) = answer.await else {
+                return Err(observed.answer(status::deadline_exceeded()).into());
+            };
             let (mut parts, body) = answer.map_err(Into::into)?.into_parts();
             observed.echo(&mut parts.headers);
             // An answer without messages carries its status here.
@@ -178,6 +194,7 @@ impl CallLayer {
             metrics: self.metrics.clone(),
             counted: counted.then(|| self.open.clone()),
             open,
+            admitted: None,
         }
     }
 }
@@ -201,6 +218,8 @@ struct Observed {
     metrics: Metrics,
     counted: Option<OpenCalls>,
     open: Gauge,
+    /// None for a call that is refused.
+    admitted: Option<Admitted>,
 }
 
 impl Observed {
@@ -216,9 +235,8 @@ impl Observed {
         }
     }
 
-    /// The answer to a call whose deadline passed before its handler answered; tonic writes it.
-    fn late(&mut self) -> Status {
-        let mut status = status::deadline_exceeded();
+    /// The answer to a call in its handler's place; tonic writes it.
+    fn answer(&mut self, mut status: Status) -> Status {
         self.code = Some(status.code());
         let mut headers = status.metadata().clone().into_headers();
         self.echo(&mut headers);
@@ -251,6 +269,7 @@ impl Drop for Observed {
             method = self.method,
             code,
             took_ms = took.as_secs_f64() * 1e3,
+            caller = self.admitted.as_ref().map(|admitted| tracing::field::display(&admitted.caller)),
             request_id = self.request_id.to_str().unwrap_or_default(),
             traceparent = self.traceparent.as_ref().and_then(|t| t.to_str().ok()).unwrap_or_default(),
             "answered"

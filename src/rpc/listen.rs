@@ -13,7 +13,8 @@ use std::{
 };
 
 use futures::{Stream, stream};
-use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{caller::Caller, connection::Connection};
 
 /// Where to listen: `HOST:PORT`, port 0 for any free one, or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,25 +98,29 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 /// out, as the next attempt may work.
 pub(super) fn tcp(
     listener: TcpListener,
-) -> io::Result<impl Stream<Item = io::Result<tokio::net::TcpStream>>> {
+) -> io::Result<impl Stream<Item = io::Result<Connection<tokio::net::TcpStream>>>> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     Ok(accepted(listener, async |listener: &tokio::net::TcpListener| {
-        let (connection, _) = listener.accept().await?;
+        let (io, address) = listener.accept().await?;
         // Answers are small and each is written at once.
-        connection.set_nodelay(true)?;
-        Ok(connection)
+        io.set_nodelay(true)?;
+        Ok(Connection { io, caller: Caller::at(address.ip()) })
     }))
 }
 
 /// As [`tcp`].
 pub(super) fn unix(
     listener: UnixListener,
-) -> io::Result<impl Stream<Item = io::Result<tokio::net::UnixStream>>> {
+) -> io::Result<impl Stream<Item = io::Result<Connection<tokio::net::UnixStream>>>> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
-    Ok(accepted(listener, async |listener: &tokio::net::UnixListener| Ok(listener.accept().await?.0)))
+    Ok(accepted(listener, async |listener: &tokio::net::UnixListener| {
+        let (io, _) = listener.accept().await?;
+        let caller = io.peer_cred().map_or(Caller::Unknown, |user| Caller::User(user.uid()));
+        Ok(Connection { io, caller })
+    }))
 }
 
-fn accepted<L, C: AsyncRead + AsyncWrite>(
+fn accepted<L, C>(
     listener: L,
     accept: impl AsyncFn(&L) -> io::Result<C>,
 ) -> impl Stream<Item = io::Result<C>> {

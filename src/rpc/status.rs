@@ -13,6 +13,8 @@ use crate::{
     judge::JudgeError,
 };
 
+use super::{caller::Exceeded, guard::Refusal};
+
 const DOMAIN: &str = "assay.v1";
 /// Says when to retry, in milliseconds, or, below 0, not to. Source: gRPC proposal A6.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -115,6 +117,22 @@ fn of_judge(error: &JudgeError) -> Status {
 
 pub(super) fn of_full(full: &Full) -> Status {
     come_again(Code::ResourceExhausted, "EVALUATIONS_FULL", full.to_string(), SOON)
+}
+
+/// A call that was not let in.
+pub(super) fn of_refusal(refusal: &Refusal) -> Status {
+    let message = refusal.to_string();
+    match refusal {
+        Refusal::TokenMissing => with_reason(Code::Unauthenticated, "TOKEN_MISSING", message),
+        Refusal::TokenUnknown => with_reason(Code::Unauthenticated, "TOKEN_UNKNOWN", message),
+        Refusal::MethodNotAllowed { .. } => {
+            with_reason(Code::PermissionDenied, "METHOD_NOT_ALLOWED", message)
+        }
+        Refusal::Exceeded(Exceeded::Calls { .. }) => used_up("CALLER_CALLS", "caller", message, Some(SOON)),
+        Refusal::Exceeded(Exceeded::Rate { retry_in, .. }) => {
+            used_up("CALLER_RATE", "caller", message, Some(*retry_in))
+        }
+    }
 }
 
 pub(super) fn deadline_exceeded() -> Status {
@@ -245,6 +263,21 @@ mod tests {
         check(EmbedError::DeadlineExceeded, Code::DeadlineExceeded, "DEADLINE_EXCEEDED", false);
         check(EmbedError::Stopping, Code::Unavailable, "STOPPING", true);
         check(EmbedError::Defect, Code::Internal, "DEFECT", false);
+    }
+
+    #[test]
+    fn each_refusal_has_its_code_reason_and_retry() {
+        let check = |refusal: Refusal, code, reason: &str, retries| {
+            check_status(&of_refusal(&refusal), code, reason, retries);
+        };
+        check(Refusal::TokenMissing, Code::Unauthenticated, "TOKEN_MISSING", false);
+        check(Refusal::TokenUnknown, Code::Unauthenticated, "TOKEN_UNKNOWN", false);
+        let denied = Refusal::MethodNotAllowed { name: "a".into(), method: "b/C" };
+        check(denied, Code::PermissionDenied, "METHOD_NOT_ALLOWED", false);
+        let calls = Exceeded::Calls { limit: 1 };
+        check(calls.into(), Code::ResourceExhausted, "CALLER_CALLS", true);
+        let rate = Exceeded::Rate { limit: 1, retry_in: Duration::from_secs(9) };
+        check(rate.into(), Code::ResourceExhausted, "CALLER_RATE", true);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 )]
 
 mod bad_input;
+mod caller_limits;
 mod cli;
 mod drain;
 mod embed_cache;
@@ -27,8 +28,11 @@ mod one_connection;
 mod ragas;
 mod ragas_defects;
 mod report;
+mod secrets;
 mod stall;
 mod support;
 mod tidy;
+mod tls;
+mod tokens;
 mod vectors;
 mod warm_up_story;

@@ -1,4 +1,5 @@
 pub mod app;
+pub mod certificates;
 pub mod command;
 pub mod evaluator;
 pub mod goldens;

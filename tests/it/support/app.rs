@@ -81,6 +81,7 @@ pub fn settings(model: impl Into<String>) -> Settings {
             compute: Compute { threads, text_threads, batch_tokens },
             reflection: true,
             keepalive: Duration::from_secs(30),
+            security: rpc::guard::Security::default(),
         },
         evaluate: evaluate::Settings { threads: 1, evaluations: 64 },
         judges: Vec::new(),
@@ -176,10 +177,10 @@ impl TestApp {
         client.get_server_info(GetServerInfoRequest {}).await.expect("it answers at all times").into_inner()
     }
 
-    /// Until Health/Watch says so.
+    /// Until Health/Watch says so, on the admin port: the other one may let in only some.
     pub async fn until_serving(&self) {
         let request = HealthCheckRequest { service: String::new() };
-        let mut watch = self.health().await.watch(request).await.expect("a watch").into_inner();
+        let mut watch = self.admin_health().await.watch(request).await.expect("a watch").into_inner();
         while let Some(change) = watch.message().await.expect("the watch stays open") {
             if change.status() == ServingStatus::Serving {
                 return;
