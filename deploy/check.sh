@@ -134,14 +134,5 @@ score() {
     echo "kube-score has nothing against $count renderings"
 }
 
-title() {
-    printf '\n== %s\n' "$1"
-}
-
-fail() {
-    echo "FAILED: $1" >&2
-    exit 1
-}
-
 . deploy/check/tools.sh
 main

@@ -31,14 +31,5 @@ main() {
     PYTHONPATH=$out/gen "$PYTHON" deploy/check/drill.py "$BIN" "$MODEL" "$out"
 }
 
-title() {
-    printf '\n== %s\n' "$1"
-}
-
-fail() {
-    echo "FAILED: $1" >&2
-    exit 1
-}
-
 . deploy/check/tools.sh
 main

@@ -49,7 +49,7 @@ fn on_each(threads: usize, work: impl Fn() + Sync) -> f64 {
 
 #[cfg(target_arch = "x86_64")]
 fn gauge() {
-    // Tiles may be slow while all else is fast: a processor lends its power to others first.
+    // Tiles may be slow while all else is fast (docs/PERFORMANCE.md).
     let mut kernels = crate::registers::KERNELS.iter().filter(|kernel| (kernel.runs_here)());
     if let Some(kernel) = kernels.next() {
         kernel.run(GAUGE_STEPS / 2);

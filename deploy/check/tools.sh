@@ -1,5 +1,14 @@
-# What check.sh and drill.sh need, into target/deploy-tools; they source it. Each is fetched once, and again when its
-# version changes.
+# What check.sh and drill.sh share; they source it. Tools go into target/deploy-tools; each is fetched once, and again
+# when its version changes.
+
+title() {
+    printf '\n== %s\n' "$1"
+}
+
+fail() {
+    echo "FAILED: $1" >&2
+    exit 1
+}
 
 KUBE_SCORE=v1.20.0
 KEDA=v2.21.0

@@ -26,6 +26,7 @@ unsafe impl Sync for Buffer {}
 impl Buffer {
     pub fn new(len: usize) -> Buffer {
         let align = if len >= HUGE_PAGE / 8 { HUGE_PAGE } else { CACHE_LINE };
+        // A page is only a huge one if all of it belongs to the buffer.
         let size = if align == HUGE_PAGE { (len + SLACK).next_multiple_of(HUGE_PAGE) } else { len + SLACK };
         let layout = Layout::from_size_align(size, align).expect("a size that memory can have");
         // SAFETY: the size is not zero.
