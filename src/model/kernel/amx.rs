@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     arithmetic::{Arithmetic, Beside, Element, Tile},
-    avx512::{self, Avx512, Staged, interleave_halves, put_bf16, put_f16, real_numbers},
+    avx512::{self, Avx512, Staged, interleave_halves, put_bf16, put_f16, put_two_bf16, real_numbers},
     matrix::PANEL,
     simd::Accuracy,
     table::has_avx512,
@@ -117,6 +117,19 @@ unsafe fn release() {
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
+/// Two tiles of sums side by side.
+macro_rules! store_tiles {
+    ($low:literal, $high:literal, $out:expr, $stride:expr) => {
+        asm!(
+            concat!("tilestored [{out} + {stride}], ", $low),
+            concat!("tilestored [{out} + {stride} + 64], ", $high),
+            out = in(reg) $out,
+            stride = in(reg) $stride * 4,
+            options(nostack, preserves_flags),
+        )
+    };
+}
+
 /// One block, in steps of 64 bytes along the inputs; `$product` is the instruction that multiplies, and `$other` is
 /// done after each step.
 ///
@@ -154,16 +167,8 @@ macro_rules! block {
                 b = b.add(LANE_UNIT * PANEL * 4);
                 $other.step();
             }
-            asm!(
-                "tilestored [{out} + {stride}], tmm0",
-                "tilestored [{out} + {stride} + 64], tmm1",
-                "tilestored [{next_out} + {stride}], tmm2",
-                "tilestored [{next_out} + {stride} + 64], tmm3",
-                out = in(reg) tile.out,
-                next_out = in(reg) tile.out.add(16 * tile.out_stride),
-                stride = in(reg) tile.out_stride * 4,
-                options(nostack, preserves_flags),
-            );
+            store_tiles!("tmm0", "tmm1", tile.out, tile.out_stride);
+            store_tiles!("tmm2", "tmm3", tile.out.add(16 * tile.out_stride), tile.out_stride);
         } else {
             asm!("tilezero tmm0", "tilezero tmm1", options(nostack, nomem, preserves_flags));
             for _ in 0..steps {
@@ -183,13 +188,64 @@ macro_rules! block {
                 b = b.add(LANE_UNIT * PANEL * 4);
                 $other.step();
             }
+            store_tiles!("tmm0", "tmm1", tile.out, tile.out_stride);
+        }
+    }};
+}
+
+/// Blocks of panels that stand one after the other, one step along the inputs each: rows are loaded once, and the
+/// sums of one half are stored beside the products of the other.
+macro_rules! strip {
+    ($tile:expr, $panels:expr, $other:expr, $product:literal) => {{
+        let tile: &Tile = $tile;
+        let (next_rows, next_out) = (16 * tile.a_stride, 16 * tile.out_stride);
+        let (mut b, mut out) = (tile.b, tile.out);
+        let is_high = tile.rows > 16;
+        asm!(
+            "tileloadd tmm4, [{a} + {a_stride}]",
+            a = in(reg) tile.a,
+            a_stride = in(reg) tile.a_stride,
+            options(nostack, readonly, preserves_flags),
+        );
+        if is_high {
             asm!(
-                "tilestored [{out} + {stride}], tmm0",
-                "tilestored [{out} + {stride} + 64], tmm1",
-                out = in(reg) tile.out,
-                stride = in(reg) tile.out_stride * 4,
-                options(nostack, preserves_flags),
+                "tileloadd tmm5, [{a} + {a_stride}]",
+                a = in(reg) tile.a.add(next_rows),
+                a_stride = in(reg) tile.a_stride,
+                options(nostack, readonly, preserves_flags),
             );
+        }
+        for panel in 0..$panels {
+            asm!(
+                "tileloadd tmm6, [{b} + {b_stride}]",
+                "tileloadd tmm7, [{b} + {b_stride} + 64]",
+                "tilezero tmm0",
+                concat!($product, " tmm0, tmm4, tmm6"),
+                "tilezero tmm1",
+                concat!($product, " tmm1, tmm4, tmm7"),
+                b = in(reg) b,
+                b_stride = in(reg) PANEL * 4,
+                options(nostack, readonly, preserves_flags),
+            );
+            if is_high {
+                if panel > 0 {
+                    store_tiles!("tmm2", "tmm3", out.add(next_out).sub(PANEL), tile.out_stride);
+                }
+                asm!(
+                    "tilezero tmm2",
+                    concat!($product, " tmm2, tmm5, tmm6"),
+                    "tilezero tmm3",
+                    concat!($product, " tmm3, tmm5, tmm7"),
+                    options(nostack, nomem, preserves_flags),
+                );
+            }
+            store_tiles!("tmm0", "tmm1", out, tile.out_stride);
+            $other.step();
+            b = b.add(LANE_UNIT * PANEL * 4);
+            out = out.add(PANEL);
+        }
+        if is_high {
+            store_tiles!("tmm2", "tmm3", out.add(next_out).sub(PANEL), tile.out_stride);
         }
     }};
 }
@@ -249,9 +305,29 @@ impl Arithmetic for Bf16 {
     }
 
     #[inline(always)]
+    unsafe fn strip_beside(tile: &Tile, panels: usize, other: &mut impl Beside) {
+        // SAFETY: as of `tile_beside`.
+        unsafe {
+            if tile.lanes == LANE_UNIT {
+                strip!(tile, panels, other, "tdpbf16ps");
+            } else {
+                for panel in 0..panels {
+                    Self::tile_beside(&tile.at_panel(panel), other);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
     unsafe fn put(to: *mut u8, x: __m512) {
         // SAFETY: as of the caller.
         unsafe { put_bf16(to, x) };
+    }
+
+    #[inline(always)]
+    unsafe fn put_two(to: *mut u8, low: __m512, high: __m512) {
+        // SAFETY: as of the caller.
+        unsafe { put_two_bf16(to, low, high) };
     }
 
     #[inline(always)]
@@ -268,6 +344,20 @@ impl Arithmetic for Fp16 {
     unsafe fn tile_beside(tile: &Tile, other: &mut impl Beside) {
         // SAFETY: as of `Bf16`.
         unsafe { block!(tile, other, "tdpfp16ps") };
+    }
+
+    #[inline(always)]
+    unsafe fn strip_beside(tile: &Tile, panels: usize, other: &mut impl Beside) {
+        // SAFETY: as of `tile_beside`.
+        unsafe {
+            if tile.lanes == LANE_UNIT {
+                strip!(tile, panels, other, "tdpfp16ps");
+            } else {
+                for panel in 0..panels {
+                    Self::tile_beside(&tile.at_panel(panel), other);
+                }
+            }
+        }
     }
 
     #[inline(always)]
@@ -316,6 +406,12 @@ impl Arithmetic for Int8 {
     unsafe fn put(to: *mut u8, x: __m512) {
         // SAFETY: as of the caller.
         unsafe { put_bf16(to, x) };
+    }
+
+    #[inline(always)]
+    unsafe fn put_two(to: *mut u8, low: __m512, high: __m512) {
+        // SAFETY: as of the caller.
+        unsafe { put_two_bf16(to, low, high) };
     }
 
     #[inline(always)]

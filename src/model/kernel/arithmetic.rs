@@ -77,6 +77,15 @@ pub(super) struct Tile {
     pub out_stride: usize,
 }
 
+impl Tile {
+    /// The block of a later panel, beside the first.
+    #[inline(always)]
+    pub fn at_panel(&self, panel: usize) -> Tile {
+        let b = self.b.wrapping_add(panel * self.lanes * PANEL * 4);
+        Tile { b, out: self.out.wrapping_add(panel * PANEL), ..*self }
+    }
+}
+
 /// Work that is done beside a block, step by step.
 pub(super) trait Beside {
     /// # Safety
@@ -131,8 +140,27 @@ pub(super) trait Arithmetic: 'static {
         }
     }
 
+    /// The blocks of panels that stand one after the other, of which `tile` is the first.
+    #[inline(always)]
+    unsafe fn strip_beside(tile: &Tile, panels: usize, other: &mut impl Beside) {
+        for panel in 0..panels {
+            // SAFETY: as of the caller.
+            unsafe { Self::tile_beside(&tile.at_panel(panel), other) };
+        }
+    }
+
     /// Stores [`Simd::LANES`] numbers as elements, rounded to nearest; staged as those of `Attention`.
     unsafe fn put(to: *mut u8, x: <Self::Simd as Simd>::Vector);
+
+    /// The same of two vectors side by side.
+    #[inline(always)]
+    unsafe fn put_two(to: *mut u8, low: <Self::Simd as Simd>::Vector, high: <Self::Simd as Simd>::Vector) {
+        // SAFETY: as of the caller.
+        unsafe {
+            Self::put(to, low);
+            Self::put(to.add(Self::Simd::LANES * Self::Attention::ELEMENT.bytes()), high);
+        }
+    }
 
     /// Turns a staged row of `width` numbers into integers with a scale and a zero point.
     #[inline(always)]

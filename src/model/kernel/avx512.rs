@@ -8,10 +8,10 @@ use std::arch::x86_64::*;
 use super::{
     arithmetic::{Arithmetic, Element, Tile},
     matrix::PANEL,
-    simd::{Accuracy, GROUP, Simd, gelu, intrinsics},
+    simd::{Accuracy, GROUP, Simd, exp2, gelu, intrinsics, polynomial},
 };
 
-pub(super) use half::{Bf16, Fp16, interleave_halves, put_bf16, put_f16};
+pub(super) use half::{Bf16, Fp16, interleave_halves, put_bf16, put_f16, put_two_bf16};
 pub(super) use int8::{Staged, Vnni, real_numbers, seal};
 
 pub(super) struct Avx512;
@@ -65,6 +65,12 @@ impl Simd for Avx512 {
         fn highest_of_each(rows: &[__m512; GROUP], highest: &mut [f32; GROUP]) -> () {
             _mm512_storeu_ps(highest.as_mut_ptr(), of_each!(rows, _mm512_max_ps));
         }
+        fn exp2(x: __m512, accuracy: Accuracy) -> __m512 {
+            match accuracy {
+                Accuracy::Full => exp2::<Avx512>(x, accuracy),
+                Accuracy::Half => exp2_by_reduction(x),
+            }
+        }
         fn gelu(x: __m512, accuracy: Accuracy) -> __m512 {
             match accuracy {
                 Accuracy::Full => gelu::<Avx512>(x, accuracy),
@@ -74,6 +80,22 @@ impl Simd for Avx512 {
         fn transpose(from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) -> () {
             transpose(from, from_stride, to, to_stride)
         }
+    }
+}
+
+/// [`exp2`] with `x = n + f` and 0 <= f < 1, as two instructions cut it: three quarters of the time. A minimax fit of
+/// degree 3, relative error 8e-5.
+#[inline(always)]
+unsafe fn exp2_by_reduction(x: __m512) -> __m512 {
+    const DOWN: i32 = 1;
+    // SAFETY: the caller's CPU has AVX-512DQ.
+    unsafe {
+        let x = _mm512_max_ps(x, _mm512_set1_ps(-100.0));
+        let fraction = _mm512_reduce_ps::<DOWN>(x);
+        _mm512_scalef_ps(
+            polynomial::<Avx512, 4>(fraction, &[0.999_925_2, 0.695_833_56, 0.226_067_16, 0.078_024_52]),
+            x,
+        )
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     simd::Simd,
 };
 
-use attention::{SCORES_STRIDE, SHARES_STRIDE};
+use attention::SCORES_BYTES;
 
 pub(super) use attention::{Attend, attend};
 
@@ -57,11 +57,10 @@ pub(in crate::model) struct Scratch {
     tiles: Buffer,
     keys: Buffer,
     values: Buffer,
-    /// `[rows of a tile, keys of a chunk]` in f32
+    /// Two of `[rows of a tile, keys of a chunk]` in f32
     scores: Buffer,
-    /// The same in elements.
-    shares: Buffer,
-    /// `[panels of a head, rows of a tile, 32]` in f32
+    /// `[panels of a head, rows of a tile, 32]` in f32: of a chunk of keys, and of all chunks until then.
+    weighed: Buffer,
     sums: Buffer,
     zeros: Buffer,
 }
@@ -82,8 +81,8 @@ impl Scratch {
             tiles: Buffer::new(2 * TILE_BYTES),
             keys: Buffer::new(keys * head_width * 4),
             values: Buffer::new(keys * head_width * 4),
-            scores: Buffer::new(MOST_ROWS * SCORES_STRIDE * 4),
-            shares: Buffer::new(MOST_ROWS * SHARES_STRIDE),
+            scores: Buffer::new(2 * SCORES_BYTES),
+            weighed: Buffer::new(head_width / PANEL * TILE_BYTES),
             sums: Buffer::new(head_width / PANEL * TILE_BYTES),
             zeros: Buffer::new(head_width * 4),
         }
@@ -178,13 +177,15 @@ unsafe fn blocks_of_product<A: Arithmetic>(part: &Product<'_>, scratch: &Scratch
     }
 }
 
+type Vector<A> = <<A as Arithmetic>::Simd as Simd>::Vector;
+
 /// Takes sums where they belong.
 trait Finish<A: Arithmetic> {
-    /// A vector of sums with their bias, from a row and column on.
+    /// Two vectors of sums with their bias, from a row and column on.
     ///
     /// # Safety
     /// As of [`product`].
-    unsafe fn put(&self, row: usize, column: usize, x: <A::Simd as Simd>::Vector);
+    unsafe fn put(&self, row: usize, column: usize, low: Vector<A>, high: Vector<A>);
 }
 
 struct Store<const GELU: bool> {
@@ -202,11 +203,14 @@ impl<const GELU: bool> Store<GELU> {
 
 impl<A: Arithmetic, const GELU: bool> Finish<A> for Store<GELU> {
     #[inline(always)]
-    unsafe fn put(&self, row: usize, column: usize, x: <A::Simd as Simd>::Vector) {
+    unsafe fn put(&self, row: usize, column: usize, mut low: Vector<A>, mut high: Vector<A>) {
         // SAFETY: within the row, as of the caller.
         unsafe {
-            let x = if GELU { A::Simd::gelu(x, A::ACCURACY) } else { x };
-            A::put(self.start.add(row * self.stride + column * A::Attention::ELEMENT.bytes()), x);
+            if GELU {
+                (low, high) = (A::Simd::gelu(low, A::ACCURACY), A::Simd::gelu(high, A::ACCURACY));
+            }
+            let to = self.start.add(row * self.stride + column * A::Attention::ELEMENT.bytes());
+            A::put_two(to, low, high);
         }
     }
 }
@@ -218,11 +222,13 @@ struct Add {
 
 impl<A: Arithmetic> Finish<A> for Add {
     #[inline(always)]
-    unsafe fn put(&self, row: usize, column: usize, x: <A::Simd as Simd>::Vector) {
+    unsafe fn put(&self, row: usize, column: usize, low: Vector<A>, high: Vector<A>) {
         // SAFETY: within the row, as of the caller.
         unsafe {
             let state = self.states.add(row * self.stride + column);
-            A::Simd::store(state, A::Simd::add(x, A::Simd::load(state)));
+            let next = state.add(A::Simd::LANES);
+            A::Simd::store(state, A::Simd::add(low, A::Simd::load(state)));
+            A::Simd::store(next, A::Simd::add(high, A::Simd::load(next)));
         }
     }
 }
@@ -250,12 +256,15 @@ impl<A: Arithmetic, F: Finish<A>> Finishing<'_, A, F> {
             if self.rows.is_empty() {
                 break;
             }
-            for lane in (0..PANEL).step_by(A::Simd::LANES) {
+            for low in (0..PANEL).step_by(2 * A::Simd::LANES) {
+                let high = low + A::Simd::LANES;
                 // SAFETY: 32 sums and biases.
                 unsafe {
-                    let sum = A::Simd::load(self.sums.add(lane));
-                    let x = A::Simd::add(sum, A::Simd::load(self.bias.add(lane)));
-                    self.finish.put(self.rows.start, self.column + lane, x);
+                    let (sums, biases) = (self.sums, self.bias);
+                    let column = self.column + low;
+                    let low = A::Simd::add(A::Simd::load(sums.add(low)), A::Simd::load(biases.add(low)));
+                    let high = A::Simd::add(A::Simd::load(sums.add(high)), A::Simd::load(biases.add(high)));
+                    self.finish.put(self.rows.start, column, low, high);
                 }
             }
             self.sums = self.sums.wrapping_add(PANEL);
@@ -321,11 +330,14 @@ pub(super) unsafe fn normalise<A: Arithmetic>(part: &Normalise<'_>) {
             let (mean, variance) = moments::<A::Simd>(x, width, padded);
             let scale = 1.0 / (variance + part.epsilon).sqrt();
             let (scale, shift) = (A::Simd::splat(scale), A::Simd::splat(-mean * scale));
-            for i in (0..padded).step_by(A::Simd::LANES) {
-                let unit = A::Simd::mul_add(A::Simd::load(x.add(i)), scale, shift);
-                let y = A::Simd::mul_add(unit, A::Simd::load(weight.add(i)), A::Simd::load(bias.add(i)));
-                A::Simd::store(x.add(i), y);
-                A::put(operand.add(i * bytes), y);
+            for i in (0..padded).step_by(2 * A::Simd::LANES) {
+                let mut pair = [A::Simd::splat(0.0); 2];
+                for (y, i) in pair.iter_mut().zip([i, i + A::Simd::LANES]) {
+                    let unit = A::Simd::mul_add(A::Simd::load(x.add(i)), scale, shift);
+                    *y = A::Simd::mul_add(unit, A::Simd::load(weight.add(i)), A::Simd::load(bias.add(i)));
+                    A::Simd::store(x.add(i), *y);
+                }
+                A::put_two(operand.add(i * bytes), pair[0], pair[1]);
             }
         }
     }

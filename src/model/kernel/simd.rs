@@ -59,6 +59,16 @@ pub(super) trait Simd: 'static {
         }
     }
 
+    /// See [`exp2`].
+    #[inline(always)]
+    unsafe fn exp2(x: Self::Vector, accuracy: Accuracy) -> Self::Vector
+    where
+        Self: Sized,
+    {
+        // SAFETY: as of the caller.
+        unsafe { exp2::<Self>(x, accuracy) }
+    }
+
     /// See [`gelu`].
     #[inline(always)]
     unsafe fn gelu(x: Self::Vector, accuracy: Accuracy) -> Self::Vector
@@ -177,7 +187,7 @@ unsafe fn erf<S: Simd>(x: S::Vector) -> S::Vector {
 
 /// Coefficients from the constant upwards.
 #[inline(always)]
-unsafe fn polynomial<S: Simd, const N: usize>(x: S::Vector, coefficients: &[f32; N]) -> S::Vector {
+pub(super) unsafe fn polynomial<S: Simd, const N: usize>(x: S::Vector, coefficients: &[f32; N]) -> S::Vector {
     // SAFETY: the caller's CPU has the instruction set.
     unsafe {
         let mut value = S::splat(coefficients[N - 1]);

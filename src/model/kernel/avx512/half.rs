@@ -133,6 +133,7 @@ impl Arithmetic for Bf16 {
     intrinsics! {
         fn tile(tile: &Tile) -> () { any_block!(tile, Bf16, "avx512f,avx512bw,avx512vl,avx512bf16") }
         fn put(to: *mut u8, x: __m512) -> () { put_bf16(to, x) }
+        fn put_two(to: *mut u8, low: __m512, high: __m512) -> () { put_two_bf16(to, low, high) }
         fn interleave(rows: [*const u8; 4], to: *mut u8) -> () { interleave_halves(rows[0], rows[1], to) }
     }
 }
@@ -141,4 +142,11 @@ impl Arithmetic for Bf16 {
 pub(in crate::model::kernel) unsafe fn put_bf16(to: *mut u8, x: __m512) {
     // SAFETY: 32 bytes, on a CPU with AVX512-BF16.
     unsafe { to.cast::<__m256bh>().write_unaligned(_mm512_cvtneps_pbh(x)) }
+}
+
+/// Two vectors side by side.
+#[inline(always)]
+pub(in crate::model::kernel) unsafe fn put_two_bf16(to: *mut u8, low: __m512, high: __m512) {
+    // SAFETY: 64 bytes, on a CPU with AVX512-BF16.
+    unsafe { to.cast::<__m512bh>().write_unaligned(_mm512_cvtne2ps_pbh(high, low)) }
 }

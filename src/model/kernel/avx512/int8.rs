@@ -67,6 +67,7 @@ impl<A: Arithmetic<Simd = Avx512> + Staged> Arithmetic for Vnni<A> {
     intrinsics! {
         fn tile(tile: &Tile) -> () { any_block!(tile, Integers, "avx512f,avx512vnni") }
         fn put(to: *mut u8, x: __m512) -> () { A::put(to, x) }
+        fn put_two(to: *mut u8, low: __m512, high: __m512) -> () { A::put_two(to, low, high) }
         fn seal(stage: *const u8, width: usize, elements: *mut u8, scale: *mut [f32; 2]) -> () {
             seal::<A>(stage, width, elements, scale)
         }
