@@ -10,13 +10,10 @@ use std::{
 
 use super::{
     ModelError, Packed,
-    kernel::{Crew, Heads, Into, Kernel, LayerNorm, Linear, Operand, Rows, Scratch, Source, Team},
+    kernel::{Block, Crew, Heads, Into, Kernel, LayerNorm, Linear, Operand, Rows, Scratch, Source, Team},
     manifest::{BertConfig, Manifest, Pooling},
     weights::Weights,
 };
-
-/// Rows that go through the feed-forward network together: their inner states stay in the cache of one core.
-const BLOCK_ROWS: usize = 256;
 
 pub(super) struct Bert {
     kernel: &'static Kernel,
@@ -144,7 +141,8 @@ impl Bert {
                 }
             }
         }
-        crew.normalise(&self.norm, states, operand, 0..batch.ids().len());
+        let rows = 0..batch.ids().len();
+        crew.normalise(&self.norm, &mut Block::new(states, rows.clone()), &mut Block::new(operand, rows));
     }
 
     /// `states` of one sequence become one vector `[dim]`.
@@ -165,26 +163,23 @@ impl Bert {
 
 impl Layer {
     fn forward(&self, offsets: &[usize], heads: Heads, crew: &Crew<'_>, space: &mut Space) {
+        let bounds = crew.bounds(offsets.last().copied().unwrap_or_default());
         let Space { states, operand, query_key_value, context, inner, .. } = space;
-        let tokens = offsets.last().copied().unwrap_or_default();
-        for rows in blocks(tokens) {
-            crew.project(operand, &self.query_key_value, rows, Into::Store(query_key_value));
+        for (x, mut to) in Block::between(operand, &bounds).zip(Block::between(query_key_value, &bounds)) {
+            crew.project(&x, &self.query_key_value, Into::Store(&mut to));
         }
         crew.attend(query_key_value, offsets, heads, context);
-        for rows in blocks(tokens) {
-            crew.project(context, &self.attention_out, rows.clone(), Into::Add(states));
-            crew.normalise(&self.attention_norm, states, operand, rows.clone());
-            crew.project(operand, &self.up, rows.clone(), Into::Gelu(inner));
-            crew.project(inner, &self.down, rows.clone(), Into::Add(states));
-            crew.normalise(&self.norm, states, operand, rows);
-        }
+        let blocks = Block::between(context, &bounds)
+            .zip(Block::between(states, &bounds))
+            .zip(Block::between(operand, &bounds).zip(Block::between(inner, &bounds)));
+        crew.each(blocks.collect(), |crew, ((context, mut states), (mut operand, mut inner))| {
+            crew.project(&context, &self.attention_out, Into::Add(&mut states));
+            crew.normalise(&self.attention_norm, &mut states, &mut operand);
+            crew.project(&operand, &self.up, Into::Gelu(&mut inner));
+            crew.project(&inner, &self.down, Into::Add(&mut states));
+            crew.normalise(&self.norm, &mut states, &mut operand);
+        });
     }
-}
-
-/// Rows in equal blocks.
-fn blocks(tokens: usize) -> impl Iterator<Item = Range<usize>> {
-    let count = tokens.div_ceil(BLOCK_ROWS);
-    (0..count).map(move |i| tokens * i / count..tokens * (i + 1) / count)
 }
 
 impl Space {

@@ -21,13 +21,16 @@ mod simd;
 mod table;
 mod team;
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use arithmetic::Element;
 use matrix::padded;
 use ops::{Attend, Epilogue, Normalise, Product};
 
-pub(super) use matrix::{Linear, Operand, Rows, Source};
+pub(super) use matrix::{Block, Linear, Operand, Rows, Source};
 pub(super) use ops::Scratch;
 pub use table::{Precision, all};
 pub use team::{Invitation, Team};
@@ -62,11 +65,11 @@ pub(super) struct LayerNorm {
 }
 
 /// What becomes of a product.
-pub(super) enum Into<'a> {
-    Store(&'a mut Operand),
-    Gelu(&'a mut Operand),
+pub(super) enum Into<'a, 'm> {
+    Store(&'a mut Block<'m, Operand>),
+    Gelu(&'a mut Block<'m, Operand>),
     /// `states += product`
-    Add(&'a mut Rows),
+    Add(&'a mut Block<'m, Rows>),
 }
 
 /// The heads of an attention layer.
@@ -139,20 +142,53 @@ impl Kernel {
     }
 }
 
+/// The most rows of a block: what a layer keeps of them between its products stays in the cache of one core.
+const MOST_ROWS: usize = 256;
+
+/// The fewest rows of a block that is worth reading all weights for.
+const LEAST_ROWS: usize = 48;
+
 impl Crew<'_> {
-    /// `x * weights^T + bias` for some rows.
-    pub fn project(&self, x: &Operand, weights: &Linear, rows: Range<usize>, into: Into<'_>) {
-        assert!(rows.start <= rows.end && rows.end <= x.rows());
+    /// Bounds of the blocks that rows are best computed in: one for each member, unless they would be too small.
+    pub fn bounds(&self, rows: usize) -> Vec<usize> {
+        /// Of a tile.
+        const UNIT: usize = 16;
+        let members = if rows >= LEAST_ROWS * self.team.size() { self.team.size() } else { 1 };
+        let count = rows.div_ceil(MOST_ROWS).next_multiple_of(members);
+        (0..=count).map(|i| (rows * i / count).next_multiple_of(UNIT).min(rows)).collect()
+    }
+
+    /// Works on blocks: each member on blocks of its own if there are enough of them, else all on one after the other.
+    pub fn each<T: Send>(&self, blocks: Vec<T>, work: impl Fn(&Crew<'_>, T) + Sync) {
+        if blocks.len() < self.team.size() {
+            blocks.into_iter().for_each(|block| work(self, block));
+            return;
+        }
+        let blocks: Vec<Mutex<Option<T>>> = blocks.into_iter().map(|block| Mutex::new(Some(block))).collect();
+        self.team.each(blocks.len(), &|member, i| {
+            let team = Team::alone();
+            let alone = Crew { kernel: self.kernel, team: &team, scratch: &self.scratch[member..=member] };
+            let block = blocks[i].lock().unwrap_or_else(PoisonError::into_inner).take();
+            work(&alone, block.expect("each part is run once"));
+        });
+    }
+
+    /// `x * weights^T + bias` for a block of rows.
+    pub fn project(&self, x: &Block<'_, Operand>, weights: &Linear, into: Into<'_, '_>) {
+        let (rows, x) = (x.rows(), x.matrix());
+        assert!(rows.end <= x.rows());
         assert!(x.width() >= weights.lanes() * self.kernel.element.per_lane());
         let width = weights.panels() * matrix::PANEL;
         let epilogue = match &into {
             Into::Store(to) | Into::Gelu(to) => {
-                assert!(rows.end <= to.rows() && width <= to.width());
-                if matches!(into, Into::Gelu(_)) { Epilogue::Gelu(to) } else { Epilogue::Store(to) }
+                assert!(to.rows() == rows && rows.end <= to.matrix().rows() && width <= to.matrix().width());
+                let is_gelu = matches!(into, Into::Gelu(_));
+                if is_gelu { Epilogue::Gelu(to.matrix()) } else { Epilogue::Store(to.matrix()) }
             }
             Into::Add(states) => {
-                assert!(rows.end <= states.rows() && width <= states.padded());
-                Epilogue::Add(states)
+                let matrix = states.matrix();
+                assert!(states.rows() == rows && rows.end <= matrix.rows() && width <= matrix.padded());
+                Epilogue::Add(matrix)
             }
         };
         let (panels, parts) = (weights.panels(), self.parts(weights.panels()));
@@ -160,11 +196,11 @@ impl Crew<'_> {
             let panels = panels * i / parts..panels * (i + 1) / parts;
             let part = Product { x, weights, rows: rows.clone(), panels, epilogue };
             // SAFETY: supported, as `crew` checked; the shapes fit, as checked above; parts differ in columns, and
-            // what is written is borrowed exclusively.
+            // the rows that are written are this block's alone.
             unsafe { (self.kernel.ops.product)(&part, &self.scratch[member]) }
         });
         if let Into::Store(to) | Into::Gelu(to) = into {
-            self.seal(to, rows);
+            self.seal(to);
         }
     }
 
@@ -188,17 +224,22 @@ impl Crew<'_> {
             // SAFETY: as of `project`; parts differ in rows or in columns.
             unsafe { (self.kernel.ops.attend)(&part, &self.scratch[member]) }
         });
-        self.seal(context, 0..tokens);
+        self.seal(&mut Block::new(context, 0..tokens));
     }
 
-    /// `states = norm(states)` and the same as an operand, for some rows.
-    pub fn normalise(&self, norm: &LayerNorm, states: &mut Rows, operand: &mut Operand, rows: Range<usize>) {
-        assert!(rows.start <= rows.end && rows.end <= states.rows() && rows.end <= operand.rows());
+    /// `states = norm(states)` and the same as an operand, for a block of rows.
+    pub fn normalise(
+        &self,
+        norm: &LayerNorm,
+        states: &mut Block<'_, Rows>,
+        operand: &mut Block<'_, Operand>,
+    ) {
+        let rows = states.rows();
+        assert_eq!(rows, operand.rows());
+        let (states, operand) = (states.matrix(), operand.matrix());
+        assert!(rows.end <= states.rows() && rows.end <= operand.rows());
         assert!(states.padded() == norm.weight.len() && operand.width() == states.padded());
-        let (states, operand): (&Rows, &Operand) = (states, operand);
-        let parts = self.parts(rows.len().div_ceil(16));
-        self.team.each(parts, &|_, i| {
-            let rows = rows.start + rows.len() * i / parts..rows.start + rows.len() * (i + 1) / parts;
+        self.each_of(rows, &|rows| {
             let (weight, bias, epsilon) = (&norm.weight, &norm.bias, norm.epsilon);
             // SAFETY: as of `project`; parts differ in rows.
             unsafe {
@@ -207,16 +248,19 @@ impl Crew<'_> {
         });
     }
 
-    fn seal(&self, operand: &mut Operand, rows: Range<usize>) {
-        if !operand.is_staged() {
-            return;
+    fn seal(&self, block: &mut Block<'_, Operand>) {
+        let operand = block.matrix();
+        if operand.is_staged() {
+            // SAFETY: as of `project`; parts differ in rows.
+            self.each_of(block.rows(), &|rows| unsafe { (self.kernel.ops.seal)(operand, rows) });
         }
-        let operand: &Operand = operand;
+    }
+
+    /// Some of the rows at a time.
+    fn each_of(&self, rows: Range<usize>, work: &(dyn Fn(Range<usize>) + Sync)) {
         let parts = self.parts(rows.len().div_ceil(16));
         self.team.each(parts, &|_, i| {
-            let rows = rows.start + rows.len() * i / parts..rows.start + rows.len() * (i + 1) / parts;
-            // SAFETY: as of `project`; parts differ in rows.
-            unsafe { (self.kernel.ops.seal)(operand, rows) }
+            work(rows.start + rows.len() * i / parts..rows.start + rows.len() * (i + 1) / parts);
         });
     }
 

@@ -1,5 +1,7 @@
 //! Matrices as the kernels take them: states of f32, operands of a product, packed weights.
 
+use std::{marker::PhantomData, ops::Range};
+
 use super::{arithmetic::Element, buffer::Buffer};
 
 /// Columns of a packed panel of weights: two vectors of 16.
@@ -127,6 +129,35 @@ impl Operand {
     /// Rows, without those that only tiles read.
     pub(super) fn rows(&self) -> usize {
         self.elements.len() / self.stride - 32
+    }
+}
+
+/// Some rows of a matrix that nobody else reads or writes meanwhile.
+pub(in crate::model) struct Block<'a, M> {
+    matrix: &'a M,
+    rows: Range<usize>,
+    exclusive: PhantomData<&'a mut M>,
+}
+
+impl<'a, M> Block<'a, M> {
+    pub fn new(matrix: &'a mut M, rows: Range<usize>) -> Block<'a, M> {
+        assert!(rows.start <= rows.end);
+        Block { matrix, rows, exclusive: PhantomData }
+    }
+
+    /// Blocks from each bound to the next.
+    pub fn between(matrix: &'a mut M, bounds: &[usize]) -> impl Iterator<Item = Block<'a, M>> {
+        assert!(bounds.is_sorted(), "blocks do not overlap");
+        let matrix: &M = matrix;
+        bounds.windows(2).map(|ends| Block { matrix, rows: ends[0]..ends[1], exclusive: PhantomData })
+    }
+
+    pub(super) fn matrix(&self) -> &'a M {
+        self.matrix
+    }
+
+    pub(super) fn rows(&self) -> Range<usize> {
+        self.rows.clone()
     }
 }
 

@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::{super::arithmetic::Element, bits, cases, decode, kernels, plain, read_row, scale, write_row};
+use super::{
+    super::{Block, arithmetic::Element},
+    bits, cases, decode, kernels, plain, read_row, scale, write_row,
+};
 
 /// A weight laid out and read again.
 fn round_trip(element: Element, x: f32) -> f32 {
@@ -143,7 +146,11 @@ proptest! {
                 let norm = super::super::LayerNorm::new(vec![0.0; row.len()], row.clone(), 1e-5);
                 let team = super::Team::alone();
                 let scratch = super::no_attention(kernel, &team);
-                kernel.crew(&team, &scratch).normalise(&norm, &mut states, &mut operand, 0..1);
+                kernel.crew(&team, &scratch).normalise(
+                    &norm,
+                    &mut Block::new(&mut states, 0..1),
+                    &mut Block::new(&mut operand, 0..1),
+                );
                 bits(&read_row(kernel, &operand, 0, row.len()))
             });
             assert_eq!(ours, theirs, "{}", kernel.name);

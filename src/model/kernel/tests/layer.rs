@@ -1,7 +1,9 @@
 //! Whole layers: errors of one step must not grow in the next, and nothing of one pass may reach another.
 
 use super::{
-    super::{Crew, Heads, Into, Kernel, LayerNorm, Linear, Operand, Precision, Rows, Scratch, Source, Team},
+    super::{
+        Block, Crew, Heads, Into, Kernel, LayerNorm, Linear, Operand, Precision, Rows, Scratch, Source, Team,
+    },
     Numbers, bits, kernels, plain, poison, with_team,
 };
 
@@ -73,17 +75,26 @@ impl Layer {
         let tokens = offsets[offsets.len() - 1];
         let crew: Crew<'_> = self.kernel.crew(team, scratch);
         (0..tokens).for_each(|row| states.row_mut(row).iter_mut().for_each(|x| *x = embed()));
-        crew.normalise(&self.norm, states, operand, 0..tokens);
-        for _ in 0..2 {
-            crew.project(operand, &self.query_key_value, 0..tokens, Into::Store(query_key_value));
+        let all = 0..tokens;
+        crew.normalise(
+            &self.norm,
+            &mut Block::new(states, all.clone()),
+            &mut Block::new(operand, all.clone()),
+        );
+        for bounds in [vec![0, tokens / 3, tokens], crew.bounds(tokens)] {
+            let mut to = Block::new(query_key_value, all.clone());
+            crew.project(&Block::new(operand, all.clone()), &self.query_key_value, Into::Store(&mut to));
             crew.attend(query_key_value, offsets, self.heads, context);
-            for rows in [0..tokens / 3, tokens / 3..tokens] {
-                crew.project(context, &self.attention_out, rows.clone(), Into::Add(states));
-                crew.normalise(&self.norm, states, operand, rows.clone());
-                crew.project(operand, &self.up, rows.clone(), Into::Gelu(inner));
-                crew.project(inner, &self.down, rows.clone(), Into::Add(states));
-                crew.normalise(&self.norm, states, operand, rows);
-            }
+            let blocks = Block::between(context, &bounds)
+                .zip(Block::between(states, &bounds))
+                .zip(Block::between(operand, &bounds).zip(Block::between(inner, &bounds)));
+            crew.each(blocks.collect(), |crew, ((context, mut states), (mut operand, mut inner))| {
+                crew.project(&context, &self.attention_out, Into::Add(&mut states));
+                crew.normalise(&self.norm, &mut states, &mut operand);
+                crew.project(&operand, &self.up, Into::Gelu(&mut inner));
+                crew.project(&inner, &self.down, Into::Add(&mut states));
+                crew.normalise(&self.norm, &mut states, &mut operand);
+            });
         }
         (0..tokens).flat_map(|row| states.row(row).to_vec()).collect()
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 
 use super::{
-    super::{Kernel, LayerNorm, Operand, Rows, Team},
+    super::{Block, Kernel, LayerNorm, Operand, Rows, Team},
     Numbers, bits, bytes, cases, kernels, no_attention, read_row,
     reference::{F32_DIGIT, rounding},
     rows, scale, with_team,
@@ -45,7 +45,11 @@ impl Setting {
         }
         let scratch = no_attention(kernel, team);
         let norm = LayerNorm::new(self.weight.clone(), self.bias.clone(), self.epsilon);
-        kernel.crew(team, &scratch).normalise(&norm, &mut states, &mut operand, rows);
+        kernel.crew(team, &scratch).normalise(
+            &norm,
+            &mut Block::new(&mut states, rows.clone()),
+            &mut Block::new(&mut operand, rows),
+        );
         Outcome { states, operand }
     }
 

@@ -1,11 +1,11 @@
 //! Products with what becomes of them.
 
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range};
 
 use proptest::prelude::*;
 
 use super::{
-    super::{Crew, Into, Kernel, Linear, Operand, Rows, Source, Team},
+    super::{Block, Crew, Into, Kernel, Linear, Operand, Rows, Source, Team},
     Numbers, bits, bytes, cases, kernels, no_attention, plain, read_row,
     reference::{Dot, F32_DIGIT, Sums, gelu, gelu_error, rounding, stored},
     rows, scale, with_team, write_row,
@@ -32,7 +32,7 @@ enum Step {
 struct Setting {
     kernel: &'static Kernel,
     shape: Shape,
-    x: Operand,
+    x: RefCell<Operand>,
     weights: Linear,
     /// `[outputs, inputs]`
     weight: Vec<f32>,
@@ -73,7 +73,7 @@ impl Setting {
         };
         let weights = kernel.pack(&source);
         let states = rows(height, outputs, seed + 1, 2.0);
-        Setting { kernel, shape: shape.clone(), x, weights, weight, bias, states }
+        Setting { kernel, shape: shape.clone(), x: RefCell::new(x), weights, weight, bias, states }
     }
 
     fn run(&self, step: Step, parts: &[Range<usize>], team: &Team) -> Outcome {
@@ -86,20 +86,24 @@ impl Setting {
         }
         let scratch = no_attention(self.kernel, team);
         let crew: Crew<'_> = self.kernel.crew(team, &scratch);
+        let x: &mut Operand = &mut self.x.borrow_mut();
         for part in parts {
+            let x = Block::new(x, part.clone());
+            let mut operand = Block::new(&mut operand, part.clone());
+            let mut sums = Block::new(&mut sums, part.clone());
             let into = match step {
                 Step::Store => Into::Store(&mut operand),
                 Step::Gelu => Into::Gelu(&mut operand),
                 Step::Add => Into::Add(&mut sums),
             };
-            crew.project(&self.x, &self.weights, part.clone(), into);
+            crew.project(&x, &self.weights, into);
         }
         Outcome { operand, sums }
     }
 
     /// What one row should become, and how far from it the kernel may be.
     fn expected(&self, step: Step, row: usize, columns: &[Vec<f32>]) -> Vec<(f64, f64)> {
-        let x = read_row(self.kernel, &self.x, row, self.shape.inputs);
+        let x = read_row(self.kernel, &self.x.borrow(), row, self.shape.inputs);
         let sums = Sums::of_products(self.kernel);
         let each = columns.iter().enumerate().map(|(output, column)| {
             let dot = Dot::new(x.iter().zip(column).map(|(x, w)| (f64::from(*x), f64::from(*w))));
@@ -107,7 +111,7 @@ impl Setting {
             if sums == Sums::Integers {
                 // Integers up to 255 stand for numbers whose zero point is taken off in f32: four roundings.
                 let size: f64 = column.iter().map(|w| f64::from(w.abs())).sum();
-                error += 4.0 * F32_DIGIT * 255.0 * f64::from(scale(&self.x, row)[0]) * size;
+                error += 4.0 * F32_DIGIT * 255.0 * f64::from(scale(&self.x.borrow(), row)[0]) * size;
             }
             let product = dot.value + f64::from(self.bias[output]);
             error += 2.0 * F32_DIGIT * (product.abs() + dot.size);
@@ -206,8 +210,8 @@ fn check_plain(setting: &Setting) {
         [setting, &other].map(|s| s.run(Step::Add, std::slice::from_ref(&shape.rows), &Team::alone())).into();
     let width = shape.inputs;
     for row in shape.rows.clone() {
-        let [x, y] = [setting, &other].map(|s| read_row(s.kernel, &s.x, row, width));
-        let unit = if setting.x.is_staged() { scale(&other.x, row)[0] } else { 0.0 };
+        let [x, y] = [setting, &other].map(|s| read_row(s.kernel, &s.x.borrow(), row, width));
+        let unit = if setting.x.borrow().is_staged() { scale(&other.x.borrow(), row)[0] } else { 0.0 };
         // Stages differ where integers do, by half a digit of f16 or bf16 of three units' size.
         let apart = if unit > 0.0 { unit + 5.0 / 256.0 } else { 0.0 };
         assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() <= apart), "{} row {row}", setting.kernel.name);
