@@ -82,7 +82,7 @@ run_go() {
     client go go -C clients/go run ./example "$address"
     client go go -C clients/go run . "$@"
     title "grpcurl"
-    clients/grpcurl.sh "$address" "$admin" "$socket" "$judged"
+    clients/grpcurl.sh "$address" "$admin" "$socket" "$judged" "$mutual" "$certificates"
 }
 
 run_node() {
