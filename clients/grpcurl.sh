@@ -2,7 +2,9 @@
 # Calls a running server with two grpcurls, one that asks for reflection v1 and one that knows only v1alpha, and
 # prints what was typed and answered.
 #
-#   clients/grpcurl.sh HOST:PORT ADMIN_HOST:PORT [SOCKET_PATH [JUDGED_HOST:PORT]]
+#   clients/grpcurl.sh HOST:PORT ADMIN_HOST:PORT [SOCKET_PATH [JUDGED_HOST:PORT [MUTUAL_HOST:PORT DIRECTORY]]]
+#
+# The last server wants a token and a client's certificate; the directory is that of certificates.sh.
 set -eu
 
 NEW=1.9.3
@@ -12,6 +14,8 @@ address=$1
 admin=$2
 socket=${3:-}
 judged=${4:-}
+mutual=${5:-}
+pem=${6:-}
 tools=$(cd "$(dirname "$0")/.." && pwd)/target/tools
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -57,6 +61,14 @@ calls() {
     fi
 
     show SERVING -plaintext "$admin" grpc.health.v1.Health/Check
+
+    if [ -n "$mutual" ]; then
+        set -- -cacert "$pem/ca.pem" -cert "$pem/client.pem" -key "$pem/client.key"
+        # Reflection needs the token, too.
+        show 'a token is needed' "$@" "$mutual" list
+        show STATE_READY "$@" -H "authorization: Bearer $(cat "$pem/token")" \
+            "$mutual" assay.v1.ServerService/GetServerInfo
+    fi
 
     if [ -n "$socket" ]; then
         case $version in

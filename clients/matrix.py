@@ -25,6 +25,8 @@ FEATURES = {
     ],
     "error details": ["an empty input is named"],
     "retry, when the server says": ["a refused call is made again when the server says"],
+    "TLS and token": ["a token lets a call in"],
+    "TLS, token and client certificate": ["a client certificate lets a call in"],
     "Unix socket": ["a unix socket serves the same vectors"],
     "`round_robin` over two replicas": ["calls go round the replicas"],
     "health: calls to a third, NOT_SERVING": [

@@ -23,7 +23,8 @@ clean_up() {
 start_server() {
     launch_server "$@" --model "$MODEL"
     deadline=$(($(date +%s) + READY_SECONDS))
-    until "$BIN" healthcheck --address "$address" >/dev/null 2>&1; do
+    # By the socket, which has no TLS.
+    until "$BIN" healthcheck --address "unix:$work/$name.sock" >/dev/null 2>&1; do
         kill -0 "$(cat "$work/$name.pid")" 2>/dev/null || fail "the server ended"
         [ "$(date +%s)" -lt "$deadline" ] || fail "the server is not ready after $READY_SECONDS s"
         sleep 0.2
@@ -41,8 +42,10 @@ start_cold_server() {
 launch_server() {
     name=$1
     shift
+    # It is there before anyone reads it.
+    : >"$work/$name.log"
     "$BIN" --listen "127.0.0.1:0,unix:$work/$name.sock" --admin-listen 127.0.0.1:0 --log-format json "$@" \
-        >"$work/$name.log" 2>&1 &
+        >>"$work/$name.log" 2>&1 &
     echo $! >"$work/$name.pid"
     servers="$servers $name"
     address=$(announced listen)

@@ -59,6 +59,7 @@ render_kustomize() {
             compose "$mode" base "$(basename "$component")"
         done
     done
+    compose standalone base model-pull mtls tokens
     for overlay in gate overlap; do
         for model in model-image model-pvc model-pull; do
             compose sidecar "overlays/$overlay" podmonitor "$model"
@@ -100,6 +101,9 @@ render_charts() {
     chart claim assay --set model.source=claim,model.claimName=models,networkPolicy.enabled=false \
         --set drain.waitSeconds=0,drain.limitSeconds=60,topologySpread=false --set "image.digest=sha256:$(printf %064d 0)" \
         --set 'imagePullSecrets[0].name=s,nodeSelector.disk=ssd,priorityClassName=high,podAnnotations.a=b'
+    chart tls assay --set tls.enabled=true,tls.secret.name=s,tls.clientCaSecret.name=s,auth.tokensSecret.name=t
+    chart tokens assay --set auth.tokensSecret.name=t,auth.tokensSecret.key=callers,settings.open_services=none
+    chart app-tls example-app --set assay.tls.enabled=true,assay.tls.secret.name=s,assay.auth.tokensSecret.name=t
     chart app-warm example-app --set assay.model.source=pull
     chart app-early example-app --set assay.sidecar.appStarts=early,assay.model.source=image \
         --set assay.model.image.reference=registry.example/m:1

@@ -1,9 +1,10 @@
 // Every feature of a running server, used and checked. Each check is an example of its own.
 //
-//	go run . ADDRESS unix:PATH JUDGED_ADDRESS FULL_ADDRESS COLD_ADDRESS
+//	go run . ADDRESS unix:PATH JUDGED_ADDRESS FULL_ADDRESS COLD_ADDRESS TLS_ADDRESS MUTUAL_ADDRESS DIRECTORY
 //
 // The first two are one server. JUDGED has the judge of ../judge.py, and under the name "slow" one that takes its time;
-// FULL has the same and evaluates one sample at a time; COLD has no model yet.
+// FULL has the same and evaluates one sample at a time; COLD has no model yet. TLS has a certificate and wants a token,
+// MUTUAL wants a client's certificate, too; DIRECTORY is that of ../certificates.sh.
 package main
 
 import (
@@ -70,10 +71,11 @@ var judgedChecks = []check{
 }
 
 func main() {
-	if len(os.Args) != 6 {
-		log.Fatal("usage: smoke ADDRESS unix:PATH JUDGED_ADDRESS FULL_ADDRESS COLD_ADDRESS")
+	if len(os.Args) != 9 {
+		log.Fatal("usage: smoke ADDRESS unix:PATH JUDGED_ADDRESS FULL_ADDRESS COLD_ADDRESS TLS_ADDRESS MUTUAL_ADDRESS DIRECTORY")
 	}
 	address, socket, judged, full, cold := os.Args[1], os.Args[2], os.Args[3], os.Args[4], os.Args[5]
+	guarded, mutual, directory := os.Args[6], os.Args[7], files(os.Args[8])
 	fmt.Println("library grpc-go", grpc.Version)
 	passed := runAll(address, plainChecks)
 	passed = runAll(address, []check{{"a unix socket serves the same vectors", aUnixSocketServes(socket)}}) && passed
@@ -84,6 +86,10 @@ func main() {
 	passed = runAll(address, []check{
 		{"calls go round the replicas", callsGoRound(address, judged)},
 		{"a replica that does not serve gets no calls", aReplicaThatDoesNotServe(address, judged, cold)},
+	}) && passed
+	passed = runAll(address, []check{
+		{"a token lets a call in", aTokenLetsACallIn(guarded, directory)},
+		{"a client certificate lets a call in", aClientCertificateLetsACallIn(mutual, directory)},
 	}) && passed
 	if !passed {
 		os.Exit(1)
@@ -98,9 +104,10 @@ type server struct {
 	health     grpc_health_v1.HealthClient
 }
 
+// connect makes calls without TLS, unless the options have credentials.
 func connect(address string, options ...grpc.DialOption) (server, *grpc.ClientConn, error) {
-	options = append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	conn, err := grpc.NewClient(address, options...)
+	plaintext := grpc.WithTransportCredentials(insecure.NewCredentials())
+	conn, err := grpc.NewClient(address, append([]grpc.DialOption{plaintext}, options...)...)
 	if err != nil {
 		return server{}, nil, err
 	}

@@ -27,12 +27,12 @@ const Health = grpc.makeClientConstructor(healthService, 'Health');
 export const TIMEOUT = 60_000; // milliseconds; every call has one
 export const SERVICE_CONFIG = readFileSync(path('../service_config.json'), 'utf8');
 
-/** The clients of one channel. */
+/** The clients of one channel, without TLS unless there are credentials. */
 export class Server {
-  constructor(address, options = {}) {
+  constructor(address, options = {}, credentials = grpc.credentials.createInsecure()) {
     const clients = [services.EmbeddingService, services.EvaluationService, services.ServerService, Health];
     [this.embedding, this.evaluation, this.info, this.health] = clients.map(
-      (Client) => new Client(address, grpc.credentials.createInsecure(), options),
+      (Client) => new Client(address, credentials, options),
     );
   }
 

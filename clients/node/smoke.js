@@ -1,9 +1,10 @@
 // Every feature of a running server, used and checked. Each check is an example of its own.
 //
-//   node smoke.js ADDRESS unix:PATH JUDGED_ADDRESS FULL_ADDRESS COLD_ADDRESS
+//   node smoke.js ADDRESS unix:PATH JUDGED_ADDRESS FULL_ADDRESS COLD_ADDRESS TLS_ADDRESS MUTUAL_ADDRESS DIRECTORY
 //
 // The first two are one server. JUDGED has the judge of ../judge.py, and under the name "slow" one that takes its time;
-// FULL has the same and evaluates one sample at a time; COLD has no model yet.
+// FULL has the same and evaluates one sample at a time; COLD has no model yet. TLS has a certificate and wants a token,
+// MUTUAL wants a client's certificate, too; DIRECTORY is that of ../certificates.sh.
 
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -15,6 +16,7 @@ import { errorChecks } from './errors.js';
 import { judgedChecks, unjudgedChecks } from './evaluate.js';
 import { infoChecks, socketChecks } from './info.js';
 import { streamChecks } from './stream.js';
+import { tlsChecks } from './tls.js';
 
 /** Runs all checks against one server; true where all passed. What a check returns is what it saw. */
 async function runAll(address, checks) {
@@ -40,11 +42,12 @@ function libraryVersion() {
   return JSON.parse(readFileSync(file, 'utf8')).version;
 }
 
-if (process.argv.length !== 7) {
-  console.error('usage: node smoke.js ADDRESS unix:PATH JUDGED_ADDRESS FULL_ADDRESS COLD_ADDRESS');
+const NAMES = 'ADDRESS unix:PATH JUDGED_ADDRESS FULL_ADDRESS COLD_ADDRESS TLS_ADDRESS MUTUAL_ADDRESS DIRECTORY';
+if (process.argv.length !== 10) {
+  console.error(`usage: node smoke.js ${NAMES}`);
   process.exit(64);
 }
-const [address, socket, judged, full, cold] = process.argv.slice(2);
+const [address, socket, judged, full, cold, tls, mutual, directory] = process.argv.slice(2);
 console.log('library grpc-js', libraryVersion());
 const results = [
   await runAll(address, {
@@ -58,5 +61,6 @@ const results = [
   }),
   await runAll(judged, judgedChecks),
   await runAll(full, channelChecks({ address, judged, full, cold })),
+  await runAll(address, tlsChecks({ tls, mutual, directory })),
 ];
 process.exitCode = results.every(Boolean) ? 0 : 1;

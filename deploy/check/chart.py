@@ -15,7 +15,7 @@ from objects import Settings
 # What the chart sets itself, by values of its own.
 OWN = set(
     "listen admin_listen model revision hub_token cache_dir offline threads drain_wait drain_limit judge_url judge_model "
-    "judge_key judge_key_file".split()
+    "judge_key judge_key_file tls_cert tls_key tls_client_ca token_file".split()
 )
 # Values, and a part of what helm says of them.
 REFUSED = [
@@ -35,6 +35,12 @@ REFUSED = [
     ("sidecar.appStarts=late", "appStarts"),
     ("autoscaling.kind=vpa", "kind"),
     ("resources.limits.gpu=1", "gpu"),
+    ("tls.enabled=true", "tls/secret/name"),
+    ("tls.clientCaSecret.name=c", "tls/clientCaSecret/name"),
+    ("tls.enabled=true,tls.secret.name=s,tls.secret.privateKey=a/b", "privateKey"),
+    ("tls.secretName=s", "secretName"),
+    ("auth.tokensSecret.key=", "key"),
+    ("settings.token_file=/tokens", "token_file"),
 ]
 
 

@@ -18,6 +18,8 @@ from jsonschema import Draft7Validator
 VERSIONS = ("1.33", "1.37")
 IMAGE = "registry.example/assay"
 USER = 65532
+# Settings that name a file of a secret.
+SECRET_FILES = [f"ASSAY_{name}" for name in "JUDGE_KEY_FILE TLS_CERT TLS_KEY TLS_CLIENT_CA TOKEN_FILE".split()]
 SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 
 
@@ -25,9 +27,7 @@ def main():
     binary, crds, *files = sys.argv[1:]
     check = Check(binary, read_crds(crds))
     for file in files:
-        for document in filter(None, yaml.safe_load_all(Path(file).read_text())):
-            check.file = Path(file).stem
-            check.object(document)
+        check.rendering(Path(file).stem, Path(file).read_text())
     for mistake in check.mistakes:
         print(mistake, file=sys.stderr)
     if check.mistakes:
@@ -77,14 +77,35 @@ class Check:
     def wrong(self, mistake):
         self.mistakes.append(f"{self.file}: {self.where}: {mistake}")
 
+    def rendering(self, name, text):
+        self.file = name
+        documents = [document for document in yaml.safe_load_all(text) if document]
+        for document in documents:
+            self.object(document)
+        self.transport(documents)
+
+    def transport(self, documents):
+        """Services and tests know whether the port for calls has TLS."""
+        self.where = "all objects"
+        pods = [pod for document in documents if (pod := pod_of(document))]
+        containers = [container for pod in pods for container in pod.get("initContainers", []) + pod["containers"]]
+        tls = any("ASSAY_TLS_CERT" in names(container) for container in containers)
+        for service in (document for document in documents if document["kind"] == "Service"):
+            said = {port["appProtocol"] for port in service["spec"]["ports"] if "appProtocol" in port}
+            wanted = "https" if tls else "kubernetes.io/h2c"
+            if said - {wanted}:
+                self.wrong(f"{service['metadata']['name']} says {', '.join(said)}, not {wanted}")
+        for container in containers:
+            args = container.get("args", [])
+            if tls and args[:1] == ["healthcheck"] and not any(arg.endswith(":9090") for arg in args):
+                self.wrong(f"{container['name']} asks a port with TLS, which healthcheck does not know")
+
     def object(self, document):
         self.objects += 1
         self.where = f"{document['kind']} {document['metadata']['name']}"
         self.schema(document)
-        if document["kind"] == "Deployment":
-            self.pod(document["spec"]["template"]["spec"])
-        elif document["kind"] == "Pod":
-            self.pod(document["spec"])
+        if pod := pod_of(document):
+            self.pod(pod)
 
     def schema(self, document):
         kind = document["apiVersion"], document["kind"]
@@ -107,6 +128,7 @@ class Check:
             self.container_is_confined(container, pod["securityContext"])
             if re.split("[:@]", container["image"])[0] == IMAGE:
                 self.assay(container, container in inits)
+                self.secret_files(pod, container)
         servers = [container for container in inits + mains if self.serves(container)]
         for server in servers:
             self.has_time_to_drain(pod, server, sidecar=server in inits)
@@ -134,7 +156,7 @@ class Check:
                 self.wrong(f"{container['name']}: securityContext.{name} differs from the pod's")
 
     def serves(self, container):
-        return any(variable["name"] == "ASSAY_LISTEN" for variable in container.get("env", []))
+        return "ASSAY_LISTEN" in names(container)
 
     def assay(self, container, is_init):
         self.servers += 1
@@ -156,6 +178,25 @@ class Check:
             self.wrong(f"{env['ASSAY_LISTEN']} is not where it is called")
         if is_init and (container.get("restartPolicy") != "Always"):
             self.wrong("it is no sidecar")
+
+    def secret_files(self, pod, container):
+        """What a setting names is a file of a secret that the server can read, and that is renewed under it."""
+        for variable in container.get("env", []):
+            if variable["name"] not in SECRET_FILES:
+                continue
+            path = Path(variable["value"])
+            mount = next((m for m in container["volumeMounts"] if Path(m["mountPath"]) == path.parent), None)
+            if not mount:
+                self.wrong(f"{container['name']}: {path} is in no volume")
+                continue
+            if not mount.get("readOnly") or "subPath" in mount:
+                self.wrong(f"{container['name']}: {mount['name']} is to be a directory that is read only")
+            volume = next(volume for volume in pod["volumes"] if volume["name"] == mount["name"])
+            secret = volume.get("secret", {})
+            if path.name not in [item["path"] for item in secret.get("items", [{"path": path.name}])]:
+                self.wrong(f"{container['name']}: {path} is not among what {mount['name']} has of its secret")
+            if secret.get("defaultMode") != 0o440:
+                self.wrong(f"{container['name']}: {mount['name']} is no secret for the server's group alone")
 
     def commands(self, container):
         args = container.get("args", [])
@@ -189,6 +230,17 @@ class Check:
         grace = pod.get("terminationGracePeriodSeconds", 30)
         if grace <= needed:
             self.wrong(f"a grace of {grace} s is not more than the {needed} s of the drain")
+
+
+def pod_of(document):
+    """The spec of its pods, or None where it has none."""
+    if document["kind"] == "Deployment":
+        return document["spec"]["template"]["spec"]
+    return document["spec"] if document["kind"] == "Pod" else None
+
+
+def names(container):
+    return {variable["name"] for variable in container.get("env", [])}
 
 
 class Settings:

@@ -96,6 +96,97 @@ seccompProfile:
 {{- end }}
 {{- end -}}
 
+{{/* What of secrets is mounted is read anew by the server when the kubelet renews it. */}}
+{{- define "assay.securityEnv" -}}
+{{- with .Values.tls }}
+{{- if .enabled }}
+- name: ASSAY_TLS_CERT
+  value: /run/secrets/tls/{{ .secret.certificate }}
+- name: ASSAY_TLS_KEY
+  value: /run/secrets/tls/{{ .secret.privateKey }}
+{{- if .clientCaSecret.name }}
+- name: ASSAY_TLS_CLIENT_CA
+  value: /run/secrets/client-ca/{{ .clientCaSecret.key }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if .Values.auth.tokensSecret.name }}
+- name: ASSAY_TOKEN_FILE
+  value: /run/secrets/tokens/{{ .Values.auth.tokensSecret.key }}
+{{- end }}
+{{- end -}}
+
+{{- define "assay.securityMounts" -}}
+{{- if .Values.tls.enabled }}
+- name: assay-tls
+  mountPath: /run/secrets/tls
+  readOnly: true
+{{- if .Values.tls.clientCaSecret.name }}
+- name: assay-client-ca
+  mountPath: /run/secrets/client-ca
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- if .Values.auth.tokensSecret.name }}
+- name: assay-tokens
+  mountPath: /run/secrets/tokens
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "assay.securityVolumes" -}}
+{{- with .Values.tls }}
+{{- if .enabled }}
+- name: assay-tls
+  secret:
+    secretName: {{ .secret.name | quote }}
+    defaultMode: 0440
+    items:
+      - key: {{ .secret.certificate | quote }}
+        path: {{ .secret.certificate | quote }}
+      - key: {{ .secret.privateKey | quote }}
+        path: {{ .secret.privateKey | quote }}
+{{- if .clientCaSecret.name }}
+- name: assay-client-ca
+  secret:
+    secretName: {{ .clientCaSecret.name | quote }}
+    defaultMode: 0440
+    items:
+      - key: {{ .clientCaSecret.key | quote }}
+        path: {{ .clientCaSecret.key | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.auth.tokensSecret }}
+{{- if .name }}
+- name: assay-tokens
+  secret:
+    secretName: {{ .name | quote }}
+    defaultMode: 0440
+    items:
+      - key: {{ .key | quote }}
+        path: {{ .key | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* How the port for calls speaks: HTTP/2, over TLS or in plain text. */}}
+{{- define "assay.appProtocol" -}}
+{{- if .Values.tls.enabled }}https{{ else }}kubernetes.io/h2c{{ end -}}
+{{- end -}}
+
+{{/* Whether the port for calls answers health to those without a certificate's authority or a token. */}}
+{{- define "assay.healthIsOpen" -}}
+{{- $open := get .Values.settings "open_services" | default "health" -}}
+{{- if not (or .Values.tls.enabled (and .Values.auth.tokensSecret.name (not (contains "health" $open)))) }}true{{ end -}}
+{{- end -}}
+
+{{/* Pods of `helm test`, which may ask the admin port where the other does not answer them. */}}
+{{- define "assay.testLabels" -}}
+app.kubernetes.io/component: test
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
 {{/* Fields of the server's container that both modes have. Takes the context, the address to listen on, the drain wait. */}}
 {{- define "assay.server" -}}
 {{- $listen := .listen -}}
@@ -131,6 +222,9 @@ env:
     value: /run/secrets/judge/{{ .Values.judge.keySecret.key }}
   {{- end }}
   {{- end }}
+  {{- with include "assay.securityEnv" . | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
   {{- range $name, $value := omit .Values.settings "log_format" }}
   - name: ASSAY_{{ upper $name }}
     value: {{ if kindIs "float64" $value }}{{ if eq $value (floor $value) }}{{ int64 $value | quote }}{{ else }}{{ $value | quote }}{{ end }}{{ else }}{{ $value | quote }}{{ end }}
@@ -152,6 +246,9 @@ volumeMounts:
   - name: assay-judge
     mountPath: /run/secrets/judge
     readOnly: true
+  {{- end }}
+  {{- with include "assay.securityMounts" . | trim }}
+  {{- . | nindent 2 }}
   {{- end }}
 {{- end -}}
 {{- end -}}
@@ -206,6 +303,9 @@ failureThreshold: 1
     secretName: {{ .Values.judge.keySecret.name }}
     defaultMode: 0440
 {{- end }}
+{{- with include "assay.securityVolumes" . | trim }}
+{{ . }}
+{{- end }}
 {{- end -}}
 
 {{/*
@@ -216,7 +316,7 @@ Init containers for the pod of another chart, which has this one as a dependency
   volumes:
     {{- include "assay.volumes" .Subcharts.assay | nindent 8 }}
 
-Calls are served on 127.0.0.1:50051. The pod's terminationGracePeriodSeconds is to be more than what the app takes to
+Calls are served on 127.0.0.1:50051, over TLS with tls.enabled. The pod's terminationGracePeriodSeconds is to be more than what the app takes to
 end and drain.limitSeconds together. There is no drain wait: Assay is told to stop when the app has ended.
 */}}
 {{- define "assay.sidecar" -}}

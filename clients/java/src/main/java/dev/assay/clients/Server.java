@@ -9,6 +9,7 @@ import dev.assay.v1.EvaluationServiceGrpc;
 import dev.assay.v1.GetServerInfoRequest;
 import dev.assay.v1.GetServerInfoResponse;
 import dev.assay.v1.ServerServiceGrpc;
+import io.grpc.ChannelCredentials;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
@@ -29,6 +30,11 @@ final class Server implements AutoCloseable {
 
   Server(String target) {
     this(target, UnaryOperator.identity());
+  }
+
+  /** With TLS, a token, or both. */
+  Server(String target, ChannelCredentials credentials) {
+    channel = Grpc.newChannelBuilder(target, credentials).build();
   }
 
   Server(String target, UnaryOperator<ManagedChannelBuilder<?>> options) {

@@ -1,21 +1,27 @@
 package dev.assay.clients;
 
 import io.grpc.ManagedChannel;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 
 /**
  * Every feature of a running server, used and checked. Each check is an example of its own.
  *
- * <pre>java -cp … dev.assay.clients.Smoke ADDRESS unix:PATH JUDGED_ADDRESS FULL_ADDRESS COLD_ADDRESS</pre>
+ * <pre>java -cp … dev.assay.clients.Smoke ADDRESS unix:PATH JUDGED_ADDRESS FULL_ADDRESS COLD_ADDRESS TLS_ADDRESS
+ * MUTUAL_ADDRESS DIRECTORY</pre>
  *
  * <p>The first two are one server. JUDGED has the judge of ../judge.py, and under the name "slow" one that takes its
- * time; FULL has the same and evaluates one sample at a time; COLD has no model yet.
+ * time; FULL has the same and evaluates one sample at a time; COLD has no model yet. TLS has a certificate and wants a
+ * token, MUTUAL wants a client's certificate, too; DIRECTORY is that of ../certificates.sh.
  */
 final class Smoke {
+  private static final String USAGE =
+      "usage: Smoke ADDRESS unix:PATH JUDGED_ADDRESS FULL_ADDRESS COLD_ADDRESS TLS_ADDRESS MUTUAL_ADDRESS DIRECTORY";
+
   public static void main(String[] arguments) throws Exception {
-    if (arguments.length != 5) {
-      System.err.println("usage: Smoke ADDRESS unix:PATH JUDGED_ADDRESS FULL_ADDRESS COLD_ADDRESS");
+    if (arguments.length != 8) {
+      System.err.println(USAGE);
       System.exit(64);
     }
     var address = arguments[0];
@@ -33,6 +39,7 @@ final class Smoke {
     passed &= runAll(judged, Evaluate.JUDGED);
     passed &= runAll(full, Retries.checks(full));
     passed &= runAll(address, Replicas.checks(address, judged, arguments[4]));
+    passed &= runAll(address, Tls.checks(arguments[5], arguments[6], Path.of(arguments[7])));
     System.exit(passed ? 0 : 1);
   }
 
