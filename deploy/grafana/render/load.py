@@ -61,8 +61,8 @@ def serve(binary, model, work, seconds):
 
 
 @contextlib.contextmanager
-def process(command, **options):
-    with subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True, **options) as child:
+def process(command):
+    with subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True) as child:
         try:
             yield child
         finally:
