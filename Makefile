@@ -4,7 +4,7 @@ MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
 JUDGE ?= smollm2
 
-.PHONY: run build model test lint deny sbom clients judge ragas-compare bulk deploy-check deploy-drill proxies report-test bench bench-peers bench-serving bench-soak goldens ragas-goldens lexical-goldens help
+.PHONY: run build model test lint deny sbom clients judge ragas-compare bulk deploy-check dashboard deploy-drill proxies report-test bench bench-peers bench-serving bench-soak goldens ragas-goldens lexical-goldens help
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -28,11 +28,14 @@ lint: ## Formatting and clippy with warnings denied, and the protocol by buf whe
 	cargo clippy --locked --all-targets -- -D warnings
 	proto/lint.sh
 
-deny: ## Licences, sources, bans and advisories of all dependencies (cargo install cargo-deny)
-	cargo deny --locked check
+deny: ## Licences, bans, sources and advisories of all dependencies; ADVISORIES=skip where GitHub is out of reach
+	scripts/deny.sh
 
-sbom: ## All parts of the binary in CycloneDX, as assay.cdx.json (cargo install cargo-cyclonedx)
-	cargo cyclonedx --format json --target x86_64-unknown-linux-gnu --override-filename assay.cdx
+sbom: ## All parts of the binary in CycloneDX, as assay.cdx.json, checked (cargo install --locked cargo-cyclonedx)
+	cargo cyclonedx --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu --override-filename assay.cdx
+	python3 -m venv target/sbom-venv
+	target/sbom-venv/bin/pip install --quiet 'cyclonedx-python-lib[json-validation]==11.12.0'
+	target/sbom-venv/bin/python scripts/sbom.py assay.cdx.json
 
 clients: model build ## The clients of clients/ against the release binary; what they see goes into docs/CLIENTS.md
 	clients/run.sh target/release/assay $(MODEL)
@@ -45,6 +48,9 @@ bulk: model build ## Ray Data and PySpark over two sidecars, some of it killed; 
 
 deploy-check: model build ## Manifests, chart, alerts and dashboard against linters, schemas and the release binary
 	deploy/check.sh target/release/assay $(MODEL)
+
+dashboard: model build ## docs/dashboard.png: the dashboard with real data, 8 minutes of load (SECONDS_OF_LOAD)
+	deploy/grafana/render/run.sh target/release/assay $(MODEL)
 
 deploy-drill: model build ## The pods of the manifests, started, probed and ended in network namespaces; needs root
 	deploy/drill.sh target/release/assay $(MODEL)

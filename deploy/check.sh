@@ -24,7 +24,7 @@ main() {
     mkdir -p "$rendered"
     title "Dockerfiles (linted, not built), scripts and YAML"
     hadolint deploy/Dockerfile deploy/kubernetes/sidecar/app/Dockerfile
-    shellcheck -x deploy/check.sh deploy/drill.sh
+    shellcheck -x deploy/check.sh deploy/drill.sh deploy/grafana/render/run.sh scripts/deny.sh
     yamllint --strict -c deploy/check/yamllint.yaml deploy/kubernetes deploy/prometheus deploy/helm/*/values.yaml
     title "kustomize"
     render_kustomize

@@ -36,7 +36,7 @@ def main():
         health(address, admin)
         with grpc.insecure_channel(address) as channel:
             use(channel, admin)
-        metrics = scrape(admin)
+        metrics = scrape(admin) + guarded(binary, model, judge, picky)
     Path(target).write_text(metrics)
     print(f"{len(re.findall('^# TYPE', metrics, re.MULTILINE))} metrics are served")
 
@@ -74,15 +74,25 @@ def refusing():
         http.shutdown()
 
 
+def guarded(binary, model, judge, picky):
+    """What is served where callers need tokens, beside the rest."""
+    with tempfile.NamedTemporaryFile("w", suffix=".tokens") as tokens:
+        tokens.write("backend:6mVn0c2Zq3JkT1yW8sLx5A\n")
+        tokens.flush()
+        with server(binary, model, judge, picky, "--token-file", tokens.name) as (_, admin):
+            lines = [line for line in scrape(admin).splitlines() if "assay_reloads" in line]
+    return "\n".join(lines) + "\n"
+
+
 @contextmanager
-def server(binary, model, judge, picky):
+def server(binary, model, judge, picky, *more):
     with tempfile.TemporaryDirectory() as work:
         config, log = Path(work, "assay.toml"), Path(work, "log")
         config.write_text(
             f'judge_url = "{judge}"\njudge_model = "stand-in"\n[judges.picky]\nurl = "{picky}"\nmodel = "picky"\n'
         )
         flags = ["--config", config, "--model", model, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
-        flags += ["--threads", "1", "--queue-tokens", "16384", "--embed-cache", "1MiB", "--log-format", "json"]
+        flags += ["--threads", "1", "--queue-tokens", "16384", "--embed-cache", "1MiB", "--log-format", "json", *more]
         with log.open("w") as stderr, subprocess.Popen([binary, *flags], stderr=stderr) as process:
             try:
                 yield announced(process, log)

