@@ -37,6 +37,7 @@ use crate::{
         evaluation_service_server::EvaluationServiceServer, server_service_server::ServerServiceServer,
     },
     stall,
+    trace::Tracer,
 };
 
 pub use caller::CallerLimits;
@@ -45,6 +46,7 @@ use evaluation::Evaluations;
 use guard::{Guard, Security};
 use health::Health;
 use layer::CallLayer;
+pub use layer::CallLog;
 pub(crate) use layer::OpenCalls;
 use listen::Listener;
 pub(crate) use reload::Reloader;
@@ -108,6 +110,7 @@ pub struct Settings {
     /// How often an idle connection is asked whether it is alive; it has as long to answer.
     pub keepalive: Duration,
     pub security: Security,
+    pub call_log: CallLog,
 }
 
 /// All that the services share.
@@ -119,6 +122,7 @@ pub(crate) struct Context {
     pub health: Health,
     pub open: OpenCalls,
     pub guard: Guard,
+    pub tracer: Tracer,
     /// Owns the tasks of open streams.
     pub streams: TaskTracker,
     pub started: SystemTime,
@@ -137,8 +141,7 @@ pub(crate) struct Rpc {
 impl Rpc {
     pub fn new(context: Context, registry: &mut Registry) -> Rpc {
         let tls = context.guard.tls.clone();
-        let (reactor, open, guard) = (context.reactor.clone(), context.open.clone(), context.guard.clone());
-        let layer = CallLayer::new(reactor, open, guard, registry);
+        let layer = CallLayer::new(&context, registry);
         let closing = context.health.closing.clone();
         let mut routes = services(&context);
         let settings = context.settings;

@@ -1,6 +1,7 @@
 //! The way of a call through a warm model: what is known, admission, text threads, compute threads.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{
         Arc,
@@ -22,11 +23,12 @@ use super::{
     status::StatusHandle,
     tokenize::TextThreads,
     vector::{Vector, VectorOptions},
-    worker::{self, ComputeThreads, Computed, Defect, Job},
+    worker::{self, ComputeThreads, Computed, Defect, Job, Pass},
 };
 use crate::{
     deadline::Deadline,
     model::{self, Encoded, Model, ModelInfo, Team, Token, TokenizeError, Truncation},
+    trace::{KeyValue, Scope, Span},
 };
 
 /// A warm model and its threads.
@@ -104,6 +106,21 @@ pub enum EmbedError {
     Stopping,
     #[error("computing failed")]
     Defect,
+}
+
+impl EmbedError {
+    /// Its kind in a word, for a span.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            EmbedError::NotReady { .. } => "not_ready",
+            EmbedError::QueueFull { .. } => "queue_full",
+            EmbedError::TooLarge { .. } => "too_large",
+            EmbedError::TooLong(_) => "too_long",
+            EmbedError::DeadlineExceeded => "deadline",
+            EmbedError::Stopping => "stopping",
+            EmbedError::Defect => "defect",
+        }
+    }
 }
 
 /// Whose inputs they are, for fairness: one stream is one flow.
@@ -196,9 +213,12 @@ impl Engine {
         let caller = Caller::new(deadline);
         let _leave = LeaveOnDrop(Arc::clone(&caller));
         let model = Arc::clone(&self.0.model);
+        let span = Scope::current().child(|| "tokenize");
         let tokens = move |text: &str| model.tokenizer.tokens(&prompt, text);
         let tokens = self.0.text.map(self.flow().0, &caller, texts, tokens);
-        let tokens = within(deadline, async { tokens.await.map_err(|_| EmbedError::Defect) }).await?;
+        let tokens = within(deadline, async { tokens.await.map_err(|_| EmbedError::Defect) }).await;
+        span.end_with(&tokens, EmbedError::kind);
+        let tokens = tokens?;
         tokens.into_iter().collect::<Result<_, _>>().map_err(|_| EmbedError::Defect)
     }
 
@@ -226,7 +246,7 @@ impl Engine {
     ) -> Result<Embedded, EmbedError> {
         let Some(cache) = &self.0.cache else {
             let tokens = self.estimate(texts.iter().map(String::as_str), &options.prompt);
-            let permit = self.0.admission.admit(asker.lane, tokens).await?;
+            let permit = self.admit(asker.lane, tokens).await?;
             return self.run(asker, permit, texts, options).await;
         };
         let mut lookup = cache.look_up(texts, &options).await;
@@ -234,13 +254,23 @@ impl Engine {
             let tokens = self.estimate(lookup.missing(), &options.prompt);
             if tokens > 0 {
                 // Only streams wait here, and those ask for one text each: they hold no flight that waits for them.
-                let permit = self.0.admission.admit(asker.lane, tokens).await?;
+                let permit = self.admit(asker.lane, tokens).await?;
                 lookup.compute(|texts| self.run_for_all(asker, permit, texts, &options).boxed());
             }
             if let Some(embedded) = lookup.landed().await? {
                 return Ok(embedded);
             }
         }
+    }
+
+    async fn admit(&self, lane: Lane, tokens: usize) -> Result<OwnedSemaphorePermit, EmbedError> {
+        let span = match lane {
+            Lane::Call => Span::default(),
+            Lane::Stream => Scope::current().child(|| "admission"),
+        };
+        let permit = self.0.admission.admit(lane, tokens).await;
+        span.end_with(&permit, EmbedError::kind);
+        permit
     }
 
     /// Whole states for whoever wants them: each has a deadline of its own, and the last that leaves drops this.
@@ -255,7 +285,7 @@ impl Engine {
         let asker = Asker { deadline: Deadline::after(Duration::MAX), ..asker };
         let vector = VectorOptions::unchanged(engine.model().dimensions);
         let options = InputOptions { vector, ..options.clone() };
-        async move { engine.run(asker, permit, texts, options).await }
+        Scope::current().around(async move { engine.run(asker, permit, texts, options).await })
     }
 
     /// Tokens before they are counted: about one for three bytes, at most what the model takes.
@@ -274,11 +304,18 @@ impl Engine {
         let started = Instant::now();
         let caller = Caller::new(deadline);
         let _leave = LeaveOnDrop(Arc::clone(&caller));
-        let encoded = self.encode(flow, &caller, texts, &options).await?;
+        let scope = Scope::current();
+        let mut span = scope.child(|| "tokenize");
+        span.describe(|| [KeyValue::new("assay.inputs", count(texts.len()))]);
+        let encoded = self.encode(flow, &caller, texts, &options).await;
+        span.end_with(&encoded, EmbedError::kind);
+        let encoded = encoded?;
         let tokenize = started.elapsed();
         self.0.metrics.tokenized(tokenize);
         let sizes: Vec<(usize, bool)> = encoded.iter().map(|e| (e.ids.len(), e.truncated)).collect();
-        let computed = self.compute(flow, &caller, permit, encoded, options.vector).await?;
+        let waiting = scope.child(|| "queue");
+        let computed = self.compute(flow, &caller, permit, encoded, options.vector).await;
+        let computed = tell_passes(&scope, waiting, computed)?;
         let longest = |of: fn(&Computed) -> Duration| computed.iter().map(of).max().unwrap_or_default();
         let (queue, compute) = (longest(|c| c.queue), longest(|c| c.compute));
         self.0.metrics.queued(queue);
@@ -340,6 +377,42 @@ impl Engine {
         let computed = receiver.await.map_err(|_| EmbedError::Stopping)?;
         computed.into_iter().collect::<Result<_, _>>().map_err(|Defect| EmbedError::Defect)
     }
+}
+
+/// Spans of the wait for the first pass, and of each pass with the caller's part in it.
+fn tell_passes(
+    scope: &Scope,
+    waiting: Span,
+    computed: Result<Vec<Computed>, EmbedError>,
+) -> Result<Vec<Computed>, EmbedError> {
+    if !waiting.is_recorded() {
+        return computed;
+    }
+    let mut passes: BTreeMap<Instant, (Pass, Duration, usize)> = BTreeMap::new();
+    for Computed { pass, compute, .. } in computed.iter().flatten() {
+        passes.entry(pass.started).or_insert((*pass, *compute, 0)).2 += 1;
+    }
+    match (passes.keys().next(), &computed) {
+        (Some(first), Ok(_)) => waiting.end_before(*first),
+        _ => waiting.end_with(&computed, EmbedError::kind),
+    }
+    for (pass, compute, inputs) in passes.into_values() {
+        let mut span = scope.child_since("compute", pass.started);
+        span.describe(|| {
+            [
+                KeyValue::new("assay.inputs", count(inputs)),
+                KeyValue::new("assay.pass.number", i64::try_from(pass.number).unwrap_or(i64::MAX)),
+                KeyValue::new("assay.pass.inputs", count(pass.inputs)),
+                KeyValue::new("assay.pass.tokens", count(pass.tokens)),
+            ]
+        });
+        span.end_before(pass.started + compute);
+    }
+    computed
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn too_long((index, encoded): (usize, &Result<Encoded, TokenizeError>)) -> Option<TooLong> {
