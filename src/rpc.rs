@@ -1,5 +1,6 @@
 //! The edge of the protocol: services, limits, deadlines, status codes, and the server around them.
 
+mod call_log;
 mod caller;
 mod connection;
 mod convert;
@@ -40,13 +41,13 @@ use crate::{
     trace::Tracer,
 };
 
+pub use call_log::CallLog;
 pub use caller::CallerLimits;
 use embedding::Embeddings;
 use evaluation::Evaluations;
 use guard::{Guard, Security};
 use health::Health;
 use layer::CallLayer;
-pub use layer::CallLog;
 pub(crate) use layer::OpenCalls;
 use listen::Listener;
 pub(crate) use reload::Reloader;

@@ -1,7 +1,6 @@
 //! The way of a call through a warm model: what is known, admission, text threads, compute threads.
 
 use std::{
-    collections::BTreeMap,
     io,
     sync::{
         Arc,
@@ -18,12 +17,14 @@ use super::{
     admission::{Admission, Lane},
     batch::FlowId,
     cache::{Cache, Held},
+    error::{EmbedError, TooLong},
     gather::{Caller, Gather, LeaveOnDrop},
     metrics::Metrics,
+    passes,
     status::StatusHandle,
     tokenize::TextThreads,
     vector::{Vector, VectorOptions},
-    worker::{self, ComputeThreads, Computed, Defect, Job, Pass},
+    worker::{self, ComputeThreads, Computed, Defect, Job},
 };
 use crate::{
     deadline::Deadline,
@@ -78,49 +79,6 @@ pub struct EmbeddedInput {
     /// Special tokens included, after truncation.
     pub tokens: usize,
     pub truncated: bool,
-}
-
-/// An input that the model does not take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TooLong {
-    pub index: usize,
-    pub tokens: usize,
-    pub limit: usize,
-}
-
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum EmbedError {
-    #[error("the model is not ready: {detail}")]
-    NotReady { detail: String, retry_in: Duration },
-    #[error("the queue of {capacity} tokens has no room for {tokens} more")]
-    QueueFull { tokens: usize, capacity: usize, retry_in: Duration },
-    #[error(
-        "the inputs have about {tokens} tokens, the queue holds {capacity} of one kind of call; send fewer at a time"
-    )]
-    TooLarge { tokens: usize, capacity: usize },
-    #[error("{} inputs are too long for the model", .0.len())]
-    TooLong(Vec<TooLong>),
-    #[error("the deadline passed")]
-    DeadlineExceeded,
-    #[error("the server is stopping")]
-    Stopping,
-    #[error("computing failed")]
-    Defect,
-}
-
-impl EmbedError {
-    /// Its kind in a word, for a span.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            EmbedError::NotReady { .. } => "not_ready",
-            EmbedError::QueueFull { .. } => "queue_full",
-            EmbedError::TooLarge { .. } => "too_large",
-            EmbedError::TooLong(_) => "too_long",
-            EmbedError::DeadlineExceeded => "deadline",
-            EmbedError::Stopping => "stopping",
-            EmbedError::Defect => "defect",
-        }
-    }
 }
 
 /// Whose inputs they are, for fairness: one stream is one flow.
@@ -306,7 +264,7 @@ impl Engine {
         let _leave = LeaveOnDrop(Arc::clone(&caller));
         let scope = Scope::current();
         let mut span = scope.child(|| "tokenize");
-        span.describe(|| [KeyValue::new("assay.inputs", count(texts.len()))]);
+        span.describe(|| [KeyValue::new("assay.inputs", passes::count(texts.len()))]);
         let encoded = self.encode(flow, &caller, texts, &options).await;
         span.end_with(&encoded, EmbedError::kind);
         let encoded = encoded?;
@@ -315,7 +273,7 @@ impl Engine {
         let sizes: Vec<(usize, bool)> = encoded.iter().map(|e| (e.ids.len(), e.truncated)).collect();
         let waiting = scope.child(|| "queue");
         let computed = self.compute(flow, &caller, permit, encoded, options.vector).await;
-        let computed = tell_passes(&scope, waiting, computed)?;
+        let computed = passes::tell(&scope, waiting, computed)?;
         let longest = |of: fn(&Computed) -> Duration| computed.iter().map(of).max().unwrap_or_default();
         let (queue, compute) = (longest(|c| c.queue), longest(|c| c.compute));
         self.0.metrics.queued(queue);
@@ -377,42 +335,6 @@ impl Engine {
         let computed = receiver.await.map_err(|_| EmbedError::Stopping)?;
         computed.into_iter().collect::<Result<_, _>>().map_err(|Defect| EmbedError::Defect)
     }
-}
-
-/// Spans of the wait for the first pass, and of each pass with the caller's part in it.
-fn tell_passes(
-    scope: &Scope,
-    waiting: Span,
-    computed: Result<Vec<Computed>, EmbedError>,
-) -> Result<Vec<Computed>, EmbedError> {
-    if !waiting.is_recorded() {
-        return computed;
-    }
-    let mut passes: BTreeMap<Instant, (Pass, Duration, usize)> = BTreeMap::new();
-    for Computed { pass, compute, .. } in computed.iter().flatten() {
-        passes.entry(pass.started).or_insert((*pass, *compute, 0)).2 += 1;
-    }
-    match (passes.keys().next(), &computed) {
-        (Some(first), Ok(_)) => waiting.end_before(*first),
-        _ => waiting.end_with(&computed, EmbedError::kind),
-    }
-    for (pass, compute, inputs) in passes.into_values() {
-        let mut span = scope.child_since("compute", pass.started);
-        span.describe(|| {
-            [
-                KeyValue::new("assay.inputs", count(inputs)),
-                KeyValue::new("assay.pass.number", i64::try_from(pass.number).unwrap_or(i64::MAX)),
-                KeyValue::new("assay.pass.inputs", count(pass.inputs)),
-                KeyValue::new("assay.pass.tokens", count(pass.tokens)),
-            ]
-        });
-        span.end_before(pass.started + compute);
-    }
-    computed
-}
-
-fn count(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn too_long((index, encoded): (usize, &Result<Encoded, TokenizeError>)) -> Option<TooLong> {

@@ -1,4 +1,6 @@
-//! What every call gets: an id, a deadline, one log line, its metrics, and a place in the count of open calls.
+//! What every call gets: an id, a deadline, one log line, its metrics, a span, and a place in the count of open calls.
+
+mod metrics;
 
 use std::{
     pin::Pin,
@@ -12,24 +14,19 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
-use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
-    registry::Registry,
-};
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use tonic::{Code, Status, metadata::MetadataMap};
 use tower::{BoxError, Layer, Service};
 
 use super::{
-    Context, deadline,
+    Context,
+    call_log::CallLog,
+    deadline,
     guard::{Admitted, Guard},
     status,
 };
+use metrics::{MethodLabel, Metrics, RpcLabel};
+
 use crate::{
     deadline::Deadline,
     judge::Trace,
@@ -302,7 +299,9 @@ impl Drop for Observed {
         let took = self.started.elapsed();
         let label = RpcLabel { method: self.method, code };
         self.metrics.seconds.get_or_create(&label).observe(took.as_secs_f64());
-        if tracing::enabled!(tracing::Level::DEBUG) && self.is_logged(took) {
+        if tracing::enabled!(tracing::Level::DEBUG)
+            && self.log.takes(self.code == Some(Code::Ok), took, || self.trace_id())
+        {
             self.log(code, took);
         }
         self.end_span(code);
@@ -335,11 +334,6 @@ impl Observed {
         }
     }
 
-    fn is_logged(&self, took: Duration) -> bool {
-        let is_routine = self.code == Some(Code::Ok) && took < self.log.slow_after;
-        !is_routine || self.log.takes(|| self.trace_id())
-    }
-
     fn trace_id(&self) -> Option<String> {
         self.span.scope().trace_id().or_else(|| self.caller_trace_id())
     }
@@ -361,33 +355,6 @@ impl Observed {
             trace_id = self.span.scope().trace_id(),
             "answered"
         );
-    }
-}
-
-/// Which calls get a log line.
-#[derive(Clone, Copy, Debug)]
-pub struct CallLog {
-    /// Of calls that ended OK and were not slow, the share that does, from 0 to 1.
-    pub ratio: f64,
-    /// From here on a call is slow.
-    pub slow_after: Duration,
-}
-
-impl Default for CallLog {
-    fn default() -> CallLog {
-        CallLog { ratio: 1.0, slow_after: Duration::from_secs(1) }
-    }
-}
-
-impl CallLog {
-    /// All lines of a trace, of whatever server, or none: its id decides, as it does for the sampling of traces.
-    fn takes(self, trace_id: impl FnOnce() -> Option<String>) -> bool {
-        if self.ratio >= 1.0 {
-            return true;
-        }
-        let lower = trace_id().and_then(|id| u64::from_str_radix(id.get(16..)?, 16).ok());
-        let place = lower.unwrap_or_else(rand::random) >> 1;
-        (place as f64) < self.ratio * (1_u64 << 63) as f64
     }
 }
 
@@ -424,39 +391,5 @@ impl<B: Body> Body for ObservedBody<B> {
 
     fn size_hint(&self) -> http_body::SizeHint {
         self.inner.size_hint()
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct MethodLabel {
-    method: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RpcLabel {
-    method: &'static str,
-    code: &'static str,
-}
-
-#[derive(Clone)]
-struct Metrics {
-    started: Family<MethodLabel, Counter>,
-    open: Family<MethodLabel, Gauge>,
-    seconds: Family<RpcLabel, Histogram, fn() -> Histogram>,
-}
-
-impl Metrics {
-    fn register(registry: &mut Registry) -> Metrics {
-        let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_25, 2.0, 18));
-        let metrics = Metrics {
-            started: Family::default(),
-            open: Family::default(),
-            seconds: Family::new_with_constructor(seconds),
-        };
-        let registry = registry.sub_registry_with_prefix("assay_rpc");
-        registry.register("started", "Calls begun", metrics.started.clone());
-        registry.register("open", "Calls not yet answered to the last byte", metrics.open.clone());
-        registry.register("seconds", "Time from a call's arrival to its end", metrics.seconds.clone());
-        metrics
     }
 }
