@@ -60,9 +60,8 @@ pub struct Event {
 
 /// A place in a trace, under which spans may hang.
 #[derive(Clone, Default)]
-pub struct Scope(Option<Place>);
+pub struct Scope(Option<Arc<Place>>);
 
-#[derive(Clone)]
 struct Place {
     outlet: Arc<Outlet>,
     span: SpanContext,
@@ -95,7 +94,8 @@ impl Tracer {
             None => caller.span().span_context().clone(),
         };
         let live = live.filter(SdkSpan::is_recording).map(Box::new);
-        Span { live, scope: Scope(Some(Place { outlet: Arc::clone(outlet), span, asked: Arc::default() })) }
+        let place = Place { outlet: Arc::clone(outlet), span, asked: Arc::default() };
+        Span { live, scope: Scope(Some(Arc::new(place))) }
     }
 }
 
@@ -129,22 +129,19 @@ impl Scope {
     }
 
     fn span(&self, builder: impl FnOnce() -> SpanBuilder) -> Span {
-        let live = self.0.as_ref().and_then(|place| place.begin(builder)).map(Box::new);
-        let scope = match (&live, &self.0) {
-            (Some(live), Some(place)) => {
-                Scope(Some(Place { span: live.span_context().clone(), ..place.clone() }))
-            }
-            _ => self.clone(),
-        };
-        Span { live, scope }
+        let begun = self.0.as_ref().and_then(|place| Some((place, place.begin(builder)?)));
+        let Some((place, live)) = begun else { return Span { live: None, scope: self.clone() } };
+        let (outlet, asked) = (Arc::clone(&place.outlet), Arc::clone(&place.asked));
+        let place = Place { outlet, span: live.span_context().clone(), asked };
+        Span { live: Some(Box::new(live)), scope: Scope(Some(Arc::new(place))) }
     }
 
     /// Tells of an event in this place; `attributes` are asked for only where someone wants to know.
     pub fn event(&self, name: &'static str, attributes: impl FnOnce() -> Vec<KeyValue>) {
-        if let Some(Place { outlet, span, .. }) = &self.0
-            && let Some(tell) = &outlet.events
+        if let Some(place) = &self.0
+            && let Some(tell) = &place.outlet.events
         {
-            tell(Event { name, time: SystemTime::now(), span: span.clone(), attributes: attributes() });
+            tell(Event { name, time: SystemTime::now(), span: place.span.clone(), attributes: attributes() });
         }
     }
 
