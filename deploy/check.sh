@@ -94,7 +94,8 @@ render_charts() {
     chart default assay
     chart hub-judge assay --set judge.url=https://judge.example/v1,judge.model=m,judge.keySecret.name=k \
         --set model.tokenSecret.name=t,settings.max_inputs=64,settings.log_format=text,settings.judge_temperature=0.5 \
-        --set settings.queue_tokens=1000000,settings.reflection=false
+        --set settings.queue_tokens=1000000,settings.reflection=false,settings.trace_sample_ratio=0.1 \
+        --set otlp.endpoint=http://collector.observability:4317,otlp.headersSecret.name=o
     chart pull-hpa assay --set model.source=pull,autoscaling.kind=hpa,monitor.kind=pod,model.tokenSecret.name=t
     chart image-keda assay --set model.source=image,model.image.reference=registry.example/m:1 \
         --set autoscaling.kind=keda,monitor.kind=service,monitor.labels.release=p

@@ -41,12 +41,12 @@ impl Admin {
         listener: TcpListener,
         health: Health,
         reflection: bool,
-        registry: Registry,
+        registry: Arc<Registry>,
     ) -> io::Result<Admin> {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let parts = Parts { health, reflection, registry: Arc::new(registry) };
+        let parts = Parts { health, reflection, registry };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("assay-admin".into()).spawn(move || {
             run(&runtime, listener, parts, &stopped);

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -27,7 +28,7 @@ use crate::{
         listen::{Address, Listener},
     },
     stall::{self, Watchdog},
-    telemetry,
+    telemetry::{self, otlp},
 };
 
 #[derive(Clone, Debug)]
@@ -44,9 +45,14 @@ pub struct Settings {
     pub stall: stall::Settings,
     /// Between NOT_SERVING and the end of accepting, for endpoints to update.
     pub drain_wait: Duration,
-    /// For what is in flight to finish after that.
+    /// For what is in flight to finish after that, and for the last traces to leave.
     pub drain_limit: Duration,
+    /// None to send nothing to a collector.
+    pub otlp: Option<otlp::Settings>,
 }
+
+/// For the last traces to leave: of calls that took the whole drain limit, and where the collector is away.
+const LAST_WORD: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// A running server. Dropping it stops everything at once; [`App::drain`] finishes what is in flight first.
 pub struct App {
@@ -58,6 +64,7 @@ pub struct App {
     streams: TaskTracker,
     servers: Vec<JoinHandle<()>>,
     embedder: Embedder,
+    exporter: Option<otlp::Exporter>,
     // Dropped from here on, in this order.
     watchdog: Option<Watchdog>,
     reactor: Option<Runtime>,
@@ -78,6 +85,8 @@ impl App {
 
         let mut registry = Registry::default();
         telemetry::register_process(&mut registry, started);
+        let otlp = settings.otlp.clone().map(|settings| otlp::Prepared::new(settings, &mut registry));
+        let tracer = otlp.as_ref().map(otlp::Prepared::tracer).unwrap_or_default();
         let (guard, reloader) = Guard::open(&settings.rpc.security, &mut registry)?;
         let reactor = build_reactor(settings.reactor_threads)?;
         let watchdog = Watchdog::start(settings.stall.clone(), reactor.handle(), &mut registry);
@@ -100,10 +109,13 @@ impl App {
             health: health.clone(),
             open: open.clone(),
             guard,
+            tracer,
             streams: streams.clone(),
             started,
         };
         let rpc = Rpc::new(context, &mut registry);
+        let registry = Arc::new(registry);
+        let exporter = otlp.map(|otlp| otlp.start(Arc::clone(&registry), started)).transpose()?;
         let admin = admin_listener
             .map(|listener| Admin::start(listener, health.clone(), settings.rpc.reflection, registry))
             .transpose()?;
@@ -117,6 +129,7 @@ impl App {
             streams,
             servers: servers.collect(),
             embedder,
+            exporter,
             watchdog: Some(watchdog),
             reactor: Some(reactor),
             admin,
@@ -154,9 +167,14 @@ impl App {
                 () = no_calls(&open) => {}
             }
         };
-        let clean = tokio::time::timeout(limit, finished).await.is_ok();
+        let by = tokio::time::Instant::now() + limit;
+        let clean = tokio::time::timeout_at(by, finished).await.is_ok();
         if !clean {
             tracing::warn!(open = self.open.count(), ?limit, "the drain limit cut calls off");
+        }
+        if let Some(exporter) = &mut self.exporter {
+            let left = by.saturating_duration_since(tokio::time::Instant::now());
+            exporter.finish(left.clamp(LAST_WORD.0, LAST_WORD.1)).await;
         }
         clean
     }
@@ -193,6 +211,7 @@ impl Drop for App {
             reactor.shutdown_timeout(Duration::from_secs(1));
         }
         self.embedder.stop();
+        self.exporter.take();
         self.admin.take();
         for address in &self.addresses {
             if let Address::Unix(path) = address {

@@ -19,8 +19,15 @@ use crate::{
 
 /// A mistake in the settings or the flags, as sysexits.h has it.
 const USAGE: u8 = 64;
-const ALL: [Group; 6] =
-    [Group::Serving, Group::Security, Group::Model, Group::Compute, Group::Judge, Group::Log];
+const ALL: [Group; 7] = [
+    Group::Serving,
+    Group::Security,
+    Group::Model,
+    Group::Compute,
+    Group::Judge,
+    Group::Telemetry,
+    Group::Log,
+];
 
 /// Flags that don't fit each other or the settings.
 #[derive(Debug, thiserror::Error)]

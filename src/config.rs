@@ -4,6 +4,7 @@ mod judges;
 mod reader;
 mod security;
 mod table;
+mod telemetry;
 
 use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, str::FromStr, time::Duration};
 
@@ -15,7 +16,6 @@ use crate::{
     rpc::{self, Compute, Limits, listen::Address},
     secret::Secret,
     stall,
-    telemetry::{self, LogFormat},
 };
 
 pub use reader::Shown;
@@ -27,7 +27,7 @@ pub(crate) use table::{Group, arguments};
 #[derive(Clone, Debug)]
 pub struct Config {
     pub app: app::Settings,
-    pub telemetry: telemetry::Settings,
+    pub telemetry: crate::telemetry::Settings,
     /// The values in force and where they came from.
     pub shown: Shown,
 }
@@ -57,7 +57,7 @@ impl Config {
     fn from_sources(sources: &Sources<'_>) -> Result<Config, Mistakes> {
         let mut reader = Reader::new(sources);
         let app = app_settings(&mut reader, sources);
-        let telemetry = telemetry_settings(&mut reader);
+        let telemetry = telemetry::log(&mut reader);
         let (mistakes, shown) = reader.finish();
         if mistakes.is_empty() { Ok(Config { app, telemetry, shown }) } else { Err(Mistakes(mistakes)) }
     }
@@ -80,6 +80,7 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
             reflection: r.required("reflection", true, boolean),
             keepalive: r.required("keepalive", Duration::ZERO, duration),
             security: security::settings(r),
+            call_log: telemetry::call_log(r),
         },
         embed: embed::Settings {
             source: source_settings(r, sources),
@@ -111,6 +112,7 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
         },
         drain_wait: r.required("drain-wait", Duration::ZERO, duration),
         drain_limit: r.required("drain-limit", Duration::ZERO, duration),
+        otlp: telemetry::otlp(r),
     }
 }
 
@@ -151,14 +153,6 @@ fn source_settings(r: &mut Reader, sources: &Sources<'_>) -> source::Settings {
         total_timeout: r.required("hub-total-timeout", Duration::ZERO, positive_duration),
         attempts: r.required("hub-attempts", 1, number),
         backoff: Duration::from_millis(500),
-    }
-}
-
-fn telemetry_settings(r: &mut Reader) -> telemetry::Settings {
-    let filter = |filter: &str| telemetry::check_filter(filter).map(|()| filter.to_owned());
-    telemetry::Settings {
-        filter: r.required("log", String::new(), filter),
-        format: r.required("log-format", LogFormat::Text, str::parse),
     }
 }
 
@@ -260,6 +254,7 @@ mod tests {
             Group::Model,
             Group::Compute,
             Group::Judge,
+            Group::Telemetry,
             Group::Log,
         ]));
         let flags = command.get_matches_from(std::iter::once("assay").chain(flags.iter().copied()));

@@ -7,8 +7,10 @@ mod admission;
 mod batch;
 mod cache;
 mod engine;
+mod error;
 mod gather;
 mod metrics;
+mod passes;
 mod queue;
 mod status;
 mod tokenize;
@@ -37,7 +39,8 @@ use crate::{
     model::{self, ModelInfo},
 };
 
-pub use engine::{EmbedError, Embedded, EmbeddedInput, Engine, Flow, InputOptions, TooLong};
+pub use engine::{Embedded, EmbeddedInput, Engine, Flow, InputOptions};
+pub use error::{EmbedError, TooLong};
 pub use status::{Phase, Status};
 pub use vector::{Vector, VectorEncoding, VectorOptions};
 

@@ -5,6 +5,7 @@
 
 pub mod aggregate;
 mod assess;
+mod event;
 pub mod judged;
 pub mod lexical;
 pub mod metric;
@@ -31,6 +32,7 @@ use crate::{
     deadline::Deadline,
     embed::Embedder,
     judge::{Call, Cost, Judge},
+    trace::Scope,
 };
 
 use assess::Assessment;
@@ -136,15 +138,12 @@ impl Evaluator {
         let budget = call.budget.clone();
         let sample = Arc::new(sample);
         let reading = self.read(&sample, call.deadline).await;
-        let assessment = Assessment::new(&self.0, sample, reading, judge, call, reason_language);
+        let assessment = Assessment::new(&self.0, Arc::clone(&sample), reading, judge, call, reason_language);
         let mut results: Vec<Option<MetricResult>> = selections.iter().map(|_| None).collect();
         let mut waiting = by_cost(&selections);
         while !waiting.is_empty() {
             let count = affordable(&waiting, budget.calls_left());
-            let begin = |(index, selection)| {
-                let result = assessment.result(index, selection);
-                async move { (index, result.await) }
-            };
+            let begin = |(index, selection)| traced(&assessment, index, selection, &sample.id);
             let mut pending: FuturesUnordered<_> = waiting.drain(..count).map(begin).collect();
             while let Some((index, result)) = pending.next().await {
                 told(&result);
@@ -167,6 +166,19 @@ impl Evaluator {
         let texts = Arc::clone(sample);
         self.0.pool.run(deadline, move || Reading::of(&texts)).await.unwrap_or_default()
     }
+}
+
+/// The result of one selection, with a span of its own around all that it takes.
+async fn traced(
+    assessment: &Assessment<'_>,
+    index: usize,
+    selection: &Selection,
+    response_id: &str,
+) -> (usize, MetricResult) {
+    let span = Scope::current().child(|| format!("evaluate {}", selection.metric.definition().name));
+    let result = span.scope().around(assessment.result(index, selection)).await;
+    event::tell(span, &result, response_id);
+    (index, result)
 }
 
 /// Questions are asked side by side, so their times don't add up to the sample's.

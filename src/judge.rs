@@ -42,7 +42,7 @@ pub use self::{
     prompt::{Part, Prompt, PromptLanguage},
     settings::Settings,
 };
-use crate::deadline::Deadline;
+use crate::{deadline::Deadline, trace::Scope};
 
 /// An answer's type. Its schema is shown to the judge.
 pub trait Verdict: DeserializeOwned + JsonSchema + Clone + Send + Sync + 'static {
@@ -83,6 +83,19 @@ pub struct Call {
 pub struct Trace {
     pub request_id: Option<String>,
     pub traceparent: Option<String>,
+    pub tracestate: Option<String>,
+}
+
+impl Trace {
+    /// With the span of `scope` as the parent of what the endpoint does; as it is where there is none.
+    fn within(&self, scope: &Scope) -> Trace {
+        match scope.headers() {
+            Some((traceparent, tracestate)) => {
+                Trace { request_id: self.request_id.clone(), traceparent: Some(traceparent), tracestate }
+            }
+            None => self.clone(),
+        }
+    }
 }
 
 /// What is known of an endpoint right now.

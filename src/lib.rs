@@ -21,6 +21,7 @@ pub mod rpc;
 pub mod secret;
 pub mod stall;
 pub mod telemetry;
+pub mod trace;
 
 /// The messages and services of `assay.v1`, generated from proto/.
 pub mod proto {

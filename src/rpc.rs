@@ -1,5 +1,6 @@
 //! The edge of the protocol: services, limits, deadlines, status codes, and the server around them.
 
+mod call_log;
 mod caller;
 mod connection;
 mod convert;
@@ -37,8 +38,10 @@ use crate::{
         evaluation_service_server::EvaluationServiceServer, server_service_server::ServerServiceServer,
     },
     stall,
+    trace::Tracer,
 };
 
+pub use call_log::CallLog;
 pub use caller::CallerLimits;
 use embedding::Embeddings;
 use evaluation::Evaluations;
@@ -108,6 +111,7 @@ pub struct Settings {
     /// How often an idle connection is asked whether it is alive; it has as long to answer.
     pub keepalive: Duration,
     pub security: Security,
+    pub call_log: CallLog,
 }
 
 /// All that the services share.
@@ -119,6 +123,7 @@ pub(crate) struct Context {
     pub health: Health,
     pub open: OpenCalls,
     pub guard: Guard,
+    pub tracer: Tracer,
     /// Owns the tasks of open streams.
     pub streams: TaskTracker,
     pub started: SystemTime,
@@ -137,8 +142,7 @@ pub(crate) struct Rpc {
 impl Rpc {
     pub fn new(context: Context, registry: &mut Registry) -> Rpc {
         let tls = context.guard.tls.clone();
-        let (reactor, open, guard) = (context.reactor.clone(), context.open.clone(), context.guard.clone());
-        let layer = CallLayer::new(reactor, open, guard, registry);
+        let layer = CallLayer::new(&context, registry);
         let closing = context.health.closing.clone();
         let mut routes = services(&context);
         let settings = context.settings;

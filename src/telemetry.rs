@@ -1,5 +1,7 @@
 //! Logs to standard error, and metrics of the process itself.
 
+pub mod otlp;
+
 use std::{fmt, io, str::FromStr, time::SystemTime};
 
 use prometheus_client::{

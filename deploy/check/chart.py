@@ -15,7 +15,7 @@ from objects import Settings
 # What the chart sets itself, by values of its own.
 OWN = set(
     "listen admin_listen model revision hub_token cache_dir offline threads drain_wait drain_limit judge_url judge_model "
-    "judge_key judge_key_file tls_cert tls_key tls_client_ca token_file".split()
+    "judge_key judge_key_file tls_cert tls_key tls_client_ca token_file otlp_endpoint otlp_headers".split()
 )
 # Values, and a part of what helm says of them.
 REFUSED = [
@@ -30,6 +30,7 @@ REFUSED = [
     ("model.source=claim", "claimName"),
     ("judge.url=https://judge.example/v1", "model"),
     ("judge.url=judge.example", "url"),
+    ("otlp.endpoint=collector:4317", "endpoint"),
     ("drain.waitSeconds=5s", "waitSeconds"),
     ("image.digest=latest", "digest"),
     ("sidecar.appStarts=late", "appStarts"),

@@ -258,7 +258,7 @@ class Settings:
 
     def refused(self, env):
         """Every mistake that the binary finds in an environment."""
-        return self.refused_cached(tuple(sorted((name, value or "from a secret") for name, value in env.items())))
+        return self.refused_cached(tuple(sorted((name, value or "a=secret") for name, value in env.items())))
 
     @cache
     def refused_cached(self, pairs):

@@ -22,6 +22,7 @@ pub(crate) enum Group {
     Model,
     Compute,
     Judge,
+    Telemetry,
     Log,
 }
 
@@ -33,6 +34,7 @@ impl Group {
             Group::Model => "Model",
             Group::Compute => "Compute",
             Group::Judge => "Judge",
+            Group::Telemetry => "Telemetry",
             Group::Log => "Log",
         }
     }
@@ -52,10 +54,10 @@ const fn from(fallbacks: &'static [&'static str], setting: Setting) -> Setting {
     Setting { fallbacks, ..setting }
 }
 
-use Group::{Compute, Judge, Log, Model, Security, Serving};
+use Group::{Compute, Judge, Log, Model, Security, Serving, Telemetry};
 
 #[rustfmt::skip]
-pub(crate) const SETTINGS: [Setting; 73] = [
+pub(crate) const SETTINGS: [Setting; 85] = [
     setting(Serving, "listen", "ADDRESS", "127.0.0.1:50051",
         "Where to serve: HOST:PORT (port 0 picks one) or unix:PATH; several with commas"),
     setting(Serving, "admin-listen", "ADDRESS", "0.0.0.0:9090",
@@ -141,6 +143,23 @@ pub(crate) const SETTINGS: [Setting; 73] = [
     setting(Judge, "judge-price-completion", "USD", "", "For a million tokens of answers"),
     setting(Judge, "judge-record", "FILE", "", "Add every answer of the judge to this file"),
     setting(Judge, "judge-replay", "FILE", "", "Answer from such a file alone, and never ask the judge"),
+    from(&["OTEL_EXPORTER_OTLP_ENDPOINT"], setting(Telemetry, "otlp-endpoint", "URL", "",
+        "A collector's OTLP over gRPC, such as http://127.0.0.1:4317; without it nothing is sent and no span is made")),
+    Setting { secret: true, ..from(&["OTEL_EXPORTER_OTLP_HEADERS"], setting(Telemetry, "otlp-headers", "LIST", "",
+        "NAME=VALUE, several with commas, sent to the collector; better set in the environment than as a flag")) },
+    setting(Telemetry, "otlp-signals", "LIST", "traces,events", "What is sent: traces, events (results of evaluations), metrics (those of /metrics)"),
+    setting(Telemetry, "otlp-metrics-every", "DURATION", "60s", "How often metrics are sent"),
+    setting(Telemetry, "otlp-timeout", "DURATION", "10s", "For one try of one request to the collector"),
+    setting(Telemetry, "otlp-queue", "N", "4096", "Spans and events that may wait to be sent; those beyond are dropped and counted"),
+    from(&["OTEL_SERVICE_NAME"], setting(Telemetry, "service-name", "NAME", "assay", "service.name of all that is sent")),
+    from(&["OTEL_RESOURCE_ATTRIBUTES"], setting(Telemetry, "resource-attributes", "LIST", "",
+        "NAME=VALUE, several with commas, such as k8s.pod.name=a: where the process runs")),
+    from(&["OTEL_TRACES_SAMPLER"], setting(Telemetry, "trace-sampler", "SAMPLER", "parentbased_traceidratio",
+        "always_on, always_off or traceidratio; with parentbased_ before it, a caller that sends a traceparent decides")),
+    from(&["OTEL_TRACES_SAMPLER_ARG"], setting(Telemetry, "trace-sample-ratio", "NUMBER", "1", "From 0 to 1: the share of traces that traceidratio takes")),
+    setting(Log, "log-sample-ratio", "NUMBER", "1",
+        "From 0 to 1: the share of calls with a log line (at debug) among those that ended OK and were not slow"),
+    setting(Log, "log-slow-after", "DURATION", "1s", "From here on a call is slow, and always has its log line"),
     from(&["RUST_LOG"], setting(Log, "log", "FILTER", "info", "error, warn, info, debug or trace, or directives such as info,assay=debug")),
     setting(Log, "log-format", "FORMAT", "text", "text or json"),
     setting(Log, "heartbeat", "DURATION", "10ms", "How often the reactor measures its own lag"),

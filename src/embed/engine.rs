@@ -17,8 +17,10 @@ use super::{
     admission::{Admission, Lane},
     batch::FlowId,
     cache::{Cache, Held},
+    error::{EmbedError, TooLong},
     gather::{Caller, Gather, LeaveOnDrop},
     metrics::Metrics,
+    passes,
     status::StatusHandle,
     tokenize::TextThreads,
     vector::{Vector, VectorOptions},
@@ -27,6 +29,7 @@ use super::{
 use crate::{
     deadline::Deadline,
     model::{self, Encoded, Model, ModelInfo, Team, Token, TokenizeError, Truncation},
+    trace::{KeyValue, Scope, Span},
 };
 
 /// A warm model and its threads.
@@ -76,34 +79,6 @@ pub struct EmbeddedInput {
     /// Special tokens included, after truncation.
     pub tokens: usize,
     pub truncated: bool,
-}
-
-/// An input that the model does not take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TooLong {
-    pub index: usize,
-    pub tokens: usize,
-    pub limit: usize,
-}
-
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum EmbedError {
-    #[error("the model is not ready: {detail}")]
-    NotReady { detail: String, retry_in: Duration },
-    #[error("the queue of {capacity} tokens has no room for {tokens} more")]
-    QueueFull { tokens: usize, capacity: usize, retry_in: Duration },
-    #[error(
-        "the inputs have about {tokens} tokens, the queue holds {capacity} of one kind of call; send fewer at a time"
-    )]
-    TooLarge { tokens: usize, capacity: usize },
-    #[error("{} inputs are too long for the model", .0.len())]
-    TooLong(Vec<TooLong>),
-    #[error("the deadline passed")]
-    DeadlineExceeded,
-    #[error("the server is stopping")]
-    Stopping,
-    #[error("computing failed")]
-    Defect,
 }
 
 /// Whose inputs they are, for fairness: one stream is one flow.
@@ -196,9 +171,12 @@ impl Engine {
         let caller = Caller::new(deadline);
         let _leave = LeaveOnDrop(Arc::clone(&caller));
         let model = Arc::clone(&self.0.model);
+        let span = Scope::current().child(|| "tokenize");
         let tokens = move |text: &str| model.tokenizer.tokens(&prompt, text);
         let tokens = self.0.text.map(self.flow().0, &caller, texts, tokens);
-        let tokens = within(deadline, async { tokens.await.map_err(|_| EmbedError::Defect) }).await?;
+        let tokens = within(deadline, async { tokens.await.map_err(|_| EmbedError::Defect) }).await;
+        span.end_with(&tokens, EmbedError::kind);
+        let tokens = tokens?;
         tokens.into_iter().collect::<Result<_, _>>().map_err(|_| EmbedError::Defect)
     }
 
@@ -226,7 +204,7 @@ impl Engine {
     ) -> Result<Embedded, EmbedError> {
         let Some(cache) = &self.0.cache else {
             let tokens = self.estimate(texts.iter().map(String::as_str), &options.prompt);
-            let permit = self.0.admission.admit(asker.lane, tokens).await?;
+            let permit = self.admit(asker.lane, tokens).await?;
             return self.run(asker, permit, texts, options).await;
         };
         let mut lookup = cache.look_up(texts, &options).await;
@@ -234,13 +212,23 @@ impl Engine {
             let tokens = self.estimate(lookup.missing(), &options.prompt);
             if tokens > 0 {
                 // Only streams wait here, and those ask for one text each: they hold no flight that waits for them.
-                let permit = self.0.admission.admit(asker.lane, tokens).await?;
+                let permit = self.admit(asker.lane, tokens).await?;
                 lookup.compute(|texts| self.run_for_all(asker, permit, texts, &options).boxed());
             }
             if let Some(embedded) = lookup.landed().await? {
                 return Ok(embedded);
             }
         }
+    }
+
+    async fn admit(&self, lane: Lane, tokens: usize) -> Result<OwnedSemaphorePermit, EmbedError> {
+        let span = match lane {
+            Lane::Call => Span::default(),
+            Lane::Stream => Scope::current().child(|| "admission"),
+        };
+        let permit = self.0.admission.admit(lane, tokens).await;
+        span.end_with(&permit, EmbedError::kind);
+        permit
     }
 
     /// Whole states for whoever wants them: each has a deadline of its own, and the last that leaves drops this.
@@ -255,7 +243,7 @@ impl Engine {
         let asker = Asker { deadline: Deadline::after(Duration::MAX), ..asker };
         let vector = VectorOptions::unchanged(engine.model().dimensions);
         let options = InputOptions { vector, ..options.clone() };
-        async move { engine.run(asker, permit, texts, options).await }
+        Scope::current().around(async move { engine.run(asker, permit, texts, options).await })
     }
 
     /// Tokens before they are counted: about one for three bytes, at most what the model takes.
@@ -274,11 +262,18 @@ impl Engine {
         let started = Instant::now();
         let caller = Caller::new(deadline);
         let _leave = LeaveOnDrop(Arc::clone(&caller));
-        let encoded = self.encode(flow, &caller, texts, &options).await?;
+        let scope = Scope::current();
+        let mut span = scope.child(|| "tokenize");
+        span.describe(|| [KeyValue::new("assay.inputs", passes::count(texts.len()))]);
+        let encoded = self.encode(flow, &caller, texts, &options).await;
+        span.end_with(&encoded, EmbedError::kind);
+        let encoded = encoded?;
         let tokenize = started.elapsed();
         self.0.metrics.tokenized(tokenize);
         let sizes: Vec<(usize, bool)> = encoded.iter().map(|e| (e.ids.len(), e.truncated)).collect();
-        let computed = self.compute(flow, &caller, permit, encoded, options.vector).await?;
+        let waiting = scope.child(|| "queue");
+        let computed = self.compute(flow, &caller, permit, encoded, options.vector).await;
+        let computed = passes::tell(&scope, waiting, computed)?;
         let longest = |of: fn(&Computed) -> Duration| computed.iter().map(of).max().unwrap_or_default();
         let (queue, compute) = (longest(|c| c.queue), longest(|c| c.compute));
         self.0.metrics.queued(queue);

@@ -3,7 +3,11 @@
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -42,6 +46,17 @@ pub(super) struct Computed {
     pub vector: Vector,
     pub queue: Duration,
     pub compute: Duration,
+    pub pass: Pass,
+}
+
+/// The forward pass that an input went through, with inputs of whoever else waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pass {
+    /// Of this process.
+    pub number: u64,
+    pub started: Instant,
+    pub inputs: usize,
+    pub tokens: usize,
 }
 
 /// The forward pass of this input failed, alone too. The cause is in the log.
@@ -67,6 +82,8 @@ struct Worker {
     queue: Arc<SharedQueue<Job>>,
     forward: Arc<Forward>,
     batch_tokens: usize,
+    /// Forward passes that any thread began.
+    passes: Arc<AtomicU64>,
     probe: Packed,
     status: StatusHandle,
     metrics: Metrics,
@@ -87,6 +104,7 @@ impl ComputeThreads {
             stopping: Mutex::new(Some(stop)),
             threads: Mutex::default(),
         };
+        let passes = Arc::<AtomicU64>::default();
         let mut probe = Packed::new();
         probe.push(&settings.probe);
         for index in 0..settings.threads {
@@ -94,6 +112,7 @@ impl ComputeThreads {
                 queue: Arc::clone(&started.queue),
                 forward: Arc::clone(&forward),
                 batch_tokens: settings.batch_tokens,
+                passes: Arc::clone(&passes),
                 probe: probe.clone(),
                 status: status.clone(),
                 metrics: metrics.clone(),
@@ -157,15 +176,15 @@ impl Worker {
     }
 
     fn compute(&self, batch: Vec<Job>, team: &Team) {
-        let started = Instant::now();
         let packed = pack(&batch);
+        let pass = self.begin(&packed);
         match self.pass(&packed, team) {
             Ok(states) => {
-                let compute = started.elapsed();
+                let compute = pass.started.elapsed();
                 self.metrics.batch(&packed, compute);
                 let dimensions = states.len() / packed.sequences();
                 for (job, state) in batch.into_iter().zip(states.chunks_exact(dimensions)) {
-                    job.answer(state, started, compute);
+                    job.answer(state, pass, compute);
                 }
             }
             Err(reason) => self.quarantine(batch, &reason),
@@ -182,9 +201,10 @@ impl Worker {
         self.metrics.worker_failed();
         self.status.worker_failed(reason);
         for job in batch {
-            let started = Instant::now();
-            match self.pass(&pack(std::slice::from_ref(&job)), &Team::alone()) {
-                Ok(state) => job.answer(&state, started, started.elapsed()),
+            let packed = pack(std::slice::from_ref(&job));
+            let pass = self.begin(&packed);
+            match self.pass(&packed, &Team::alone()) {
+                Ok(state) => job.answer(&state, pass, pass.started.elapsed()),
                 Err(reason) => {
                     tracing::error!(reason, tokens = job.ids.len(), "an input cannot be computed");
                     job.answers.put(job.index, Err(Defect));
@@ -215,6 +235,11 @@ impl Worker {
         stopping.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Disconnected)
     }
 
+    fn begin(&self, packed: &Packed) -> Pass {
+        let number = self.passes.fetch_add(1, Ordering::Relaxed);
+        Pass { number, started: Instant::now(), inputs: packed.sequences(), tokens: packed.ids().len() }
+    }
+
     fn pass(&self, packed: &Packed, team: &Team) -> Result<Vec<f32>, String> {
         let states = catch_unwind(AssertUnwindSafe(|| (self.forward)(packed, team)))
             .unwrap_or_else(|panic| Err(format!("panic: {}", panic_message(&*panic))))?;
@@ -227,13 +252,13 @@ impl Worker {
 }
 
 impl Job {
-    fn answer(self, state: &[f32], started: Instant, compute: Duration) {
-        let queue = started.saturating_duration_since(self.queued);
+    fn answer(self, state: &[f32], pass: Pass, compute: Duration) {
+        let queue = pass.started.saturating_duration_since(self.queued);
         let vector = Vector::new(state, self.options);
         let Job { permit, answers, index, .. } = self;
         // The room is free before the caller can know that it is.
         drop(permit);
-        answers.put(index, Ok(Computed { vector, queue, compute }));
+        answers.put(index, Ok(Computed { vector, queue, compute, pass }));
     }
 }
 

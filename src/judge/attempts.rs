@@ -27,6 +27,7 @@ use super::{
     transport::Transport,
     wire::{Complaint, Completion, Request},
 };
+use crate::trace::{KeyValue, Scope};
 
 /// More complaints than this about one request are not met by leaving things out.
 const MAX_STEPS: u32 = 8;
@@ -106,13 +107,50 @@ impl Endpoint {
         call: &Call,
         tally: &Tally,
     ) -> Result<Completion, JudgeError> {
-        let request = Arc::new(request);
+        let mut span = Scope::current().client(|| format!("chat {}", self.settings.model));
+        span.describe(|| self.described(&request));
+        let completed = span.scope().around(self.try_out(Arc::new(request), call, tally)).await;
+        if let Some(usage) = completed.as_ref().ok().and_then(|completion| completion.usage) {
+            let count = |name, tokens: u64| KeyValue::new(name, i64::try_from(tokens).unwrap_or(i64::MAX));
+            span.describe(|| {
+                [
+                    count("gen_ai.usage.input_tokens", usage.prompt_tokens),
+                    count("gen_ai.usage.output_tokens", usage.completion_tokens),
+                ]
+            });
+        }
+        span.end_with(&completed, JudgeError::kind);
+        completed
+    }
+
+    fn described(&self, request: &Request) -> [KeyValue; 9] {
+        let (host, port) = self.transport.host();
+        [
+            KeyValue::new("gen_ai.operation.name", "chat"),
+            // The protocol that is spoken; who speaks it at the other end is the endpoint's affair.
+            KeyValue::new("gen_ai.provider.name", "openai"),
+            KeyValue::new("gen_ai.request.model", self.settings.model.clone()),
+            KeyValue::new("gen_ai.request.max_tokens", i64::from(request.max_answer_tokens)),
+            KeyValue::new("gen_ai.request.temperature", f64::from(request.temperature)),
+            KeyValue::new("gen_ai.request.choice.count", i64::from(request.samples)),
+            KeyValue::new("server.address", host.to_owned()),
+            KeyValue::new("server.port", i64::from(port)),
+            KeyValue::new("assay.judge", self.settings.name.clone()),
+        ]
+    }
+
+    async fn try_out(
+        &self,
+        request: Arc<Request>,
+        call: &Call,
+        tally: &Tally,
+    ) -> Result<Completion, JudgeError> {
         let (mut leave, mut steps, mut attempts, mut retry) = (Leave::default(), 0, 1, false);
         self.retries.deposit();
         loop {
             let features = leave.apply(self.capability.features());
-            let again = attempts + steps > 1;
-            let attempt = Attempt { endpoint: self, request: &request, call, tally, again, retry };
+            let number = attempts + steps - 1;
+            let attempt = Attempt { endpoint: self, request: &request, call, tally, number, retry };
             match attempt.run(features).await {
                 Ok(completion) => {
                     self.learn_mode(features.structured);

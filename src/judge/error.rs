@@ -52,3 +52,25 @@ pub enum JudgeError {
     #[error("a defect in the judge's client")]
     Defect,
 }
+
+impl JudgeError {
+    /// Its kind in a word, for a span.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            JudgeError::Unreadable { .. } => "unreadable",
+            JudgeError::Truncated => "truncated",
+            JudgeError::Refused => "refused",
+            JudgeError::RateLimited { quota: true, .. } => "quota",
+            JudgeError::RateLimited { .. } => "rate_limited",
+            JudgeError::BudgetExhausted { .. } => "budget",
+            JudgeError::DeadlineExceeded => "deadline",
+            JudgeError::QueueFull { .. } => "queue_full",
+            JudgeError::Unavailable { .. } => "unavailable",
+            JudgeError::Auth { .. } => "auth",
+            JudgeError::Model { .. } => "model",
+            JudgeError::Rejected { .. } => "rejected",
+            JudgeError::NotRecorded => "not_recorded",
+            JudgeError::Defect => "defect",
+        }
+    }
+}

@@ -11,7 +11,10 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use super::{Trace, error::StartError, retry_after, settings::Settings};
-use crate::secret::Secret;
+use crate::{
+    secret::Secret,
+    trace::{TRACEPARENT, TRACESTATE},
+};
 
 /// More of an error's body is not read.
 const MAX_COMPLAINT_BYTES: usize = 64 << 10;
@@ -68,6 +71,11 @@ impl Transport {
     /// The URL without user, password and query.
     pub fn endpoint(&self) -> String {
         format!("{}{}", self.url.origin().ascii_serialization(), self.url.path())
+    }
+
+    /// Host and port, as far as the URL has them.
+    pub fn host(&self) -> (&str, u16) {
+        (self.url.host_str().unwrap_or_default(), self.url.port_or_known_default().unwrap_or_default())
     }
 
     /// Sends `body` and reads the whole answer, within `limit`.
@@ -134,7 +142,11 @@ fn bearer(key: &Secret) -> Result<HeaderValue, http::header::InvalidHeaderValue>
 }
 
 fn trace_headers(trace: &Trace) -> HeaderMap {
-    let ids = [("x-request-id", &trace.request_id), ("traceparent", &trace.traceparent)];
+    let ids = [
+        ("x-request-id", &trace.request_id),
+        (TRACEPARENT, &trace.traceparent),
+        (TRACESTATE, &trace.tracestate),
+    ];
     // What no header can carry is left out.
     let headers = ids.into_iter().filter_map(|(name, id)| {
         Some((HeaderName::from_static(name), HeaderValue::try_from(id.as_deref()?).ok()?))

@@ -19,6 +19,7 @@ use crate::{
         TokenizeResponse, embed_stream_response::Result as ItemResult,
         embedding_service_server::EmbeddingService,
     },
+    trace::Scope,
 };
 
 pub(super) struct Embeddings {
@@ -124,8 +125,10 @@ impl Exchange for EmbedStream {
             waits_for_ready: self.waits_for_ready,
             flow: self.flow,
         };
+        let span = Scope::current().child(|| "input");
         let result = async move {
-            let result = work.embed(item).await;
+            let result = span.scope().around(work.embed(item)).await;
+            span.end_with(&result, status::name);
             let result =
                 result.map_or_else(|e| ItemResult::Error(status::to_item(&e)), ItemResult::Embedding);
             (ticket, result)

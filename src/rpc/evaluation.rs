@@ -35,6 +35,7 @@ use crate::{
         ListMetricsRequest, ListMetricsResponse, evaluate_stream_response::Event,
         evaluation_service_server::EvaluationService,
     },
+    trace::Scope,
 };
 
 /// Metrics and labels that a stream's summary holds; callers choose labels, and may choose new ones for each sample.
@@ -198,14 +199,16 @@ impl Exchange for EvaluateStream {
     fn begin(&mut self, request: EvaluateStreamRequest) -> BoxStream<'static, Step> {
         self.open += 1;
         let id = cut_id(id_of(&request));
+        let span = Scope::current().child(|| "sample");
         let work = Arc::clone(&self.work);
         // Holds no more than the metrics of one sample.
         let (steps, told) = mpsc::unbounded_channel();
         let scoring = async move {
             // Who reads the steps outlives this, but for a caller who left.
             let tell = |what| drop(steps.send(Step { id: id.clone(), what }));
-            let scored =
-                work.score_in_stream(request, |r| tell(What::Metric(Box::new(results::result(r))))).await;
+            let scoring = work.score_in_stream(request, |r| tell(What::Metric(Box::new(results::result(r)))));
+            let scored = span.scope().around(scoring).await;
+            span.end_with(&scored, status::name);
             tell(scored.map_or_else(What::Refused, |scored| What::Scored(Box::new(scored))));
         };
         let scoring = scoring.into_stream().filter_map(|()| future::ready(None));

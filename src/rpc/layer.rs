@@ -1,4 +1,6 @@
-//! What every call gets: an id, a deadline, one log line, its metrics, and a place in the count of open calls.
+//! What every call gets: an id, a deadline, one log line, its metrics, a span, and a place in the count of open calls.
+
+mod metrics;
 
 use std::{
     pin::Pin,
@@ -6,34 +8,33 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
-    time::Instant,
+    task::{self, Poll, ready},
+    time::{Duration, Instant},
 };
 
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
-use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
-    registry::Registry,
-};
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use tonic::{Code, Status, metadata::MetadataMap};
 use tower::{BoxError, Layer, Service};
 
 use super::{
+    Context,
+    call_log::CallLog,
     deadline,
     guard::{Admitted, Guard},
     status,
 };
-use crate::{deadline::Deadline, judge::Trace, stall};
+use metrics::{MethodLabel, Metrics, RpcLabel};
+
+use crate::{
+    deadline::Deadline,
+    judge::Trace,
+    stall,
+    trace::{KeyValue, Span, TRACEPARENT, TRACESTATE, Tracer},
+};
 
 const REQUEST_ID: &str = "x-request-id";
-const TRACEPARENT: &str = "traceparent";
 /// A gRPC client's wait-for-ready does not travel; this does. Any value but `false` asks to wait.
 const WAIT_FOR_READY: &str = "assay-wait-for-ready";
 
@@ -69,6 +70,8 @@ pub(super) struct CallLayer {
     reactor: stall::Reader,
     open: OpenCalls,
     guard: Guard,
+    tracer: Tracer,
+    log: CallLog,
 }
 
 /// Calls that are not answered to the last byte.
@@ -85,8 +88,15 @@ impl OpenCalls {
 }
 
 impl CallLayer {
-    pub fn new(reactor: stall::Reader, open: OpenCalls, guard: Guard, registry: &mut Registry) -> CallLayer {
-        CallLayer { metrics: Metrics::register(registry), reactor, open, guard }
+    pub fn new(context: &Context, registry: &mut Registry) -> CallLayer {
+        CallLayer {
+            metrics: Metrics::register(registry),
+            reactor: context.reactor.clone(),
+            open: context.open.clone(),
+            guard: context.guard.clone(),
+            tracer: context.tracer.clone(),
+            log: context.settings.call_log,
+        }
     }
 }
 
@@ -115,7 +125,7 @@ where
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+    fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
@@ -133,7 +143,8 @@ where
         let call = Call { trace: observed.trace(), ..Call::of(request.headers()) };
         let deadline = call.deadline;
         request.extensions_mut().insert(call);
-        let answer = within(deadline, self.inner.call(request));
+        let answer = observed.span.scope().around(self.inner.call(request));
+        let answer = within(deadline, answer);
         Box::pin(async move {
             let Some(answer) = answer.await else {
                 return Err(observed.answer(status::deadline_exceeded()).into());
@@ -190,12 +201,28 @@ impl CallLayer {
             started: Instant::now(),
             request_id: id.unwrap_or_else(new_request_id),
             traceparent: request.headers().get(TRACEPARENT).filter(|parent| parent.len() <= 128).cloned(),
+            tracestate: request.headers().get(TRACESTATE).filter(|state| state.len() <= 512).cloned(),
+            span: self.begin_span(method, request.headers()),
+            log: self.log,
             code: None,
             metrics: self.metrics.clone(),
             counted: counted.then(|| self.open.clone()),
             open,
             admitted: None,
         }
+    }
+}
+
+impl CallLayer {
+    /// Probes and lists of methods are not worth a trace.
+    fn begin_span(&self, method: &'static str, headers: &HeaderMap) -> Span {
+        if method.starts_with("grpc.") {
+            return Span::default();
+        }
+        let name = if method == "other" { "_OTHER" } else { method };
+        let mut span = self.tracer.begin(name, headers);
+        span.describe(|| [KeyValue::new("rpc.system.name", "grpc"), KeyValue::new("rpc.method", name)]);
+        span
     }
 }
 
@@ -214,6 +241,9 @@ struct Observed {
     started: Instant,
     request_id: HeaderValue,
     traceparent: Option<HeaderValue>,
+    tracestate: Option<HeaderValue>,
+    span: Span,
+    log: CallLog,
     code: Option<Code>,
     metrics: Metrics,
     counted: Option<OpenCalls>,
@@ -225,7 +255,11 @@ struct Observed {
 impl Observed {
     fn trace(&self) -> Trace {
         let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
-        Trace { request_id: text(&self.request_id), traceparent: self.traceparent.as_ref().and_then(text) }
+        Trace {
+            request_id: text(&self.request_id),
+            traceparent: self.traceparent.as_ref().and_then(text),
+            tracestate: self.tracestate.as_ref().and_then(text),
+        }
     }
 
     fn echo(&self, headers: &mut HeaderMap) {
@@ -261,10 +295,56 @@ impl Drop for Observed {
         if let Some(open) = &self.counted {
             open.count.fetch_sub(1, Ordering::Relaxed);
         }
-        let code = code_name(self.code.unwrap_or(Code::Cancelled));
+        let code = status::code_name(self.code.unwrap_or(Code::Cancelled));
         let took = self.started.elapsed();
         let label = RpcLabel { method: self.method, code };
         self.metrics.seconds.get_or_create(&label).observe(took.as_secs_f64());
+        if tracing::enabled!(tracing::Level::DEBUG)
+            && self.log.takes(self.code == Some(Code::Ok), took, || self.trace_id())
+        {
+            self.log(code, took);
+        }
+        self.end_span(code);
+    }
+}
+
+impl Observed {
+    fn end_span(&mut self, code: &'static str) {
+        let mut span = std::mem::take(&mut self.span);
+        span.describe(|| [KeyValue::new("rpc.response.status_code", code)]);
+        span.describe(|| {
+            [KeyValue::new("assay.request_id", self.request_id.to_str().unwrap_or("").to_owned())]
+        });
+        // Of a server, the others are the caller's own doing.
+        let is_ours = matches!(
+            self.code,
+            Some(
+                Code::Unknown
+                    | Code::DeadlineExceeded
+                    | Code::Unimplemented
+                    | Code::Internal
+                    | Code::Unavailable
+                    | Code::DataLoss
+            )
+        );
+        match self.code {
+            _ if is_ours => span.fail(code),
+            None => drop(span),
+            Some(_) => span.end(),
+        }
+    }
+
+    fn trace_id(&self) -> Option<String> {
+        self.span.scope().trace_id().or_else(|| self.caller_trace_id())
+    }
+
+    /// Of the `traceparent` that came.
+    fn caller_trace_id(&self) -> Option<String> {
+        let parent = self.traceparent.as_ref()?.to_str().ok()?;
+        parent.split('-').nth(1).filter(|id| id.len() == 32).map(str::to_owned)
+    }
+
+    fn log(&self, code: &'static str, took: Duration) {
         tracing::debug!(
             method = self.method,
             code,
@@ -272,6 +352,7 @@ impl Drop for Observed {
             caller = self.admitted.as_ref().map(|admitted| tracing::field::display(&admitted.caller)),
             request_id = self.request_id.to_str().unwrap_or_default(),
             traceparent = self.traceparent.as_ref().and_then(|t| t.to_str().ok()).unwrap_or_default(),
+            trace_id = self.span.scope().trace_id(),
             "answered"
         );
     }
@@ -291,7 +372,7 @@ impl<B: Body> Body for ObservedBody<B> {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
+        cx: &mut task::Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
         let mut frame = ready!(this.inner.poll_frame(cx));
@@ -310,61 +391,5 @@ impl<B: Body> Body for ObservedBody<B> {
 
     fn size_hint(&self) -> http_body::SizeHint {
         self.inner.size_hint()
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct MethodLabel {
-    method: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RpcLabel {
-    method: &'static str,
-    code: &'static str,
-}
-
-#[derive(Clone)]
-struct Metrics {
-    started: Family<MethodLabel, Counter>,
-    open: Family<MethodLabel, Gauge>,
-    seconds: Family<RpcLabel, Histogram, fn() -> Histogram>,
-}
-
-impl Metrics {
-    fn register(registry: &mut Registry) -> Metrics {
-        let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_25, 2.0, 18));
-        let metrics = Metrics {
-            started: Family::default(),
-            open: Family::default(),
-            seconds: Family::new_with_constructor(seconds),
-        };
-        let registry = registry.sub_registry_with_prefix("assay_rpc");
-        registry.register("started", "Calls begun", metrics.started.clone());
-        registry.register("open", "Calls not yet answered to the last byte", metrics.open.clone());
-        registry.register("seconds", "Time from a call's arrival to its end", metrics.seconds.clone());
-        metrics
-    }
-}
-
-fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, Streaming};
 
 use super::status;
-use crate::deadline::Deadline;
+use crate::{deadline::Deadline, trace::Scope};
 
 /// What one kind of stream does with its messages.
 pub(super) trait Exchange: Send + 'static {
@@ -67,7 +67,7 @@ pub(super) fn open<E: Exchange>(
         in_flight: SelectAll::new(),
         unsent: VecDeque::new(),
     };
-    terms.tasks.spawn(async move {
+    terms.tasks.spawn(Scope::current().around(async move {
         let run = AssertUnwindSafe(pump.run(incoming, deadline)).catch_unwind();
         let end = run.await.unwrap_or_else(|_| {
             tracing::error!("the task of a stream panicked; the stream is ended with INTERNAL");
@@ -77,7 +77,7 @@ pub(super) fn open<E: Exchange>(
             // A caller that left needs no status.
             let _ = answers.send(Err(status)).await;
         }
-    });
+    }));
     ReceiverStream::new(receiver)
 }
 

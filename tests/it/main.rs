@@ -31,6 +31,7 @@ mod report;
 mod secrets;
 mod stall;
 mod support;
+mod telemetry;
 mod tidy;
 mod tls;
 mod tokens;

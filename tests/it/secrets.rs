@@ -19,6 +19,7 @@ use crate::{
     support::{
         app::{SMALL, plain_http, random_model, request, run, until},
         certificates::{Authority, Client, Files},
+        collector::Collector,
         hub::{Hub, MODEL_ID},
         judge::{Fault, StandIn},
     },
@@ -29,34 +30,36 @@ const PLANTED: &str = "planted";
 const HUB_TOKEN: &str = "hf-planted-token";
 const JUDGE_KEY: &str = "sk-planted-flat-key";
 const TOKEN: &str = "planted-token-of-a-caller";
+const OTLP_HEADERS: &str = "authorization=Bearer%20planted-token-of-a-collector";
 
 /// Everything that anybody can read of it.
-struct Program {
+pub struct Program {
     child: Child,
     log: std::path::PathBuf,
     told: String,
 }
 
 impl Program {
-    fn start(files: &Files, arguments: &[&str]) -> Program {
+    pub fn start(files: &Files, arguments: &[&str]) -> Program {
         let log = files.path("log");
         let child = Command::new(env!("CARGO_BIN_EXE_assay"))
             .args(arguments)
             .env_remove("RUST_LOG")
             .env("ASSAY_HUB_TOKEN", HUB_TOKEN)
             .env("ASSAY_JUDGE_KEY", JUDGE_KEY)
+            .env("OTEL_EXPORTER_OTLP_HEADERS", OTLP_HEADERS)
             .stdout(Stdio::null())
             .stderr(File::create(&log).expect("a file"))
             .spawn();
         Program { child: child.expect("the program"), log, told: String::new() }
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).expect("a log in UTF-8")
     }
 
     /// Serving address and admin address, once they are told.
-    async fn addresses(&self) -> (SocketAddr, SocketAddr) {
+    pub async fn addresses(&self) -> (SocketAddr, SocketAddr) {
         let announced = || {
             let log = self.log();
             let line = log.lines().find(|line| line.contains("listening; the model"))?;
@@ -89,6 +92,7 @@ fn path(path: &Path) -> &str {
 fn assay(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_assay"));
     command.args(arguments).env("ASSAY_HUB_TOKEN", HUB_TOKEN).env("ASSAY_JUDGE_KEY", JUDGE_KEY);
+    command.env("OTEL_EXPORTER_OTLP_HEADERS", OTLP_HEADERS);
     command.output().expect("the program")
 }
 
@@ -125,6 +129,8 @@ async fn ask_everything(program: &mut Program, channel: Channel, judge: &StandIn
 fn no_secret_is_shown_anywhere() {
     let (authority, model, judge) = (Authority::new("of the server"), random_model(SMALL), StandIn::start());
     let (certificate, hub) = (authority.server(), Hub::start(model.path()));
+    let collector = Collector::start();
+    let otlp_endpoint = format!("http://{}", collector.address);
     hub.require_token(HUB_TOKEN);
     let files = Files::new(&certificate);
     files.write("tokens", &format!("app:{TOKEN}\n"));
@@ -152,6 +158,8 @@ fn no_secret_is_shown_anywhere() {
         ["--hub-endpoint", &hub_endpoint],
         ["--cache-dir", &cache],
         ["--threads", "1"],
+        ["--otlp-endpoint", &otlp_endpoint],
+        ["--otlp-signals", "traces,events,metrics"],
         ["--listen", "127.0.0.1:0"],
         ["--admin-listen", "127.0.0.1:0"],
         ["--log", "trace"],
@@ -180,10 +188,17 @@ fn no_secret_is_shown_anywhere() {
         kill_process(Pid::from_child(&program.child), Signal::TERM).expect("it runs");
         until("its end", async || program.child.try_wait().expect("a child").is_some()).await;
     });
+    let sent = collector.all();
+    let is_named = |headers: &tonic::metadata::MetadataMap| {
+        headers.get("authorization").is_some_and(|value| value == "Bearer planted-token-of-a-collector")
+    };
+    assert!(!sent.headers.is_empty() && sent.headers.iter().all(is_named));
+    program.told += &format!("{:?}\n{:?}\n{:?}\n", sent.spans, sent.events, sent.metrics);
     files.set_certificate(&certificate);
     for arguments in [
         [&["config", "show"], &settings[..]].concat(),
         [&["config", "check", "--hub-attempts", "0"], &settings[..]].concat(),
+        vec!["config", "check", "--otlp-headers", "planted header"],
         vec!["config", "check", "--hub-endpoint", "planted@nowhere", "--judge-url", "planted:x@nowhere"],
         vec!["config", "show", "--hub-endpoint", "http://me:planted@127.0.0.1/"],
     ] {
@@ -191,7 +206,15 @@ fn no_secret_is_shown_anywhere() {
         program.told += &[String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)].concat();
     }
     let everything = program.log() + &program.told;
-    for part in ["answered", "assay_tls_handshakes_total", "judge_configured", "TOKEN_UNKNOWN", "(hidden)"] {
+    for part in [
+        "answered",
+        "assay_tls_handshakes_total",
+        "judge_configured",
+        "TOKEN_UNKNOWN",
+        "(hidden)",
+        "gen_ai.evaluation.result",
+        "otlp-headers",
+    ] {
         assert!(everything.contains(part), "it was not looked at: {part}");
     }
     let key_line = certificate.key.lines().nth(1).expect("a line of the key");

@@ -1,5 +1,6 @@
 pub mod app;
 pub mod certificates;
+pub mod collector;
 pub mod command;
 pub mod evaluator;
 pub mod goldens;

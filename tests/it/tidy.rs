@@ -110,11 +110,19 @@ fn check(fact: &str, is_broken_by: impl Fn(&Source) -> bool) {
 #[test]
 fn only_the_edge_knows_the_protocol() {
     // lib includes what the build generated.
-    let edge = ["rpc", "admin", "cli/healthcheck", "lib"];
+    let edge = ["rpc", "admin", "telemetry/otlp", "cli/healthcheck", "lib"];
     for name in ["tonic", "tonic_health", "tonic_reflection", "tonic_types", "prost", "prost_types"] {
-        check("only rpc, admin and cli/healthcheck know tonic", |s| s.knows_crate(name) && !s.is_in(&edge));
+        check("only rpc, admin, telemetry/otlp and cli/healthcheck know tonic", |s| {
+            s.knows_crate(name) && !s.is_in(&edge)
+        });
     }
     check("only rpc knows the messages", |s| s.knows_module("proto") && !s.is_in(&edge));
+    for name in ["opentelemetry", "opentelemetry_sdk", "opentelemetry_proto"] {
+        let tellers = ["trace", "telemetry/otlp"];
+        check("only trace and telemetry/otlp know OpenTelemetry", |s| {
+            s.knows_crate(name) && !s.is_in(&tellers)
+        });
+    }
 }
 
 #[test]
@@ -151,6 +159,22 @@ fn lower_modules_know_nothing_of_those_above_them() {
         ("rpc", &["admin", "app", "config", "cli", "telemetry"]),
         ("admin", &["app", "config", "cli", "telemetry"]),
         ("app", &["config", "cli"]),
+        (
+            "trace",
+            &[
+                "model",
+                "embed",
+                "evaluate",
+                "judge",
+                "stall",
+                "rpc",
+                "admin",
+                "app",
+                "config",
+                "cli",
+                "telemetry",
+            ],
+        ),
     ] {
         for name in above {
             check(&format!("{lower} knows nothing of {name}"), |s| s.is_in(&[lower]) && s.knows_module(name));

@@ -9,17 +9,20 @@ use super::{
     Endpoint,
     outcome::{self, Kind, Setback, Trouble},
 };
-use crate::judge::{
-    Call,
-    breaker::Pass,
-    capability::Features,
-    cost::{Cost, Debit, Tally},
-    error::JudgeError,
-    limit::{Load, Permit, Turn},
-    metrics::Metrics,
-    offload,
-    transport::{Broken, Received},
-    wire::{self, Completion, Malformed, Request, Usage},
+use crate::{
+    judge::{
+        Call,
+        breaker::Pass,
+        capability::Features,
+        cost::{Cost, Debit, Tally},
+        error::JudgeError,
+        limit::{Load, Permit, Turn},
+        metrics::Metrics,
+        offload,
+        transport::{Broken, Received},
+        wire::{self, Completion, Malformed, Request, Usage},
+    },
+    trace::{KeyValue, Scope, Span},
 };
 
 /// Bytes of JSON for one token, about, in Chinese as in English.
@@ -32,8 +35,8 @@ pub(super) struct Attempt<'a> {
     pub request: &'a Arc<Request>,
     pub call: &'a Call,
     pub tally: &'a Tally,
-    /// Not the first for its request.
-    pub again: bool,
+    /// How many were made for its request before.
+    pub number: u32,
     /// It repeats one that failed.
     pub retry: bool,
 }
@@ -68,8 +71,10 @@ impl Attempt<'_> {
         let tokens = guess.prompt_tokens + guess.completion_tokens;
         let usd = settings.prices.map_or(0.0, |prices| prices.usd(guess));
         let debit = self.call.budget.debit(tokens, usd)?;
-        let turn = Turn { caller: self.call.caller, tokens, again: self.again };
+        let turn = Turn { caller: self.call.caller, tokens, again: self.number > 0 };
+        let waiting = Scope::current().child(|| "judge queue");
         let permit = limiter.admit(turn, self.call.deadline).await;
+        waiting.end_with(&permit, JudgeError::kind);
         let permit = permit.inspect_err(|error| {
             if matches!(error, JudgeError::QueueFull { .. }) {
                 metrics.refused();
@@ -90,18 +95,42 @@ impl Attempt<'_> {
             self.endpoint.metrics.retry();
         }
         let watch = Watch::start(&self.endpoint.metrics);
-        let received = self.endpoint.transport.send(body, &self.call.trace, limit).await;
-        Sent { received, debit, watch }
+        let span = self.begin_span();
+        let trace = self.call.trace.within(&span.scope());
+        let received = self.endpoint.transport.send(body, &trace, limit).await;
+        Sent { received, debit, watch, span }
+    }
+
+    fn begin_span(&self) -> Span {
+        let transport = &self.endpoint.transport;
+        let mut span = Scope::current().client(|| "POST");
+        span.describe(|| {
+            let (host, port) = transport.host();
+            [
+                KeyValue::new("http.request.method", "POST"),
+                KeyValue::new("url.full", transport.endpoint()),
+                KeyValue::new("server.address", host.to_owned()),
+                KeyValue::new("server.port", i64::from(port)),
+            ]
+        });
+        if self.number > 0 {
+            span.describe(|| [KeyValue::new("http.request.resend_count", i64::from(self.number))]);
+        }
+        span
     }
 
     async fn settle(&self, sent: Sent<'_>, held: Held) -> Result<Completion, Setback> {
-        let Sent { received, debit, watch } = sent;
+        let Sent { received, debit, watch, mut span } = sent;
+        if let Ok(Received { status, .. }) = &received {
+            span.describe(|| [KeyValue::new("http.response.status_code", i64::from(status.as_u16()))]);
+        }
         let Held { permit, pass, guess, limit } = held;
         let outcome = match received {
             Ok(received) => read(received).await,
             Err(broken) => Err(Self::broken(broken, &limit)),
         };
         watch.end(outcome.as_ref().map_or_else(|setback| setback.name(), |_| "ok"));
+        span.end_with(&outcome, Setback::name);
         match &outcome {
             Ok(completion) => {
                 let usage = completion.usage.unwrap_or_else(|| guess_answer(guess, completion));
@@ -165,6 +194,7 @@ struct Sent<'a> {
     received: Result<Received, Broken>,
     debit: Debit,
     watch: Watch<'a>,
+    span: Span,
 }
 
 /// What an attempt holds while it is under way.

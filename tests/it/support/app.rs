@@ -82,12 +82,14 @@ pub fn settings(model: impl Into<String>) -> Settings {
             reflection: true,
             keepalive: Duration::from_secs(30),
             security: rpc::guard::Security::default(),
+            call_log: rpc::CallLog::default(),
         },
         evaluate: evaluate::Settings { threads: 1, evaluations: 64 },
         judges: Vec::new(),
         stall: stall::Settings::default(),
         drain_wait: Duration::ZERO,
         drain_limit: Duration::from_secs(20),
+        otlp: None,
     }
 }
 

@@ -225,6 +225,17 @@ env:
   {{- with include "assay.securityEnv" . | trim }}
   {{- . | nindent 2 }}
   {{- end }}
+  {{- if .Values.otlp.endpoint }}
+  - name: ASSAY_OTLP_ENDPOINT
+    value: {{ .Values.otlp.endpoint | quote }}
+  {{- if .Values.otlp.headersSecret.name }}
+  - name: ASSAY_OTLP_HEADERS
+    valueFrom:
+      secretKeyRef:
+        name: {{ .Values.otlp.headersSecret.name }}
+        key: {{ .Values.otlp.headersSecret.key }}
+  {{- end }}
+  {{- end }}
   {{- range $name, $value := omit .Values.settings "log_format" }}
   - name: ASSAY_{{ upper $name }}
     value: {{ if kindIs "float64" $value }}{{ if eq $value (floor $value) }}{{ int64 $value | quote }}{{ else }}{{ $value | quote }}{{ end }}{{ else }}{{ $value | quote }}{{ end }}

@@ -1,0 +1,46 @@
+//! Calls as they are counted. Labels come from the table of methods, never from a caller.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct MethodLabel {
+    pub method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RpcLabel {
+    pub method: &'static str,
+    pub code: &'static str,
+}
+
+#[derive(Clone)]
+pub(super) struct Metrics {
+    pub started: Family<MethodLabel, Counter>,
+    pub open: Family<MethodLabel, Gauge>,
+    pub seconds: Family<RpcLabel, Histogram, fn() -> Histogram>,
+}
+
+impl Metrics {
+    pub fn register(registry: &mut Registry) -> Metrics {
+        let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_25, 2.0, 18));
+        let metrics = Metrics {
+            started: Family::default(),
+            open: Family::default(),
+            seconds: Family::new_with_constructor(seconds),
+        };
+        let registry = registry.sub_registry_with_prefix("assay_rpc");
+        registry.register("started", "Calls begun", metrics.started.clone());
+        registry.register("open", "Calls not yet answered to the last byte", metrics.open.clone());
+        registry.register("seconds", "Time from a call's arrival to its end", metrics.seconds.clone());
+        metrics
+    }
+}

@@ -1,0 +1,191 @@
+//! The families of the registry, read from the very page that scrapers get.
+
+use std::collections::BTreeMap;
+
+use prometheus_client::{encoding::text::encode, registry::Registry};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) struct Family {
+    pub name: String,
+    pub help: String,
+    pub kind: Kind,
+    /// By their labels, `le` not among them.
+    pub series: BTreeMap<Labels, Value>,
+}
+
+pub(super) type Labels = Vec<(String, String)>;
+
+#[derive(Debug, PartialEq)]
+pub(super) enum Value {
+    Number(f64),
+    Buckets(Buckets),
+}
+
+/// Of a histogram.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Buckets {
+    /// Upper bound, and how many are at most that; the last bound is infinite.
+    pub counts: Vec<(f64, u64)>,
+    pub sum: f64,
+    pub count: u64,
+}
+
+/// All of them, without those of kinds that no collector knows.
+pub(super) fn of(registry: &Registry) -> Vec<Family> {
+    let mut page = String::new();
+    match encode(&mut page, registry) {
+        Ok(()) => read(&page),
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be written");
+            Vec::new()
+        }
+    }
+}
+
+fn read(page: &str) -> Vec<Family> {
+    let mut families: Vec<Family> = Vec::new();
+    let mut help = ("", "");
+    let mut unknown = false;
+    for line in page.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ').unwrap_or((rest, ""));
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap_or((rest, ""));
+            let kind = match kind {
+                "counter" => Some(Kind::Counter),
+                "gauge" => Some(Kind::Gauge),
+                "histogram" => Some(Kind::Histogram),
+                _ => None,
+            };
+            unknown = kind.is_none();
+            if let Some(kind) = kind {
+                let help = if help.0 == name { unescaped(help.1) } else { String::new() };
+                families.push(Family { name: name.to_owned(), help, kind, series: BTreeMap::new() });
+            }
+        } else if !line.starts_with('#')
+            && !unknown
+            && let Some(family) = families.last_mut()
+        {
+            // A line that is none cannot be: the page is ours.
+            let _ = family.take(line);
+        }
+    }
+    families.retain(|family| !family.series.is_empty());
+    families
+}
+
+impl Family {
+    /// Takes one sample of its own; none if it is not one.
+    fn take(&mut self, line: &str) -> Option<()> {
+        let suffix = line.strip_prefix(&self.name)?;
+        let (suffix, mut labels, value) = sample(suffix)?;
+        if self.kind != Kind::Histogram {
+            self.series.insert(labels, Value::Number(value));
+            return Some(());
+        }
+        let bound = labels.iter().position(|(name, _)| name == "le").map(|at| labels.remove(at).1);
+        let entry = self.series.entry(labels).or_insert_with(|| Value::Buckets(Buckets::default()));
+        let Value::Buckets(buckets) = entry else { return None };
+        match suffix {
+            "_bucket" => buckets.counts.push((number(&bound?)?, value as u64)),
+            "_sum" => buckets.sum = value,
+            "_count" => buckets.count = value as u64,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+/// `_total{a="b",…} 1` in parts; what may follow the value is left out.
+fn sample(text: &str) -> Option<(&str, Labels, f64)> {
+    let at = text.find(['{', ' '])?;
+    let (suffix, mut rest) = text.split_at(at);
+    let mut labels = Labels::new();
+    if let Some(inner) = rest.strip_prefix('{') {
+        rest = inner;
+        while !rest.starts_with('}') {
+            let (name, quoted) = rest.split_once("=\"")?;
+            let end = closing_quote(quoted)?;
+            labels.push((name.to_owned(), unescaped(&quoted[..end])));
+            rest = quoted[end + 1..].trim_start_matches(',');
+        }
+        rest = &rest[1..];
+    }
+    let value = number(rest.split_whitespace().next()?)?;
+    Some((suffix, labels, value))
+}
+
+fn number(text: &str) -> Option<f64> {
+    if text == "+Inf" { Some(f64::INFINITY) } else { text.parse().ok() }
+}
+
+fn closing_quote(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    text.bytes().position(|byte| {
+        let closes = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        closes
+    })
+}
+
+fn unescaped(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match (character, character == '\\') {
+            (_, true) => match characters.next() {
+                Some('n') => plain.push('\n'),
+                Some(other) => plain.push(other),
+                None => {}
+            },
+            (other, false) => plain.push(other),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::{
+        counter::Counter, family::Family as Labelled, gauge::Gauge, histogram::Histogram, info::Info,
+    };
+
+    use super::*;
+
+    type Pairs = Vec<(&'static str, String)>;
+
+    #[test]
+    fn every_kind_is_read_as_it_was_written() {
+        let mut registry = Registry::with_prefix("a");
+        let calls = Labelled::<Pairs, Counter>::default();
+        calls.get_or_create(&vec![("m", "x/y".into()), ("q", "a \"b\"\\,}\n".into())]).inc_by(3);
+        calls.get_or_create(&vec![("m", "z".into()), ("q", String::new())]).inc();
+        registry.register("calls", "Calls, all", calls);
+        let level = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
+        level.set(-0.5);
+        registry.register("level", "Level", level);
+        let took = Histogram::new([0.1, 1.0]);
+        for value in [0.05, 0.5, 0.5, 9.0] {
+            took.observe(value);
+        }
+        registry.register("took_seconds", "Time", took);
+        registry.register("about", "What it is", Info::new(vec![("v", "1")]));
+        let families = of(&registry);
+        let [calls, level, took] = &families[..] else { panic!("{families:?}") };
+        assert_eq!((&*calls.name, &*calls.help, calls.kind), ("a_calls", "Calls, all.", Kind::Counter));
+        let odd = vec![("m".to_owned(), "x/y".to_owned()), ("q".to_owned(), "a \"b\"\\,}\n".to_owned())];
+        assert_eq!(calls.series.get(&odd), Some(&Value::Number(3.0)), "{calls:?}");
+        assert_eq!(calls.series.len(), 2);
+        assert_eq!(level.series.values().collect::<Vec<_>>(), [&Value::Number(-0.5)]);
+        let counts = vec![(0.1, 1), (1.0, 3), (f64::INFINITY, 4)];
+        let expected = Value::Buckets(Buckets { counts, sum: 10.05, count: 4 });
+        assert_eq!(took.series.values().collect::<Vec<_>>(), [&expected]);
+    }
+}
