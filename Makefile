@@ -4,7 +4,7 @@ MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
 JUDGE ?= smollm2
 
-.PHONY: run build model test lint deny sbom clients judge ragas-compare bulk deploy-check dashboard deploy-drill proxies report-test bench bench-peers bench-serving bench-soak goldens ragas-goldens lexical-goldens help
+.PHONY: run build model test lint deny sbom clients judge ragas-compare bulk deploy-check dashboard deploy-drill proxies report-test bench bench-peers bench-avx2 bench-serving bench-soak goldens ragas-goldens lexical-goldens help
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -65,7 +65,7 @@ report-test: ## The report of evaluate in Chromium, which apt installs where it 
 judge: model build ## Evaluate through a real judge, a small model on this machine (JUDGE=smollm2 or gemma3)
 	scripts/judge/run.sh target/release/assay $(MODEL) $(JUDGE) $(ARGS)
 
-bench: bench-peers bench-serving ## All figures of docs/PERFORMANCE.md that a run can give
+bench: bench-peers bench-avx2 bench-serving ## All figures of docs/PERFORMANCE.md that a run can give
 
 bench-serving: model ## The release binary over gRPC: start, unary calls and streams at full load, drain (ARGS=--help)
 	cargo bench --locked --bench serving -- $(MODEL) --docs docs/PERFORMANCE.md $(ARGS)
@@ -78,6 +78,13 @@ bench-peers: model ## Assay beside its peers in process, into docs/PERFORMANCE.m
 	target/bench-venv/bin/pip install --quiet -r benches/peers/requirements.txt
 	target/bench-venv/bin/python benches/peers/run.py --minilm $(MODEL) $(ARGS)
 	target/bench-venv/bin/python benches/peers/report.py $(if $(filter --quick,$(ARGS)),--print)
+
+bench-avx2: model ## The same where nothing that came after AVX2 can be seen, on MiniLM in f32
+	python3 -m venv target/bench-venv
+	target/bench-venv/bin/pip install --quiet -r benches/peers/requirements.txt
+	target/bench-venv/bin/python benches/peers/run.py --minilm $(MODEL) --avx2 --models minilm \
+		--engines st-f32 onnxruntime-f32 openvino-f32 assay-f32 $(ARGS)
+	target/bench-venv/bin/python benches/peers/report.py --results target/bench/avx2.json
 
 goldens: model ## Make the golden vectors again, in a private virtual environment
 	python3 -m venv target/goldens-venv

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Assay beside its peers: text in, unit vectors out, in process. Results go to target/bench/results.json.
+"""Assay beside its peers: text in, unit vectors out, in process. Results go to target/bench/.
 
 For each model, every engine is started alone, its vectors are compared with those of sentence-transformers in f32,
 and its batch policies are tried; then all that agree are started anew, warmed, and measured in turns, round after
@@ -28,7 +28,7 @@ QUICK = [REFERENCE, "onnxruntime-int8", "openvino-bf16", "assay"]
 def main() -> None:
     options = arguments()
     out = models.ROOT / "target/bench"
-    results_file = options.results or out / "results.json"
+    results_file = options.results or out / f"{'avx2' if options.avx2 else 'results'}.json"
     program = options.native or native.executable()
     results = {
         "host": host.describe(options.threads, options.avx2), "rounds": options.rounds, "quick": options.quick,
@@ -70,7 +70,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--quick", action="store_true", help="MiniLM, one round of W1 and W3, few peers")
-    parser.add_argument("--avx2", action="store_true", help="hold PyTorch and oneDNN to AVX2; ONNX Runtime has no switch")
+    parser.add_argument("--avx2", action="store_true", help="hide all that came after AVX2 from every engine")
     parser.add_argument("--native", help="a built bench target `engine`, instead of building it")
     parser.add_argument("--results", type=Path)
     parser.add_argument("--append", action="store_true", help="keep the other engines' results that are there")
