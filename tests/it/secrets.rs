@@ -32,6 +32,9 @@ const JUDGE_KEY: &str = "sk-planted-flat-key";
 const TOKEN: &str = "planted-token-of-a-caller";
 const OTLP_HEADERS: &str = "authorization=Bearer%20planted-token-of-a-collector";
 
+/// What the program trusts as the system's, where there is such a file.
+const AUTHORITIES: &str = "ca.pem";
+
 /// Everything that anybody can read of it.
 pub struct Program {
     child: Child,
@@ -41,13 +44,14 @@ pub struct Program {
 
 impl Program {
     pub fn start(files: &Files, arguments: &[&str]) -> Program {
-        let log = files.path("log");
+        let (log, authorities) = (files.path("log"), files.path(AUTHORITIES));
         let child = Command::new(env!("CARGO_BIN_EXE_assay"))
             .args(arguments)
             .env_remove("RUST_LOG")
             .env("ASSAY_HUB_TOKEN", HUB_TOKEN)
             .env("ASSAY_JUDGE_KEY", JUDGE_KEY)
             .env("OTEL_EXPORTER_OTLP_HEADERS", OTLP_HEADERS)
+            .envs(authorities.exists().then_some(("SSL_CERT_FILE", authorities)))
             .stdout(Stdio::null())
             .stderr(File::create(&log).expect("a file"))
             .spawn();
@@ -129,11 +133,12 @@ async fn ask_everything(program: &mut Program, channel: Channel, judge: &StandIn
 fn no_secret_is_shown_anywhere() {
     let (authority, model, judge) = (Authority::new("of the server"), random_model(SMALL), StandIn::start());
     let (certificate, hub) = (authority.server(), Hub::start(model.path()));
-    let collector = Collector::start();
-    let otlp_endpoint = format!("http://{}", collector.address);
+    let collector = Collector::with_tls(&certificate);
+    let otlp_endpoint = format!("https://{}", collector.address);
     hub.require_token(HUB_TOKEN);
     let files = Files::new(&certificate);
     files.write("tokens", &format!("app:{TOKEN}\n"));
+    files.write(AUTHORITIES, &authority.pem);
     files.write("key", "sk-planted-key-of-a-file\n");
     files.write(
         "assay.toml",

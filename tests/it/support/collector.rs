@@ -31,9 +31,13 @@ use opentelemetry_proto::tonic::{
 };
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, metadata::MetadataMap, transport::Server};
+use tonic::{
+    Request, Response, Status,
+    metadata::MetadataMap,
+    transport::{Identity, Server, ServerTlsConfig},
+};
 
-use super::app::until;
+use super::{app::until, certificates::Certificate};
 
 /// Settings that send all but metrics to `address`.
 pub fn settings(address: SocketAddr) -> Settings {
@@ -74,12 +78,21 @@ pub struct All {
 
 impl Collector {
     pub fn start() -> Collector {
+        Collector::start_on(Server::builder())
+    }
+
+    pub fn with_tls(certificate: &Certificate) -> Collector {
+        let tls = ServerTlsConfig::new().identity(Identity::from_pem(&certificate.pem, &certificate.key));
+        Collector::start_on(Server::builder().tls_config(tls).expect("a certificate"))
+    }
+
+    fn start_on(server: Server) -> Collector {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("a plain socket");
         let address = listener.local_addr().expect("a bound socket");
         let (got, (stop, stopped)) = (Got::default(), oneshot::channel());
         let shared = got.clone();
-        let thread = std::thread::spawn(move || serve(listener, &shared, stopped));
+        let thread = std::thread::spawn(move || serve(server, listener, &shared, stopped));
         Collector { address, got, stop: Some(stop), thread: Some(thread) }
     }
 
@@ -109,11 +122,11 @@ impl Drop for Collector {
     }
 }
 
-fn serve(listener: TcpListener, got: &Got, stopped: oneshot::Receiver<()>) {
+fn serve(mut server: Server, listener: TcpListener, got: &Got, stopped: oneshot::Receiver<()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).expect("a listening socket");
-        let server = Server::builder()
+        let server = server
             .add_service(TraceServiceServer::new(got.clone()))
             .add_service(LogsServiceServer::new(got.clone()))
             .add_service(MetricsServiceServer::new(got.clone()))
