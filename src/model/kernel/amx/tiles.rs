@@ -1,0 +1,136 @@
+//! Programs of tile instructions.
+
+/// Two tiles of sums side by side.
+macro_rules! store_tiles {
+    ($low:literal, $high:literal, $out:expr, $stride:expr) => {
+        asm!(
+            concat!("tilestored [{out} + {stride}], ", $low),
+            concat!("tilestored [{out} + {stride} + 64], ", $high),
+            out = in(reg) $out,
+            stride = in(reg) $stride * 4,
+            options(nostack, preserves_flags),
+        )
+    };
+}
+
+/// One block, in steps of 64 bytes along the inputs; `$product` is the instruction that multiplies, and `$other` is
+/// done after each step.
+///
+/// Sums stay in tiles 0 to 3 from one `asm!` to the next. The compiler never uses a tile by itself, since no function
+/// of this crate has the feature, and `$other` must not either.
+macro_rules! block {
+    ($tile:expr, $other:expr, $product:literal) => {{
+        let tile: &Tile = $tile;
+        let (mut a, mut b) = (tile.a, tile.b);
+        let steps = tile.lanes / LANE_UNIT;
+        if tile.rows > 16 {
+            let next_rows = 16 * tile.a_stride;
+            asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                options(nostack, nomem, preserves_flags)
+            );
+            for _ in 0..steps {
+                asm!(
+                    "tileloadd tmm6, [{b} + {b_stride}]",
+                    "tileloaddt1 tmm4, [{a} + {a_stride}]",
+                    concat!($product, " tmm0, tmm4, tmm6"),
+                    "tileloaddt1 tmm5, [{next_a} + {a_stride}]",
+                    concat!($product, " tmm2, tmm5, tmm6"),
+                    "tileloadd tmm7, [{b} + {b_stride} + 64]",
+                    concat!($product, " tmm1, tmm4, tmm7"),
+                    concat!($product, " tmm3, tmm5, tmm7"),
+                    a = in(reg) a,
+                    next_a = in(reg) a.add(next_rows),
+                    a_stride = in(reg) tile.a_stride,
+                    b = in(reg) b,
+                    b_stride = in(reg) PANEL * 4,
+                    options(nostack, readonly, preserves_flags),
+                );
+                a = a.add(LANE_UNIT * 4);
+                b = b.add(LANE_UNIT * PANEL * 4);
+                $other.step();
+            }
+            store_tiles!("tmm0", "tmm1", tile.out, tile.out_stride);
+            store_tiles!("tmm2", "tmm3", tile.out.add(16 * tile.out_stride), tile.out_stride);
+        } else {
+            asm!("tilezero tmm0", "tilezero tmm1", options(nostack, nomem, preserves_flags));
+            for _ in 0..steps {
+                asm!(
+                    "tileloaddt1 tmm4, [{a} + {a_stride}]",
+                    "tileloadd tmm6, [{b} + {b_stride}]",
+                    concat!($product, " tmm0, tmm4, tmm6"),
+                    "tileloadd tmm7, [{b} + {b_stride} + 64]",
+                    concat!($product, " tmm1, tmm4, tmm7"),
+                    a = in(reg) a,
+                    a_stride = in(reg) tile.a_stride,
+                    b = in(reg) b,
+                    b_stride = in(reg) PANEL * 4,
+                    options(nostack, readonly, preserves_flags),
+                );
+                a = a.add(LANE_UNIT * 4);
+                b = b.add(LANE_UNIT * PANEL * 4);
+                $other.step();
+            }
+            store_tiles!("tmm0", "tmm1", tile.out, tile.out_stride);
+        }
+    }};
+}
+
+/// Blocks of panels that stand one after the other, one step along the inputs each: rows are loaded once, and the
+/// sums of one half are stored beside the products of the other.
+macro_rules! strip {
+    ($tile:expr, $panels:expr, $other:expr, $product:literal) => {{
+        let tile: &Tile = $tile;
+        let (next_rows, next_out) = (16 * tile.a_stride, 16 * tile.out_stride);
+        let (mut b, mut out) = (tile.b, tile.out);
+        let is_high = tile.rows > 16;
+        asm!(
+            "tileloadd tmm4, [{a} + {a_stride}]",
+            a = in(reg) tile.a,
+            a_stride = in(reg) tile.a_stride,
+            options(nostack, readonly, preserves_flags),
+        );
+        if is_high {
+            asm!(
+                "tileloadd tmm5, [{a} + {a_stride}]",
+                a = in(reg) tile.a.add(next_rows),
+                a_stride = in(reg) tile.a_stride,
+                options(nostack, readonly, preserves_flags),
+            );
+        }
+        for panel in 0..$panels {
+            asm!(
+                "tileloadd tmm6, [{b} + {b_stride}]",
+                "tileloadd tmm7, [{b} + {b_stride} + 64]",
+                "tilezero tmm0",
+                concat!($product, " tmm0, tmm4, tmm6"),
+                "tilezero tmm1",
+                concat!($product, " tmm1, tmm4, tmm7"),
+                b = in(reg) b,
+                b_stride = in(reg) PANEL * 4,
+                options(nostack, readonly, preserves_flags),
+            );
+            if is_high {
+                if panel > 0 {
+                    store_tiles!("tmm2", "tmm3", out.add(next_out).sub(PANEL), tile.out_stride);
+                }
+                asm!(
+                    "tilezero tmm2",
+                    concat!($product, " tmm2, tmm5, tmm6"),
+                    "tilezero tmm3",
+                    concat!($product, " tmm3, tmm5, tmm7"),
+                    options(nostack, nomem, preserves_flags),
+                );
+            }
+            store_tiles!("tmm0", "tmm1", out, tile.out_stride);
+            $other.step();
+            b = b.add(LANE_UNIT * PANEL * 4);
+            out = out.add(PANEL);
+        }
+        if is_high {
+            store_tiles!("tmm2", "tmm3", out.add(next_out).sub(PANEL), tile.out_stride);
+        }
+    }};
+}
+
+pub(super) use {block, store_tiles, strip};
