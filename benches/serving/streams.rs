@@ -23,7 +23,7 @@ use super::{
 };
 
 pub const STREAMS: usize = 64;
-const INPUTS_PER_STREAM: usize = 60;
+const INPUTS_PER_STREAM: usize = 240;
 
 pub struct Load {
     inputs_per_second: f64,
