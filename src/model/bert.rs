@@ -100,8 +100,9 @@ impl Bert {
         let scratch = std::mem::take(scratch);
         let crew = self.kernel.crew(team, &scratch);
         self.embed(batch, &crew, &mut space);
+        let bounds = crew.bounds(batch.ids().len());
         for layer in &self.layers {
-            layer.forward(batch.offsets(), self.heads, &crew, &mut space);
+            layer.forward(batch.offsets(), &bounds, self.heads, &crew, &mut space);
         }
         let mut vectors = vec![0.0; batch.sequences() * self.dim];
         for (vector, ends) in vectors.chunks_exact_mut(self.dim).zip(batch.offsets().windows(2)) {
@@ -162,17 +163,16 @@ impl Bert {
 }
 
 impl Layer {
-    fn forward(&self, offsets: &[usize], heads: Heads, crew: &Crew<'_>, space: &mut Space) {
-        let bounds = crew.bounds(offsets.last().copied().unwrap_or_default());
+    fn forward(&self, offsets: &[usize], bounds: &[usize], heads: Heads, crew: &Crew<'_>, space: &mut Space) {
         let Space { states, operand, query_key_value, context, inner, .. } = space;
-        for (x, mut to) in Block::between(operand, &bounds).zip(Block::between(query_key_value, &bounds)) {
+        for (x, mut to) in Block::between(operand, bounds).zip(Block::between(query_key_value, bounds)) {
             crew.project(&x, &self.query_key_value, Into::Store(&mut to));
         }
         crew.attend(query_key_value, offsets, heads, context);
-        let blocks = Block::between(context, &bounds)
-            .zip(Block::between(states, &bounds))
-            .zip(Block::between(operand, &bounds).zip(Block::between(inner, &bounds)));
-        crew.each(blocks.collect(), |crew, ((context, mut states), (mut operand, mut inner))| {
+        let blocks = Block::between(context, bounds)
+            .zip(Block::between(states, bounds))
+            .zip(Block::between(operand, bounds).zip(Block::between(inner, bounds)));
+        crew.each(blocks, |crew, ((context, mut states), (mut operand, mut inner))| {
             crew.project(&context, &self.attention_out, Into::Add(&mut states));
             crew.normalise(&self.attention_norm, &mut states, &mut operand);
             crew.project(&operand, &self.up, Into::Gelu(&mut inner));

@@ -159,12 +159,16 @@ impl Crew<'_> {
     }
 
     /// Works on blocks: each member on blocks of its own if there are enough of them, else all on one after the other.
-    pub fn each<T: Send>(&self, blocks: Vec<T>, work: impl Fn(&Crew<'_>, T) + Sync) {
-        if blocks.len() < self.team.size() {
-            blocks.into_iter().for_each(|block| work(self, block));
+    pub fn each<T: Send>(
+        &self,
+        blocks: impl ExactSizeIterator<Item = T>,
+        work: impl Fn(&Crew<'_>, T) + Sync,
+    ) {
+        if self.team.size() == 1 || blocks.len() < self.team.size() {
+            blocks.for_each(|block| work(self, block));
             return;
         }
-        let blocks: Vec<Mutex<Option<T>>> = blocks.into_iter().map(|block| Mutex::new(Some(block))).collect();
+        let blocks: Vec<Mutex<Option<T>>> = blocks.map(|block| Mutex::new(Some(block))).collect();
         self.team.each(blocks.len(), &|member, i| {
             let team = Team::alone();
             let alone = Crew { kernel: self.kernel, team: &team, scratch: &self.scratch[member..=member] };

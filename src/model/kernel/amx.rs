@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    arithmetic::{Arithmetic, Beside, Element, Tile},
+    arithmetic::{Arithmetic, Beside, Element, Tile, panel_by_panel},
     avx512::{self, Avx512, Staged, interleave_halves, put_bf16, put_f16, put_two_bf16, real_numbers},
     matrix::PANEL,
     simd::Accuracy,
@@ -182,9 +182,7 @@ impl Arithmetic for Bf16 {
             if tile.lanes == LANE_UNIT {
                 strip!(tile, panels, other, "tdpbf16ps");
             } else {
-                for panel in 0..panels {
-                    Self::tile_beside(&tile.at_panel(panel), other);
-                }
+                panel_by_panel::<Self>(tile, panels, other);
             }
         }
     }
@@ -224,9 +222,7 @@ impl Arithmetic for Fp16 {
             if tile.lanes == LANE_UNIT {
                 strip!(tile, panels, other, "tdpfp16ps");
             } else {
-                for panel in 0..panels {
-                    Self::tile_beside(&tile.at_panel(panel), other);
-                }
+                panel_by_panel::<Self>(tile, panels, other);
             }
         }
     }

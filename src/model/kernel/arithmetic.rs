@@ -142,11 +142,12 @@ pub(super) trait Arithmetic: 'static {
 
     /// The blocks of panels that stand one after the other, of which `tile` is the first.
     #[inline(always)]
-    unsafe fn strip_beside(tile: &Tile, panels: usize, other: &mut impl Beside) {
-        for panel in 0..panels {
-            // SAFETY: as of the caller.
-            unsafe { Self::tile_beside(&tile.at_panel(panel), other) };
-        }
+    unsafe fn strip_beside(tile: &Tile, panels: usize, other: &mut impl Beside)
+    where
+        Self: Sized,
+    {
+        // SAFETY: as of the caller.
+        unsafe { panel_by_panel::<Self>(tile, panels, other) };
     }
 
     /// Stores [`Simd::LANES`] numbers as elements, rounded to nearest; staged as those of `Attention`.
@@ -187,5 +188,17 @@ pub(super) trait Arithmetic: 'static {
             }
             Element::Int8 => unreachable!("attention is computed in floats"),
         }
+    }
+}
+
+/// [`Arithmetic::strip_beside`] where nothing is gained by knowing the next panel.
+///
+/// # Safety
+/// As of [`Arithmetic`].
+#[inline(always)]
+pub(super) unsafe fn panel_by_panel<A: Arithmetic>(tile: &Tile, panels: usize, other: &mut impl Beside) {
+    for panel in 0..panels {
+        // SAFETY: as of the caller.
+        unsafe { A::tile_beside(&tile.at_panel(panel), other) };
     }
 }

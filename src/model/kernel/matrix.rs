@@ -146,7 +146,7 @@ impl<'a, M> Block<'a, M> {
     }
 
     /// Blocks from each bound to the next.
-    pub fn between(matrix: &'a mut M, bounds: &[usize]) -> impl Iterator<Item = Block<'a, M>> {
+    pub fn between(matrix: &'a mut M, bounds: &[usize]) -> impl ExactSizeIterator<Item = Block<'a, M>> {
         assert!(bounds.is_sorted(), "blocks do not overlap");
         let matrix: &M = matrix;
         bounds.windows(2).map(|ends| Block { matrix, rows: ends[0]..ends[1], exclusive: PhantomData })
