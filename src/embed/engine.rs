@@ -297,9 +297,14 @@ impl Engine {
     ) -> Result<Vec<Encoded>, EmbedError> {
         let (model, prompt, truncation) =
             (Arc::clone(&self.0.model), Arc::clone(&options.prompt), options.truncation);
-        let encode = move |text: &str| model.tokenizer.encode(&prompt, text, truncation);
-        let encoded = self.0.text.map(flow.0, caller, texts, encode);
-        let encoded = encoded.await.map_err(|_| EmbedError::Defect)?;
+        let encoded = match model.tokenizer.encode_at_once(&prompt, &texts, truncation) {
+            Some(encoded) => encoded,
+            None => {
+                let encode = move |text: &str| model.tokenizer.encode(&prompt, text, truncation);
+                let encoded = self.0.text.map(flow.0, caller, texts, encode);
+                encoded.await.map_err(|_| EmbedError::Defect)?
+            }
+        };
         let too_long: Vec<TooLong> = encoded.iter().enumerate().filter_map(too_long).collect();
         if !too_long.is_empty() {
             return Err(EmbedError::TooLong(too_long));

@@ -59,28 +59,31 @@ impl<T> SharedQueue<T> {
     ///
     /// While other threads are idle too, each takes only its share of what waits.
     pub fn next_batch(&self, limit: usize, keep: impl Fn(&T) -> bool) -> Option<Vec<T>> {
-        match self.wait(limit, keep, |_| Team::alone())? {
+        match self.wait(|state| state.share().min(limit), keep, |_| Team::alone())? {
             Work::Batch(batch, _) => Some(batch),
             Work::Help(_) => unreachable!("nobody is invited here"),
         }
     }
 
-    /// The same for forward passes: where nothing is left for threads that are idle, they are invited to help.
+    /// The same for forward passes, but what fits one is not cut: where nothing is left for threads that are idle, they
+    /// are invited to help. Together they read the weights once, and however unequal the jobs, all end at once.
     pub fn next_pass(&self, limit: usize, keep: impl Fn(&T) -> bool) -> Option<Work<T>> {
-        self.wait(limit, keep, |state| self.invite(state))
+        let most =
+            |state: &State<T>| if state.queue.tokens() <= limit { limit } else { state.share().min(limit) };
+        self.wait(most, keep, |state| self.invite(state))
     }
 
     fn wait(
         &self,
-        limit: usize,
+        most: impl Fn(&State<T>) -> usize,
         keep: impl Fn(&T) -> bool,
         team: impl Fn(&mut State<T>) -> Team,
     ) -> Option<Work<T>> {
         let mut state = self.lock();
         loop {
             if !state.queue.is_empty() {
-                let share = state.queue.tokens().div_ceil(state.idle_threads + 1);
-                let batch = state.queue.next_batch(share.max(SMALLEST_SHARE).min(limit), &keep);
+                let most = most(&state);
+                let batch = state.queue.next_batch(most, &keep);
                 if !batch.is_empty() {
                     let team = team(&mut state);
                     return Some(Work::Batch(batch, team));
@@ -129,6 +132,13 @@ impl<T> SharedQueue<T> {
     }
 }
 
+impl<T> State<T> {
+    /// Tokens for each of those that could take them.
+    fn share(&self) -> usize {
+        self.queue.tokens().div_ceil(self.idle_threads + 1).max(SMALLEST_SHARE)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,11 +166,23 @@ mod tests {
     }
 
     #[test]
-    fn idle_threads_share_what_waits_before_they_help() {
+    fn idle_threads_share_what_is_too_much_for_one_pass() {
         let queue = SharedQueue::new();
         queue.push(FLOW, (0..4).map(|_| (SMALLEST_SHARE, ())));
         queue.lock().idle_threads = 1;
-        let Some(Work::Batch(batch, team)) = queue.next_pass(1000, |_| true) else { panic!("no batch") };
-        assert_eq!((batch.len(), team.size()), (2, 1));
+        let mut pass = |limit| match queue.next_pass(limit, |_| true) {
+            Some(Work::Batch(batch, team)) => (batch.len(), team.size()),
+            _ => panic!("no batch"),
+        };
+        assert_eq!(pass(4 * SMALLEST_SHARE - 1), (2, 1));
+        assert_eq!(pass(2 * SMALLEST_SHARE), (2, 2));
+    }
+
+    #[test]
+    fn idle_threads_share_what_waits_where_nobody_can_help() {
+        let queue = SharedQueue::new();
+        queue.push(FLOW, (0..4).map(|_| (SMALLEST_SHARE, ())));
+        queue.lock().idle_threads = 1;
+        assert_eq!(queue.next_batch(1000, |_| true).map(|batch| batch.len()), Some(2));
     }
 }

@@ -15,6 +15,7 @@ use super::{
     metrics::Metrics,
     queue::SharedQueue,
 };
+use crate::priority::Priority;
 
 /// Work on texts, spread over threads; callers share them fairly by bytes.
 pub(super) struct TextThreads {
@@ -89,6 +90,7 @@ impl Drop for TextThreads {
 }
 
 fn work(queue: &SharedQueue<Task>, metrics: &Metrics) {
+    Priority::Text.take();
     let wanted = |task: &Task| {
         let waiting = task.caller.is_waiting();
         if !waiting {

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     model::{Packed, Team},
-    priority,
+    priority::Priority,
 };
 
 /// One forward pass: packed tokens in, `[sequences * dimensions]` pooled numbers out, or why not.
@@ -154,7 +154,7 @@ impl Drop for ComputeThreads {
 
 impl Worker {
     fn run(&self) {
-        priority::lower();
+        Priority::Compute.take();
         while let Some(work) = self.queue.next_pass(self.batch_tokens, |job| self.is_wanted(job)) {
             let work = || match work {
                 Work::Batch(batch, team) => self.compute(batch, &team),

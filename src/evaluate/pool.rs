@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::result::Failure;
-use crate::{deadline::Deadline, priority};
+use crate::{deadline::Deadline, priority::Priority};
 
 pub(super) struct Pool {
     /// None while it is dropped.
@@ -25,7 +25,7 @@ impl Pool {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("assay-score-{index}"))
-            .start_handler(|_| priority::lower())
+            .start_handler(|_| Priority::Compute.take())
             .exit_handler(move |_| {
                 // Nobody listens where the pool could not be started.
                 let _ = ending.send(());

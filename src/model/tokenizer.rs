@@ -1,7 +1,11 @@
 //! Text to token ids, with the model's own limit and special tokens.
 
+mod characters;
+mod wordpiece;
+
 use std::path::{Path, PathBuf};
 
+use self::wordpiece::WordPiece;
 use super::{
     ModelError,
     manifest::{self, Manifest},
@@ -49,6 +53,8 @@ pub enum TokenizeError {
 /// The model's tokenizer without its own truncation and padding.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The quick way to ids, where the tokenizer is BERT's.
+    words: Option<WordPiece>,
     file: PathBuf,
     max_tokens: usize,
     lower_cases: bool,
@@ -70,6 +76,7 @@ impl Tokenizer {
             return Err(refuse(format!("no room beside special tokens in {} tokens", manifest.max_tokens)));
         }
         Ok(Tokenizer {
+            words: WordPiece::of(&inner).filter(|words| agrees(words, &inner)),
             inner,
             file,
             max_tokens: manifest.max_tokens,
@@ -96,8 +103,29 @@ impl Tokenizer {
     /// [`TokenizeError::TooLong`] if they don't fit and `truncation` is none.
     pub fn encode(&self, prompt: &str, text: &str, truncation: Truncation) -> Result<Encoded, TokenizeError> {
         let whole = self.whole(prompt, text);
-        let encoding = self.inner.encode_fast(whole, false).map_err(failed)?;
-        let content = encoding.get_ids();
+        match self.words.as_ref().and_then(|words| words.encode(&whole)) {
+            Some(content) => self.fit(&content, truncation),
+            None => self.fit(self.inner.encode_fast(whole, false).map_err(failed)?.get_ids(), truncation),
+        }
+    }
+
+    /// The same for all texts of a call, or none where that could take a tenth of a millisecond.
+    pub fn encode_at_once(
+        &self,
+        prompt: &str,
+        texts: &[String],
+        truncation: Truncation,
+    ) -> Option<Vec<Result<Encoded, TokenizeError>>> {
+        let words = self.words.as_ref()?;
+        if texts.iter().map(|text| prompt.len() + text.len()).sum::<usize>() > BYTES_AT_ONCE {
+            return None;
+        }
+        let encode = |text: &String| Some(self.fit(&words.encode(&self.whole(prompt, text))?, truncation));
+        texts.iter().map(encode).collect()
+    }
+
+    /// Between the special tokens, within the model's limit.
+    fn fit(&self, content: &[u32], truncation: Truncation) -> Result<Encoded, TokenizeError> {
         let room = self.max_tokens - self.prefix.len() - self.suffix.len();
         let kept = match truncation {
             _ if content.len() <= room => content,
@@ -147,6 +175,28 @@ impl Tokenizer {
         let whole = [prompt, text].concat();
         if self.lower_cases { whole.to_lowercase() } else { whole }
     }
+}
+
+/// Bytes that [`WordPiece`] surely cuts within a tenth of a millisecond: it takes 10 to 20 ns for each.
+const BYTES_AT_ONCE: usize = 4096;
+
+/// The quick way was tested with small vocabularies; whether it goes the whole way with this one is seen at load.
+fn agrees(words: &WordPiece, inner: &tokenizers::Tokenizer) -> bool {
+    let texts = [
+        "The quick brown fox jumps over 13 lazy dogs, doesn't it?",
+        "Tokenization of unbelievably long words: antidisestablishmentarianism, naïveté, Straße.",
+        "检索增强生成（RAG）的回答，由另一个模型评分。",
+        "mixed 中英文 text\twith\u{200d} marks é, 한국어, हिन्दी, русский, ไทย, 🦀 and №½",
+        "fn main() { println!(\"{}\", 0x1F600u32 + 1_000); } // https://example.com/a?b=c#d",
+    ];
+    let agrees = texts.iter().all(|text| {
+        let theirs = inner.encode_fast(*text, false);
+        theirs.is_ok_and(|theirs| words.encode(text).is_none_or(|ours| ours == theirs.get_ids()))
+    });
+    if !agrees {
+        tracing::warn!("this tokenizer is not quite BERT's; texts are cut the slow way");
+    }
+    agrees
 }
 
 /// The ids that the tokenizer puts before and after every input.

@@ -1,0 +1,184 @@
+//! What BERT's normaliser and pre-tokenizer make of a character, looked up instead of computed for each text.
+//!
+//! Both look at one character at a time, but for the order of combining marks. By the same tables of Unicode as those
+//! of the `tokenizers` crate, which are older than those of `std`.
+
+use std::sync::OnceLock;
+
+use tokenizers::normalizers::BertNormalizer;
+use unicode_categories::UnicodeCategories;
+use unicode_normalization_alignments::char::{canonical_combining_class, decompose_canonical};
+
+/// A character after normalisation, and what it means for the words around it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    Nothing,
+    /// Ends a word.
+    Gap,
+    /// Part of a word.
+    Letter(char),
+    /// A word of its own.
+    Alone(char),
+    Several(Box<[Piece]>),
+    /// Depends on the characters around it.
+    Unsure,
+}
+
+/// Pieces of characters, made a page at a time when a character of it is first met.
+pub(super) struct Characters {
+    normalizer: BertNormalizer,
+    pages: Box<[OnceLock<Page>]>,
+}
+
+type Page = Box<[Piece; PAGE]>;
+
+const PAGE: usize = 256;
+const PAGES: usize = (char::MAX as usize + 1) / PAGE;
+
+impl Characters {
+    pub fn new(normalizer: BertNormalizer) -> Characters {
+        Characters { normalizer, pages: (0..PAGES).map(|_| OnceLock::new()).collect() }
+    }
+
+    pub fn piece(&self, c: char) -> &Piece {
+        let (page, index) = (c as usize / PAGE, c as usize % PAGE);
+        &self.pages[page].get_or_init(|| self.page(page))[index]
+    }
+
+    fn page(&self, page: usize) -> Page {
+        let piece = |index| {
+            // Surrogates are no characters.
+            let c = u32::try_from(page * PAGE + index).ok().and_then(char::from_u32);
+            c.map_or(Piece::Unsure, |c| self.make(c))
+        };
+        Box::new(std::array::from_fn(piece))
+    }
+
+    fn make(&self, c: char) -> Piece {
+        let BertNormalizer { clean_text, handle_chinese_chars, strip_accents, lowercase, .. } =
+            self.normalizer;
+        let c = match c {
+            '\t' | '\n' | '\r' if clean_text => ' ',
+            '\0' | char::REPLACEMENT_CHARACTER if clean_text => return Piece::Nothing,
+            c if clean_text && c.is_other() => return Piece::Nothing,
+            c if clean_text && c.is_whitespace() => ' ',
+            c => c,
+        };
+        let mut plain = Vec::new();
+        if strip_accents.unwrap_or(lowercase) {
+            decompose_canonical(c, |part| plain.push(part));
+            plain.retain(|part| !part.is_mark_nonspacing());
+            if plain.iter().any(|&part| canonical_combining_class(part) > 0) {
+                return Piece::Unsure;
+            }
+        } else {
+            plain.push(c);
+        }
+        if lowercase {
+            plain = plain.into_iter().flat_map(char::to_lowercase).collect();
+        }
+        let mut pieces: Vec<Piece> = plain.into_iter().map(classify).collect();
+        if handle_chinese_chars && is_chinese(c) {
+            pieces = match pieces[..] {
+                [Piece::Letter(c)] => vec![Piece::Alone(c)],
+                _ => [vec![Piece::Gap], pieces, vec![Piece::Gap]].concat(),
+            };
+        }
+        match pieces.len() {
+            0 => Piece::Nothing,
+            1 => pieces.remove(0),
+            _ => Piece::Several(pieces.into()),
+        }
+    }
+}
+
+fn classify(c: char) -> Piece {
+    match c {
+        c if c.is_whitespace() => Piece::Gap,
+        c if c.is_ascii_punctuation() || c.is_punctuation() => Piece::Alone(c),
+        c => Piece::Letter(c),
+    }
+}
+
+/// Source: `tokenize_chinese_chars` of BERT, `is_chinese_char` of the `tokenizers` crate.
+fn is_chinese(c: char) -> bool {
+    matches!(c,
+        '\u{4e00}'..='\u{9fff}' | '\u{3400}'..='\u{4dbf}' | '\u{f900}'..='\u{faff}'
+        | '\u{20000}'..='\u{2a6df}' | '\u{2a700}'..='\u{2b73f}' | '\u{2b740}'..='\u{2b81f}'
+        | '\u{2b920}'..='\u{2ceaf}' | '\u{2f800}'..='\u{2fa1f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use tokenizers::{
+        NormalizedString, Normalizer as _, OffsetReferential, OffsetType, PreTokenizedString,
+        PreTokenizer as _, pre_tokenizers::bert::BertPreTokenizer,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_character_becomes_what_bert_makes_of_it() {
+        let characters = Characters::new(BertNormalizer::new(true, true, None, true));
+        let piece = |c| characters.piece(c).clone();
+        assert_eq!(piece('A'), Piece::Letter('a'));
+        assert_eq!(piece('É'), Piece::Letter('e'));
+        assert_eq!(piece('\u{301}'), Piece::Nothing);
+        assert_eq!(piece('\u{a0}'), Piece::Gap);
+        assert_eq!(piece('。'), Piece::Alone('。'));
+        assert_eq!(piece('中'), Piece::Alone('中'));
+        assert_eq!(piece('\u{f900}'), Piece::Alone('豈'));
+        assert_eq!(piece('가'), Piece::Several([Piece::Letter('ᄀ'), Piece::Letter('ᅡ')].into()));
+        // A tone mark that stays and changes places with others of a lower class.
+        assert_eq!(piece('\u{302e}'), Piece::Unsure);
+    }
+
+    fn theirs(normalizer: BertNormalizer, text: &str) -> Vec<String> {
+        let mut cut = PreTokenizedString::from(NormalizedString::from(text));
+        cut.normalize(|text| normalizer.normalize(text)).expect("normal text");
+        BertPreTokenizer.pre_tokenize(&mut cut).expect("words");
+        let words = cut.get_splits(OffsetReferential::Original, OffsetType::Byte).into_iter();
+        words.map(|(word, ..)| word.to_owned()).filter(|word| !word.is_empty()).collect()
+    }
+
+    /// None where it is not sure.
+    fn words(characters: &Characters, text: &str) -> Option<Vec<String>> {
+        fn put(piece: &Piece, words: &mut Vec<String>) -> Option<()> {
+            let word = |words: &mut Vec<String>| words.push(String::new());
+            match piece {
+                Piece::Nothing => {}
+                Piece::Gap => word(words),
+                Piece::Letter(c) => words.last_mut()?.push(*c),
+                Piece::Alone(c) => {
+                    words.push(c.to_string());
+                    word(words);
+                }
+                Piece::Several(pieces) => pieces.iter().try_for_each(|piece| put(piece, words))?,
+                Piece::Unsure => return None,
+            }
+            Some(())
+        }
+        let mut words = vec![String::new()];
+        text.chars().try_for_each(|c| put(characters.piece(c), &mut words))?;
+        words.retain(|word| !word.is_empty());
+        Some(words)
+    }
+
+    #[test]
+    fn each_character_of_unicode_is_what_the_crate_makes_of_it() {
+        for normalizer in [BertNormalizer::default(), BertNormalizer::new(true, true, None, false)] {
+            let characters = Characters::new(normalizer);
+            let mut unsure = 0;
+            // Ideographs and unassigned ones beyond the first planes are alike.
+            let some = (0..=char::MAX as u32).filter(|number| *number < 0x20000 || number % 7 == 0);
+            for c in some.filter_map(char::from_u32) {
+                let text = format!("a{c}b");
+                match words(&characters, &text) {
+                    Some(words) => assert_eq!(words, theirs(normalizer, &text), "{c:?} by {normalizer:?}"),
+                    None => unsure += 1,
+                }
+            }
+            assert!(unsure < 100, "{unsure}");
+        }
+    }
+}
