@@ -114,6 +114,8 @@ pub(super) trait Arithmetic: 'static {
     /// Rows are cheapest in multiples of this; 1 where blocks should rather be alike.
     const TILE_ROWS: usize = 1;
     const LANE_UNIT: usize = 1;
+    /// Whether tiles fetch themselves what follows them in the panels.
+    const FETCHES: bool = false;
 
     /// Before tiles are computed on this thread, and after.
     #[inline(always)]

@@ -83,32 +83,89 @@ unsafe fn transpose_8(from: *const u8, from_stride: usize, to: *mut u8, to_strid
     }
 }
 
-/// Rows of a tile: with two vectors of columns, 12 of 16 registers are sums.
-const ROWS: usize = 6;
+/// Rows of a tile, in two groups.
+const ROWS: usize = 12;
 
-/// `M` rows times 32 columns, in two passes of 16 columns; a function of its own, so that all registers are its.
+/// Rows of a group: with two vectors of columns, 12 of 16 registers are sums.
+const GROUP_ROWS: usize = 6;
+
+/// Lanes that all rows of a tile are multiplied with before the next ones: those of a panel stay in the first cache
+/// meanwhile, together with the next ones.
+const CHUNK: usize = 128;
+
+/// What is fetched beside a block: an address for each lane.
+struct Ahead {
+    start: *const u8,
+    stride: usize,
+}
+
+/// Chunk by chunk of the lanes, each in passes over a group of rows and half of the columns. Meanwhile what follows in
+/// the panels is fetched, line by line all along, since a burst would stand in the way of the products.
+#[inline(always)]
+unsafe fn by_chunks(tile: &Tile) {
+    let chunks = tile.lanes.div_ceil(CHUNK);
+    let groups = tile.rows.div_ceil(GROUP_ROWS).max(1);
+    for chunk in 0..chunks {
+        let lanes = tile.lanes * chunk / chunks..tile.lanes * (chunk + 1) / chunks;
+        let start = tile.b.wrapping_add(lanes.end * PANEL * 4);
+        let mut ahead = Ahead { start, stride: PANEL * 4 / (2 * groups) };
+        for half in [0, 16] {
+            for group in 0..groups {
+                let rows = tile.rows * group / groups..tile.rows * (group + 1) / groups;
+                // SAFETY: within the tile.
+                unsafe {
+                    let pass = Tile {
+                        a: tile.a.add(rows.start * tile.a_stride + lanes.start * 4),
+                        rows: rows.len(),
+                        b: tile.b.add((lanes.start * PANEL + half) * 4),
+                        lanes: lanes.len(),
+                        out: tile.out.add(rows.start * tile.out_stride + half),
+                        ..*tile
+                    };
+                    match pass.rows {
+                        1 => block::<1>(&pass, chunk > 0, &ahead),
+                        2 => block::<2>(&pass, chunk > 0, &ahead),
+                        3 => block::<3>(&pass, chunk > 0, &ahead),
+                        4 => block::<4>(&pass, chunk > 0, &ahead),
+                        5 => block::<5>(&pass, chunk > 0, &ahead),
+                        _ => block::<6>(&pass, chunk > 0, &ahead),
+                    }
+                }
+                ahead.start = ahead.start.wrapping_add(lanes.len() * ahead.stride);
+            }
+        }
+    }
+}
+
+/// `M` rows times 16 columns, added to the sums of earlier lanes where there are any; a function of its own, so that
+/// all registers are its.
 #[target_feature(enable = "avx2,fma")]
 #[inline(never)]
-unsafe fn block<const M: usize>(tile: &Tile) {
-    for half in [0, 16] {
-        // SAFETY: `M` rows and one panel of as many lanes, as the caller gives.
-        unsafe {
-            let mut sums = [[_mm256_setzero_ps(); 2]; M];
-            for lane in 0..tile.lanes {
-                let b = tile.b.cast::<f32>().add(lane * PANEL + half);
-                let b = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let a = tile.a.add(row * tile.a_stride).cast::<f32>().add(lane).read_unaligned();
-                    let a = _mm256_set1_ps(a);
-                    sums[0] = _mm256_fmadd_ps(a, b[0], sums[0]);
-                    sums[1] = _mm256_fmadd_ps(a, b[1], sums[1]);
-                }
+unsafe fn block<const M: usize>(tile: &Tile, adds: bool, ahead: &Ahead) {
+    // SAFETY: `M` rows and half of a panel of as many lanes, as the caller gives; a prefetch may name any address.
+    unsafe {
+        let mut sums = [[_mm256_setzero_ps(); 2]; M];
+        if adds {
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let out = tile.out.add(row * tile.out_stride);
+                *sums = [_mm256_loadu_ps(out), _mm256_loadu_ps(out.add(8))];
             }
-            for (row, sums) in sums.into_iter().enumerate() {
-                let out = tile.out.add(row * tile.out_stride + half);
-                _mm256_storeu_ps(out, sums[0]);
-                _mm256_storeu_ps(out.add(8), sums[1]);
+        }
+        for lane in 0..tile.lanes {
+            _mm_prefetch::<_MM_HINT_T0>(ahead.start.wrapping_add(lane * ahead.stride).cast());
+            let b = tile.b.cast::<f32>().add(lane * PANEL);
+            let b = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let a = tile.a.add(row * tile.a_stride).cast::<f32>().add(lane).read_unaligned();
+                let a = _mm256_set1_ps(a);
+                sums[0] = _mm256_fmadd_ps(a, b[0], sums[0]);
+                sums[1] = _mm256_fmadd_ps(a, b[1], sums[1]);
             }
+        }
+        for (row, sums) in sums.into_iter().enumerate() {
+            let out = tile.out.add(row * tile.out_stride);
+            _mm256_storeu_ps(out, sums[0]);
+            _mm256_storeu_ps(out.add(8), sums[1]);
         }
     }
 }
@@ -121,18 +178,10 @@ impl Arithmetic for F32 {
     const ELEMENT: Element = Element::F32;
     const ACCURACY: Accuracy = Accuracy::Full;
     const ROWS: usize = ROWS;
+    const FETCHES: bool = true;
 
     intrinsics! {
-        fn tile(tile: &Tile) -> () {
-            match tile.rows {
-                1 => block::<1>(tile),
-                2 => block::<2>(tile),
-                3 => block::<3>(tile),
-                4 => block::<4>(tile),
-                5 => block::<5>(tile),
-                _ => block::<6>(tile),
-            }
-        }
+        fn tile(tile: &Tile) -> () { by_chunks(tile) }
         fn put(to: *mut u8, x: __m256) -> () { _mm256_storeu_ps(to.cast(), x) }
     }
 }

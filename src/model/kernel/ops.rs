@@ -142,12 +142,13 @@ unsafe fn blocks_of_product<A: Arithmetic>(part: &Product<'_>, scratch: &Scratch
         ahead: std::ptr::null(),
         lines_of_step: 0,
     };
+    let fetches = !A::FETCHES && blocks_of_panel > 1;
     let mut sums = [0, TILE_BYTES].map(|at| scratch.tiles.at(at).cast::<f32>());
     // SAFETY: operands have slack rows for a whole tile; panels and rows are within their matrices.
     unsafe {
         A::begin();
         for panel in part.panels.clone() {
-            if blocks_of_panel > 1 && panel + 1 < weights.panels() {
+            if fetches && panel + 1 < weights.panels() {
                 work.ahead = weights.panel(panel + 1);
                 work.lines_of_step = lines_of_panel.div_ceil(blocks_of_panel * steps);
             } else {

@@ -273,6 +273,15 @@ fn blocks_of_every_height_are_as_the_formula_says() {
     }
 }
 
+/// Of lanes that are taken in chunks, these inputs have more than one, and of unlike lengths.
+#[test]
+fn blocks_of_every_height_add_the_chunks_of_their_lanes_up() {
+    for count in 1..=25 {
+        let shape = Shape { height: count + 2, rows: 1..count + 1, inputs: 312, outputs: 33, seed: 6 };
+        kernels().for_each(|kernel| check(kernel, &shape));
+    }
+}
+
 /// Longer than a sum in f16 may be.
 #[test]
 fn long_sums_are_cut_where_they_would_grow_inexact() {
