@@ -89,9 +89,12 @@ const ROWS: usize = 12;
 /// Rows of a group: with two vectors of columns, 12 of 16 registers are sums.
 const GROUP_ROWS: usize = 6;
 
-/// Lanes that all rows of a tile are multiplied with before the next ones: those of a panel stay in the first cache
-/// meanwhile, together with the next ones.
-const CHUNK: usize = 128;
+/// Lanes for each group of rows that all rows are multiplied with before the next ones: those of a panel stay near
+/// meanwhile, together with the next ones. Fewer for a lone group, which waits for memory if they leave the first cache.
+const CHUNK: usize = 96;
+
+/// Lanes in a round of the loop, which share the addresses of rows.
+const UNROLLED: usize = 4;
 
 /// What is fetched beside a block: an address for each lane.
 struct Ahead {
@@ -103,8 +106,8 @@ struct Ahead {
 /// the panels is fetched, line by line all along, since a burst would stand in the way of the products.
 #[inline(always)]
 unsafe fn by_chunks(tile: &Tile) {
-    let chunks = tile.lanes.div_ceil(CHUNK);
     let groups = tile.rows.div_ceil(GROUP_ROWS).max(1);
+    let chunks = tile.lanes.div_ceil(CHUNK * groups);
     for chunk in 0..chunks {
         let lanes = tile.lanes * chunk / chunks..tile.lanes * (chunk + 1) / chunks;
         let start = tile.b.wrapping_add(lanes.end * PANEL * 4);
@@ -151,7 +154,7 @@ unsafe fn block<const M: usize>(tile: &Tile, adds: bool, ahead: &Ahead) {
                 *sums = [_mm256_loadu_ps(out), _mm256_loadu_ps(out.add(8))];
             }
         }
-        for lane in 0..tile.lanes {
+        let mut step = |lane: usize| {
             _mm_prefetch::<_MM_HINT_T0>(ahead.start.wrapping_add(lane * ahead.stride).cast());
             let b = tile.b.cast::<f32>().add(lane * PANEL);
             let b = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
@@ -161,7 +164,12 @@ unsafe fn block<const M: usize>(tile: &Tile, adds: bool, ahead: &Ahead) {
                 sums[0] = _mm256_fmadd_ps(a, b[0], sums[0]);
                 sums[1] = _mm256_fmadd_ps(a, b[1], sums[1]);
             }
+        };
+        let rounds = tile.lanes / UNROLLED;
+        for round in 0..rounds {
+            (0..UNROLLED).for_each(|i| step(round * UNROLLED + i));
         }
+        (rounds * UNROLLED..tile.lanes).for_each(step);
         for (row, sums) in sums.into_iter().enumerate() {
             let out = tile.out.add(row * tile.out_stride);
             _mm256_storeu_ps(out, sums[0]);
