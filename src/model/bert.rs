@@ -100,9 +100,10 @@ impl Bert {
         let scratch = std::mem::take(scratch);
         let crew = self.kernel.crew(team, &scratch);
         self.embed(batch, &crew, &mut space);
-        let bounds = crew.bounds(batch.ids().len());
+        let mut bounds = crew.bounds(batch.ids().len());
         for layer in &self.layers {
             layer.forward(batch.offsets(), &bounds, self.heads, &crew, &mut space);
+            crew.balance(&mut bounds);
         }
         let mut vectors = vec![0.0; batch.sequences() * self.dim];
         for (vector, ends) in vectors.chunks_exact_mut(self.dim).zip(batch.offsets().windows(2)) {
@@ -172,7 +173,7 @@ impl Layer {
         let blocks = Block::between(context, bounds)
             .zip(Block::between(states, bounds))
             .zip(Block::between(operand, bounds).zip(Block::between(inner, bounds)));
-        crew.each(blocks, |crew, ((context, mut states), (mut operand, mut inner))| {
+        crew.each(bounds, blocks, |crew, ((context, mut states), (mut operand, mut inner))| {
             crew.project(&context, &self.attention_out, Into::Add(&mut states));
             crew.normalise(&self.attention_norm, &mut states, &mut operand);
             crew.project(&operand, &self.up, Into::Gelu(&mut inner));

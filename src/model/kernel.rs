@@ -24,6 +24,7 @@ mod team;
 use std::{
     ops::Range,
     sync::{Mutex, PoisonError},
+    time::Instant,
 };
 
 use arithmetic::Element;
@@ -148,19 +149,32 @@ const MOST_ROWS: usize = 256;
 /// The fewest rows of a block that is worth reading all weights for.
 const LEAST_ROWS: usize = 48;
 
+/// Rows of a tile.
+const UNIT: usize = 16;
+
 impl Crew<'_> {
     /// Bounds of the blocks that rows are best computed in: one for each member, unless they would be too small.
     pub fn bounds(&self, rows: usize) -> Vec<usize> {
-        /// Of a tile.
-        const UNIT: usize = 16;
         let members = if rows >= LEAST_ROWS * self.team.size() { self.team.size() } else { 1 };
         let count = rows.div_ceil(MOST_ROWS).next_multiple_of(members);
-        (0..=count).map(|i| (rows * i / count).next_multiple_of(UNIT).min(rows)).collect()
+        let even = (0..=count).map(|i| (rows * i / count).next_multiple_of(UNIT).min(rows));
+        let mut bounds: Vec<usize> = even.collect();
+        self.balance(&mut bounds);
+        bounds
     }
 
-    /// Works on blocks: each member on blocks of its own if there are enough of them, else all on one after the other.
+    /// Moves the bounds between blocks of one member each to where all would have ended at once.
+    pub fn balance(&self, bounds: &mut [usize]) {
+        if bounds.len() == self.team.size() + 1 {
+            self.team.divide(UNIT, bounds);
+        }
+    }
+
+    /// Works on blocks between these bounds: each member on blocks of its own if there are enough of them, else all on
+    /// one after the other.
     pub fn each<T: Send>(
         &self,
+        bounds: &[usize],
         blocks: impl ExactSizeIterator<Item = T>,
         work: impl Fn(&Crew<'_>, T) + Sync,
     ) {
@@ -169,11 +183,16 @@ impl Crew<'_> {
             return;
         }
         let blocks: Vec<Mutex<Option<T>>> = blocks.map(|block| Mutex::new(Some(block))).collect();
-        self.team.each(blocks.len(), &|member, i| {
+        let take = |i: usize| Some((i, blocks[i].lock().unwrap_or_else(PoisonError::into_inner).take()?));
+        self.team.each(blocks.len(), &|member, _| {
             let team = Team::alone();
             let alone = Crew { kernel: self.kernel, team: &team, scratch: &self.scratch[member..=member] };
-            let block = blocks[i].lock().unwrap_or_else(PoisonError::into_inner).take();
-            work(&alone, block.expect("each part is run once"));
+            // A member's own block, or that of one who comes late.
+            let block = take(member).or_else(|| (0..blocks.len()).find_map(take));
+            let (i, block) = block.expect("there is one for each call");
+            let begun = Instant::now();
+            work(&alone, block);
+            self.team.observe(member, bounds[i + 1] - bounds[i], begun.elapsed());
         });
     }
 

@@ -4,13 +4,15 @@
 //! so nobody waits for a helper that comes late or is taken off its core between two steps.
 
 use std::{
+    cell::Cell,
     hint::spin_loop,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     ptr::null_mut,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 /// The most helpers beside a leader.
@@ -18,6 +20,13 @@ const MOST_HELPERS: usize = 63;
 
 /// Rounds of waiting before the core is offered to other threads.
 const SPINS: u32 = 4096;
+
+thread_local! {
+    /// Of the calling thread, as its last team saw it.
+    static PACE: Cell<f32> = const { Cell::new(UNKNOWN) };
+}
+
+const UNKNOWN: f32 = 0.0;
 
 /// Who computes one forward pass: the calling thread, and those that help it.
 pub struct Team {
@@ -29,7 +38,12 @@ struct Session {
     places: Vec<Place>,
     joined: AtomicUsize,
     closed: AtomicBool,
+    /// Rows a second of each member: cores of one machine differ, and the same core from one moment to the next.
+    paces: Vec<Pace>,
 }
+
+/// A number in f32; what is read late does no harm.
+struct Pace(AtomicU32);
 
 /// One helper's mailbox, in a cache line of its own.
 #[repr(align(128))]
@@ -55,10 +69,13 @@ impl Team {
         Team { session: None }
     }
 
-    /// At most `helpers` threads may accept the invitation, at any time until the team is dropped.
+    /// Led by the calling thread; at most `helpers` threads may accept the invitation, at any time until the team is
+    /// dropped.
     pub fn with_helpers(helpers: usize) -> (Team, Invitation) {
         let places = (0..helpers.min(MOST_HELPERS)).map(|_| Place(AtomicPtr::new(null_mut()))).collect();
-        let session = Session { places, joined: AtomicUsize::new(0), closed: AtomicBool::new(false) };
+        let paces = (0..=helpers.min(MOST_HELPERS)).map(|_| Pace::new(UNKNOWN)).collect();
+        let session = Session { places, joined: AtomicUsize::new(0), closed: AtomicBool::new(false), paces };
+        session.paces[0].set(PACE.get());
         let session = Arc::new(session);
         (Team { session: Some(Arc::clone(&session)) }, Invitation(session))
     }
@@ -66,6 +83,32 @@ impl Team {
     /// The most threads that take part.
     pub fn size(&self) -> usize {
         1 + self.session.as_ref().map_or(0, |session| session.places.len())
+    }
+
+    /// How `total`, in multiples of `unit`, is divided so that all members end at once, by what they did until now:
+    /// bounds of one part for each, none of which is empty. Unchanged while nothing is known about somebody.
+    pub(super) fn divide(&self, unit: usize, bounds: &mut [usize]) {
+        let Some(Session { paces, .. }) = self.session.as_deref() else { return };
+        let paces = || paces.iter().map(Pace::get);
+        if paces().any(|pace| pace == UNKNOWN) {
+            return;
+        }
+        let (members, all) = (self.size(), paces().sum::<f32>());
+        let total = bounds[members];
+        let mut before = 0.0;
+        for (member, pace) in (1..members).zip(paces()) {
+            before += pace;
+            let fair = (total as f32 * before / all / unit as f32).round() as usize * unit;
+            let (least, most) = (bounds[member - 1] + unit, (total / unit - (members - member)) * unit);
+            bounds[member] = fair.clamp(least, most);
+        }
+    }
+
+    /// A member computed so many rows in that time.
+    pub(super) fn observe(&self, member: usize, rows: usize, time: Duration) {
+        if let Some(session) = &self.session {
+            session.paces[member].add(rows as f32 / time.as_secs_f32().max(1e-6));
+        }
     }
 
     /// Calls `work(member, index)` once for each index below `count`; members are below [`Team::size`], and no
@@ -84,6 +127,7 @@ impl Team {
 impl Drop for Team {
     fn drop(&mut self) {
         if let Some(session) = &self.session {
+            PACE.set(session.paces[0].get());
             session.closed.store(true, Ordering::Release);
         }
     }
@@ -95,6 +139,8 @@ impl Invitation {
         let session = &*self.0;
         let place = session.joined.fetch_add(1, Ordering::AcqRel);
         let Some(Place(mail)) = session.places.get(place) else { return };
+        let pace = &session.paces[place + 1];
+        pace.set(PACE.get());
         let mut spins = 0;
         while !session.closed.load(Ordering::Acquire) {
             let step = mail.swap(null_mut(), Ordering::Acquire);
@@ -109,6 +155,27 @@ impl Invitation {
             step.run(place + 1);
             step.helpers.fetch_sub(1, Ordering::Release);
         }
+        PACE.set(pace.get());
+    }
+}
+
+impl Pace {
+    fn new(rows_a_second: f32) -> Pace {
+        Pace(AtomicU32::new(rows_a_second.to_bits()))
+    }
+
+    fn get(&self) -> f32 {
+        f32::from_bits(self.0.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, rows_a_second: f32) {
+        self.0.store(rows_a_second.to_bits(), Ordering::Relaxed);
+    }
+
+    /// The mean with what was known: a thread that was off its core once is not slow for long.
+    fn add(&self, rows_a_second: f32) {
+        let known = self.get();
+        self.set(if known == UNKNOWN { rows_a_second } else { f32::midpoint(known, rows_a_second) });
     }
 }
 
@@ -217,6 +284,44 @@ mod tests {
     fn a_team_without_anyone_who_came_does_all_itself() {
         let (team, _invitation) = Team::with_helpers(4);
         check_each_part_runs_once(&team);
+    }
+
+    fn check_division(paces: &[f32], total: usize, expected: &[usize]) {
+        let (team, _invitation) = Team::with_helpers(paces.len() - 1);
+        let even = (0..=paces.len()).map(|i| total * i / paces.len());
+        let mut bounds: Vec<usize> = even.collect();
+        let session = team.session.as_deref().expect("there are helpers");
+        session.paces.iter().zip(paces).for_each(|(pace, &of)| pace.set(of));
+        team.divide(16, &mut bounds);
+        assert_eq!(bounds, expected, "{paces:?}");
+    }
+
+    #[test]
+    fn who_is_faster_gets_more_and_nobody_gets_nothing() {
+        check_division(&[UNKNOWN, 5.0], 127, &[0, 63, 127]);
+        check_division(&[5.0, 5.0], 127, &[0, 64, 127]);
+        check_division(&[3.0, 1.0], 127, &[0, 96, 127]);
+        check_division(&[1e-3, 1e9], 127, &[0, 16, 127]);
+        check_division(&[1e9, 1e-3], 127, &[0, 96, 127]);
+        check_division(&[1.0, 1e9, 1.0], 144, &[0, 16, 128, 144]);
+    }
+
+    #[test]
+    fn a_pace_follows_what_is_seen_and_stays_with_its_thread() {
+        let of_leader = |team: &Team| team.session.as_deref().expect("there are helpers").paces[0].get();
+        std::thread::spawn(move || {
+            let (team, _invitation) = Team::with_helpers(1);
+            assert_eq!(of_leader(&team), UNKNOWN);
+            team.observe(0, 100, Duration::from_secs(1));
+            assert_eq!(of_leader(&team), 100.0);
+            team.observe(0, 50, Duration::from_secs(1));
+            assert_eq!(of_leader(&team), 75.0);
+            drop(team);
+            let (team, _invitation) = Team::with_helpers(3);
+            assert_eq!(of_leader(&team), 75.0);
+        })
+        .join()
+        .expect("it holds");
     }
 
     #[test]

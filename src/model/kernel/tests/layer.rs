@@ -88,7 +88,7 @@ impl Layer {
             let blocks = Block::between(context, &bounds)
                 .zip(Block::between(states, &bounds))
                 .zip(Block::between(operand, &bounds).zip(Block::between(inner, &bounds)));
-            crew.each(blocks, |crew, ((context, mut states), (mut operand, mut inner))| {
+            crew.each(&bounds, blocks, |crew, ((context, mut states), (mut operand, mut inner))| {
                 crew.project(&context, &self.attention_out, Into::Add(&mut states));
                 crew.normalise(&self.norm, &mut states, &mut operand);
                 crew.project(&operand, &self.up, Into::Gelu(&mut inner));
