@@ -166,9 +166,9 @@ impl Bert {
 impl Layer {
     fn forward(&self, offsets: &[usize], bounds: &[usize], heads: Heads, crew: &Crew<'_>, space: &mut Space) {
         let Space { states, operand, query_key_value, context, inner, .. } = space;
-        for (x, mut to) in Block::between(operand, bounds).zip(Block::between(query_key_value, bounds)) {
-            crew.project(&x, &self.query_key_value, Into::Store(&mut to));
-        }
+        let all = 0..offsets[offsets.len() - 1];
+        let (x, mut to) = (Block::new(operand, all.clone()), Block::new(query_key_value, all));
+        crew.project(&x, &self.query_key_value, Into::Store(&mut to));
         crew.attend(query_key_value, offsets, heads, context);
         let blocks = Block::between(context, bounds)
             .zip(Block::between(states, bounds))

@@ -152,13 +152,17 @@ const LEAST_ROWS: usize = 48;
 /// Rows of a tile.
 const UNIT: usize = 16;
 
+/// Where the `i`th of `count` blocks of rows begins.
+fn bound(rows: usize, i: usize, count: usize) -> usize {
+    (rows * i / count).next_multiple_of(UNIT).min(rows)
+}
+
 impl Crew<'_> {
     /// Bounds of the blocks that rows are best computed in: one for each member, unless they would be too small.
     pub fn bounds(&self, rows: usize) -> Vec<usize> {
         let members = if rows >= LEAST_ROWS * self.team.size() { self.team.size() } else { 1 };
         let count = rows.div_ceil(MOST_ROWS).next_multiple_of(members);
-        let even = (0..=count).map(|i| (rows * i / count).next_multiple_of(UNIT).min(rows));
-        let mut bounds: Vec<usize> = even.collect();
+        let mut bounds: Vec<usize> = (0..=count).map(|i| bound(rows, i, count)).collect();
         self.balance(&mut bounds);
         bounds
     }
@@ -215,13 +219,17 @@ impl Crew<'_> {
             }
         };
         let (panels, parts) = (weights.panels(), self.parts(weights.panels()));
-        self.team.each(parts, &|member, i| {
-            let panels = panels * i / parts..panels * (i + 1) / parts;
-            let part = Product { x, weights, rows: rows.clone(), panels, epilogue };
-            // SAFETY: supported, as `crew` checked; the shapes fit, as checked above; parts differ in columns, and
-            // the rows that are written are this block's alone.
-            unsafe { (self.kernel.ops.product)(&part, &self.scratch[member]) }
-        });
+        let count = rows.len().div_ceil(MOST_ROWS);
+        let bound = |i| rows.start + bound(rows.len(), i, count);
+        for rows in (0..count).map(|i| bound(i)..bound(i + 1)) {
+            self.team.each(parts, &|member, i| {
+                let panels = panels * i / parts..panels * (i + 1) / parts;
+                let part = Product { x, weights, rows: rows.clone(), panels, epilogue };
+                // SAFETY: supported, as `crew` checked; the shapes fit, as checked above; parts differ in columns,
+                // and the rows that are written are this block's alone.
+                unsafe { (self.kernel.ops.product)(&part, &self.scratch[member]) }
+            });
+        }
         if let Into::Store(to) | Into::Gelu(to) = into {
             self.seal(to);
         }
