@@ -76,10 +76,12 @@ impl Report {
 pub fn singles(singles: &[Single]) -> String {
     let mut text = String::from("| what | median | range |\n| --- | --- | --- |\n");
     for Single { what, rounds } in singles {
-        let (least, most) = range(rounds);
+        let range = match range(rounds) {
+            _ if rounds.len() == 1 => "one run".to_owned(),
+            (least, most) => format!("{} to {}", short(least), short(most)),
+        };
         // Writing to a string cannot fail.
-        let _ =
-            writeln!(text, "| {what} | {} | {} to {} |", short(median(rounds)), short(least), short(most));
+        let _ = writeln!(text, "| {what} | {} | {range} |", short(median(rounds)));
     }
     text
 }
