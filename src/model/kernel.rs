@@ -162,12 +162,10 @@ impl Crew<'_> {
     pub fn bounds(&self, rows: usize) -> Vec<usize> {
         let members = if rows >= LEAST_ROWS * self.team.size() { self.team.size() } else { 1 };
         let count = rows.div_ceil(MOST_ROWS).next_multiple_of(members);
-        let mut bounds: Vec<usize> = (0..=count).map(|i| bound(rows, i, count)).collect();
-        self.balance(&mut bounds);
-        bounds
+        (0..=count).map(|i| bound(rows, i, count)).collect()
     }
 
-    /// Moves the bounds between blocks of one member each to where all would have ended at once.
+    /// Moves the bounds between blocks of one member each to where all would have ended at once in the layer before.
     pub fn balance(&self, bounds: &mut [usize]) {
         if bounds.len() == self.team.size() + 1 {
             self.team.divide(UNIT, bounds);

@@ -4,7 +4,6 @@
 //! so nobody waits for a helper that comes late or is taken off its core between two steps.
 
 use std::{
-    cell::Cell,
     hint::spin_loop,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     ptr::null_mut,
@@ -21,11 +20,7 @@ const MOST_HELPERS: usize = 63;
 /// Rounds of waiting before the core is offered to other threads.
 const SPINS: u32 = 4096;
 
-thread_local! {
-    /// Of the calling thread, as its last team saw it.
-    static PACE: Cell<f32> = const { Cell::new(UNKNOWN) };
-}
-
+/// Of a member that has not computed anything yet.
 const UNKNOWN: f32 = 0.0;
 
 /// Who computes one forward pass: the calling thread, and those that help it.
@@ -69,13 +64,11 @@ impl Team {
         Team { session: None }
     }
 
-    /// Led by the calling thread; at most `helpers` threads may accept the invitation, at any time until the team is
-    /// dropped.
+    /// At most `helpers` threads may accept the invitation, at any time until the team is dropped.
     pub fn with_helpers(helpers: usize) -> (Team, Invitation) {
         let places = (0..helpers.min(MOST_HELPERS)).map(|_| Place(AtomicPtr::new(null_mut()))).collect();
         let paces = (0..=helpers.min(MOST_HELPERS)).map(|_| Pace::new(UNKNOWN)).collect();
         let session = Session { places, joined: AtomicUsize::new(0), closed: AtomicBool::new(false), paces };
-        session.paces[0].set(PACE.get());
         let session = Arc::new(session);
         (Team { session: Some(Arc::clone(&session)) }, Invitation(session))
     }
@@ -85,8 +78,8 @@ impl Team {
         1 + self.session.as_ref().map_or(0, |session| session.places.len())
     }
 
-    /// How `total`, in multiples of `unit`, is divided so that all members end at once, by what they did until now:
-    /// bounds of one part for each, none of which is empty. Unchanged while nothing is known about somebody.
+    /// Moves the bounds between parts of one member each, in multiples of `unit`, to where all would have ended at once;
+    /// none becomes empty. What would move by less than a unit stays, and all does while somebody's pace is unknown.
     pub(super) fn divide(&self, unit: usize, bounds: &mut [usize]) {
         let Some(Session { paces, .. }) = self.session.as_deref() else { return };
         let paces = || paces.iter().map(Pace::get);
@@ -98,9 +91,12 @@ impl Team {
         let mut before = 0.0;
         for (member, pace) in (1..members).zip(paces()) {
             before += pace;
-            let fair = (total as f32 * before / all / unit as f32).round() as usize * unit;
+            let fair = total as f32 * before / all;
+            if (fair - bounds[member] as f32).abs() >= unit as f32 {
+                bounds[member] = (fair / unit as f32).round() as usize * unit;
+            }
             let (least, most) = (bounds[member - 1] + unit, (total / unit - (members - member)) * unit);
-            bounds[member] = fair.clamp(least, most);
+            bounds[member] = bounds[member].clamp(least, most);
         }
     }
 
@@ -127,7 +123,6 @@ impl Team {
 impl Drop for Team {
     fn drop(&mut self) {
         if let Some(session) = &self.session {
-            PACE.set(session.paces[0].get());
             session.closed.store(true, Ordering::Release);
         }
     }
@@ -139,8 +134,6 @@ impl Invitation {
         let session = &*self.0;
         let place = session.joined.fetch_add(1, Ordering::AcqRel);
         let Some(Place(mail)) = session.places.get(place) else { return };
-        let pace = &session.paces[place + 1];
-        pace.set(PACE.get());
         let mut spins = 0;
         while !session.closed.load(Ordering::Acquire) {
             let step = mail.swap(null_mut(), Ordering::Acquire);
@@ -155,7 +148,6 @@ impl Invitation {
             step.run(place + 1);
             step.helpers.fetch_sub(1, Ordering::Release);
         }
-        PACE.set(pace.get());
     }
 }
 
@@ -288,7 +280,7 @@ mod tests {
 
     fn check_division(paces: &[f32], total: usize, expected: &[usize]) {
         let (team, _invitation) = Team::with_helpers(paces.len() - 1);
-        let even = (0..=paces.len()).map(|i| total * i / paces.len());
+        let even = (0..paces.len()).map(|i| (total * i / paces.len()).next_multiple_of(16)).chain([total]);
         let mut bounds: Vec<usize> = even.collect();
         let session = team.session.as_deref().expect("there are helpers");
         session.paces.iter().zip(paces).for_each(|(pace, &of)| pace.set(of));
@@ -298,7 +290,8 @@ mod tests {
 
     #[test]
     fn who_is_faster_gets_more_and_nobody_gets_nothing() {
-        check_division(&[UNKNOWN, 5.0], 127, &[0, 63, 127]);
+        check_division(&[UNKNOWN, 5.0], 127, &[0, 64, 127]);
+        check_division(&[5.0, 4.0], 127, &[0, 64, 127]);
         check_division(&[5.0, 5.0], 127, &[0, 64, 127]);
         check_division(&[3.0, 1.0], 127, &[0, 96, 127]);
         check_division(&[1e-3, 1e9], 127, &[0, 16, 127]);
@@ -307,21 +300,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pace_follows_what_is_seen_and_stays_with_its_thread() {
-        let of_leader = |team: &Team| team.session.as_deref().expect("there are helpers").paces[0].get();
-        std::thread::spawn(move || {
-            let (team, _invitation) = Team::with_helpers(1);
-            assert_eq!(of_leader(&team), UNKNOWN);
-            team.observe(0, 100, Duration::from_secs(1));
-            assert_eq!(of_leader(&team), 100.0);
-            team.observe(0, 50, Duration::from_secs(1));
-            assert_eq!(of_leader(&team), 75.0);
-            drop(team);
-            let (team, _invitation) = Team::with_helpers(3);
-            assert_eq!(of_leader(&team), 75.0);
-        })
-        .join()
-        .expect("it holds");
+    fn a_pace_follows_what_is_seen() {
+        let (team, _invitation) = Team::with_helpers(1);
+        let pace = || team.session.as_deref().expect("there are helpers").paces[1].get();
+        assert_eq!(pace(), UNKNOWN);
+        team.observe(1, 100, Duration::from_secs(1));
+        assert_eq!(pace(), 100.0);
+        team.observe(1, 50, Duration::from_secs(1));
+        assert_eq!(pace(), 75.0);
     }
 
     #[test]
