@@ -170,7 +170,7 @@ mod tests {
         let queue = SharedQueue::new();
         queue.push(FLOW, (0..4).map(|_| (SMALLEST_SHARE, ())));
         queue.lock().idle_threads = 1;
-        let mut pass = |limit| match queue.next_pass(limit, |_| true) {
+        let pass = |limit| match queue.next_pass(limit, |_| true) {
             Some(Work::Batch(batch, team)) => (batch.len(), team.size()),
             _ => panic!("no batch"),
         };
