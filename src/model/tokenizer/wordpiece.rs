@@ -1,4 +1,4 @@
-//! BERT's tokenizer for ids alone: no offsets, no strings, nothing allocated for a word. Thirty times as fast as the
+//! BERT's tokenizer for ids alone: no offsets, no strings, nothing allocated for a word. Ten times as fast as the
 //! `tokenizers` crate, and the same ids; what it can't be sure of is left to that crate.
 
 use std::collections::HashMap;
