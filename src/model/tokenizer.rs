@@ -75,8 +75,10 @@ impl Tokenizer {
         if prefix.len() + suffix.len() >= manifest.max_tokens {
             return Err(refuse(format!("no room beside special tokens in {} tokens", manifest.max_tokens)));
         }
+        let words = WordPiece::of(&inner).filter(|words| agrees(words, &inner));
+        words.iter().for_each(WordPiece::prepare);
         Ok(Tokenizer {
-            words: WordPiece::of(&inner).filter(|words| agrees(words, &inner)),
+            words,
             inner,
             file,
             max_tokens: manifest.max_tokens,

@@ -51,6 +51,11 @@ impl WordPiece {
         })
     }
 
+    /// Once at load, so that no call pays for it.
+    pub fn prepare(&self) {
+        self.characters.prepare();
+    }
+
     /// Token ids of a text, without special tokens; none if the text is one that only the crate knows about.
     pub fn encode(&self, text: &str) -> Option<Vec<u32>> {
         if self.added.is_match(text) {
