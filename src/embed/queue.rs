@@ -17,12 +17,13 @@ pub(super) enum Work<T> {
 pub(super) struct SharedQueue<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
+    threads: usize,
 }
 
 struct State<T> {
     queue: FairQueue<T>,
     idle_threads: usize,
-    /// For threads that were idle when a pass began.
+    /// To the pass that began last, one for each other thread: whoever has nothing else to do takes one.
     invitations: Vec<Invitation>,
     closed: bool,
 }
@@ -31,10 +32,11 @@ struct State<T> {
 const SMALLEST_SHARE: usize = 64;
 
 impl<T> SharedQueue<T> {
-    pub fn new() -> SharedQueue<T> {
+    /// For so many threads.
+    pub fn new(threads: usize) -> SharedQueue<T> {
         let state =
             State { queue: FairQueue::new(), idle_threads: 0, invitations: Vec::new(), closed: false };
-        SharedQueue { state: Mutex::new(state), changed: Condvar::new() }
+        SharedQueue { state: Mutex::new(state), changed: Condvar::new(), threads }
     }
 
     /// Drops the jobs if the queue is closed, which tells their callers.
@@ -65,8 +67,9 @@ impl<T> SharedQueue<T> {
         }
     }
 
-    /// The same for forward passes, but what fits one is not cut: where nothing is left for threads that are idle, they
-    /// are invited to help. Together they read the weights once, and however unequal the jobs, all end at once.
+    /// The same for forward passes, but what fits one is not cut: where nothing is left for the other threads, they
+    /// are invited to help, now or when they become idle. Together they read the weights once, and however unequal the
+    /// jobs, all end at once.
     pub fn next_pass(&self, limit: usize, keep: impl Fn(&T) -> bool) -> Option<Work<T>> {
         let most =
             |state: &State<T>| if state.queue.tokens() <= limit { limit } else { state.share().min(limit) };
@@ -103,13 +106,16 @@ impl<T> SharedQueue<T> {
     }
 
     fn invite(&self, state: &mut State<T>) -> Team {
-        if state.idle_threads == 0 || !state.queue.is_empty() {
+        let others = self.threads - 1;
+        if others == 0 || !state.queue.is_empty() {
             return Team::alone();
         }
-        let (team, invitation) = Team::with_helpers(state.idle_threads);
+        let (team, invitation) = Team::with_helpers(others);
         // Whoever was invited before and has not come is too late.
-        state.invitations = vec![invitation; state.idle_threads];
-        self.changed.notify_all();
+        state.invitations = vec![invitation; others];
+        if state.idle_threads > 0 {
+            self.changed.notify_all();
+        }
         team
     }
 
@@ -147,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_lone_job_is_computed_with_the_help_of_an_idle_thread() {
-        let queue = SharedQueue::new();
+        let queue = SharedQueue::new(2);
         std::thread::scope(|scope| {
             let helper = scope.spawn(|| match queue.next_pass(100, |_| true) {
                 Some(Work::Help(invitation)) => invitation.help(),
@@ -166,8 +172,33 @@ mod tests {
     }
 
     #[test]
+    fn a_pass_is_joined_by_whoever_becomes_idle_while_it_runs() {
+        let queue = SharedQueue::new(2);
+        queue.push(FLOW, [(10, ())]);
+        let Some(Work::Batch(_, team)) = queue.next_pass(100, |_| true) else { panic!("no batch") };
+        assert_eq!((team.size(), team.present()), (2, 1));
+        std::thread::scope(|scope| {
+            scope.spawn(|| match queue.next_pass(100, |_| true) {
+                Some(Work::Help(invitation)) => invitation.help(),
+                other => panic!("a batch, or nothing: {}", other.is_some()),
+            });
+            while team.present() < 2 {
+                std::thread::yield_now();
+            }
+            drop(team);
+        });
+    }
+
+    #[test]
+    fn a_lone_thread_invites_nobody() {
+        let queue = SharedQueue::new(1);
+        queue.push(FLOW, [(10, ())]);
+        assert!(matches!(queue.next_pass(100, |_| true), Some(Work::Batch(_, team)) if team.size() == 1));
+    }
+
+    #[test]
     fn idle_threads_share_what_is_too_much_for_one_pass() {
-        let queue = SharedQueue::new();
+        let queue = SharedQueue::new(2);
         queue.push(FLOW, (0..4).map(|_| (SMALLEST_SHARE, ())));
         queue.lock().idle_threads = 1;
         let pass = |limit| match queue.next_pass(limit, |_| true) {
@@ -180,7 +211,7 @@ mod tests {
 
     #[test]
     fn idle_threads_share_what_waits_where_nobody_can_help() {
-        let queue = SharedQueue::new();
+        let queue = SharedQueue::new(2);
         queue.push(FLOW, (0..4).map(|_| (SMALLEST_SHARE, ())));
         queue.lock().idle_threads = 1;
         assert_eq!(queue.next_batch(1000, |_| true).map(|batch| batch.len()), Some(2));

@@ -36,7 +36,7 @@ const BYTES_IN_PLACE: usize = 96;
 
 impl TextThreads {
     pub fn start(count: usize, metrics: &Metrics) -> io::Result<TextThreads> {
-        let started = TextThreads { queue: Arc::new(SharedQueue::new()), threads: Mutex::default() };
+        let started = TextThreads { queue: Arc::new(SharedQueue::new(count)), threads: Mutex::default() };
         for index in 0..count {
             let (queue, metrics) = (Arc::clone(&started.queue), metrics.clone());
             let thread = std::thread::Builder::new().name(format!("assay-text-{index}"));

@@ -100,7 +100,7 @@ impl ComputeThreads {
         let (stop, stopping) = mpsc::channel();
         let stopping = Arc::new(Mutex::new(stopping));
         let started = ComputeThreads {
-            queue: Arc::new(SharedQueue::new()),
+            queue: Arc::new(SharedQueue::new(settings.threads)),
             stopping: Mutex::new(Some(stop)),
             threads: Mutex::default(),
         };
@@ -157,7 +157,7 @@ impl Worker {
         Priority::Compute.take();
         while let Some(work) = self.queue.next_pass(self.batch_tokens, |job| self.is_wanted(job)) {
             let work = || match work {
-                Work::Batch(batch, team) => self.compute(batch, &team),
+                Work::Batch(batch, team) => self.compute(batch, team),
                 Work::Help(invitation) => invitation.help(),
             };
             // Forward passes have their own guard; this one keeps the thread whatever else goes wrong.
@@ -175,10 +175,13 @@ impl Worker {
         waiting
     }
 
-    fn compute(&self, batch: Vec<Job>, team: &Team) {
+    fn compute(&self, batch: Vec<Job>, team: Team) {
         let packed = pack(&batch);
         let pass = self.begin(&packed);
-        match self.pass(&packed, team) {
+        let states = self.pass(&packed, &team);
+        // Who helped is idle before a caller, once answered, asks for more.
+        drop(team);
+        match states {
             Ok(states) => {
                 let compute = pass.started.elapsed();
                 self.metrics.batch(&packed, compute);

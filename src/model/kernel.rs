@@ -158,16 +158,26 @@ fn bound(rows: usize, i: usize, count: usize) -> usize {
 }
 
 impl Crew<'_> {
-    /// Bounds of the blocks that rows are best computed in: one for each member, unless they would be too small.
+    /// Bounds of the blocks that rows are best computed in: one for each member who came, unless they would be too
+    /// small.
     pub fn bounds(&self, rows: usize) -> Vec<usize> {
-        let members = if rows >= LEAST_ROWS * self.team.size() { self.team.size() } else { 1 };
-        let count = rows.div_ceil(MOST_ROWS).next_multiple_of(members);
+        let count = self.blocks(rows);
         (0..=count).map(|i| bound(rows, i, count)).collect()
     }
 
-    /// Moves the bounds between blocks of one member each to where all would have ended at once in the layer before.
-    pub fn balance(&self, bounds: &mut [usize]) {
-        if bounds.len() == self.team.size() + 1 {
+    fn blocks(&self, rows: usize) -> usize {
+        let present = self.team.present();
+        let members = if rows >= LEAST_ROWS * present { present } else { 1 };
+        rows.div_ceil(MOST_ROWS).next_multiple_of(members)
+    }
+
+    /// Moves the bounds between blocks of one member each to where all would have ended at once in the layer before;
+    /// new ones where somebody came meanwhile.
+    pub fn balance(&self, bounds: &mut Vec<usize>) {
+        let (count, rows) = (bounds.len() - 1, bounds[bounds.len() - 1]);
+        if self.blocks(rows) != count {
+            *bounds = self.bounds(rows);
+        } else if count == self.team.present() {
             self.team.divide(UNIT, bounds);
         }
     }
@@ -180,7 +190,8 @@ impl Crew<'_> {
         blocks: impl ExactSizeIterator<Item = T>,
         work: impl Fn(&Crew<'_>, T) + Sync,
     ) {
-        if self.team.size() == 1 || blocks.len() < self.team.size() {
+        let present = self.team.present();
+        if present == 1 || blocks.len() < present {
             blocks.for_each(|block| work(self, block));
             return;
         }
@@ -295,7 +306,10 @@ impl Crew<'_> {
 
     /// Into how many parts a step of `units` is cut: a few for each member, so that nobody waits long for the last.
     fn parts(&self, units: usize) -> usize {
-        if self.team.size() == 1 { 1 } else { units.min(3 * self.team.size()).max(1) }
+        match self.team.present() {
+            1 => 1,
+            members => units.min(3 * members).max(1),
+        }
     }
 }
 

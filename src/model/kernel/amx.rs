@@ -18,7 +18,7 @@ use super::{
     table::has_avx512,
 };
 
-use tiles::{block, store_tiles, strip};
+use tiles::{block, fetch_step, store_tiles, strip};
 
 /// Rows of a block: two tiles.
 const ROWS: usize = 32;
@@ -32,6 +32,9 @@ struct Support {
     int8: bool,
     fp16: bool,
 }
+
+/// How many bytes ahead of a product its panel is brought to the first cache: a tile load waits for all its lines.
+const AHEAD: usize = 4096;
 
 /// What the CPU has and the system lets this process use.
 static SUPPORT: LazyLock<Support> = LazyLock::new(|| {

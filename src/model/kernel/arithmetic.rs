@@ -70,6 +70,8 @@ pub(super) struct Tile {
     pub b: *const u8,
     /// Scale and sum of each column, of integers.
     pub b_columns: *const [f32; 2],
+    /// Whether `b` has yet to come to the first cache.
+    pub is_far: bool,
     /// Along the inputs; a multiple of [`Arithmetic::LANE_UNIT`].
     pub lanes: usize,
     /// `[rows, 32]` with `out_stride` numbers between rows; rows up to [`Arithmetic::ROWS`] are writable.

@@ -162,6 +162,7 @@ unsafe fn blocks_of_product<A: Arithmetic>(part: &Product<'_>, scratch: &Scratch
                     a_scales: x.scale_at(rows.start),
                     b: weights.panel(panel),
                     b_columns: weights.columns(panel),
+                    is_far: lines_of_panel > LINES_KEPT || rows.start == part.rows.start,
                     lanes,
                     out: sums[0],
                     out_stride: PANEL,
@@ -287,6 +288,9 @@ impl<A: Arithmetic, F: Finish<A>> Beside for Finishing<'_, A, F> {
 }
 
 const CACHE_LINE: usize = 64;
+
+/// What of a panel the first cache keeps from one block of rows to the next, with room for the rows.
+const LINES_KEPT: usize = 512;
 
 /// Brings a line of what will be read soon near the core; a hint, which may name any address.
 #[inline(always)]

@@ -78,15 +78,21 @@ impl Team {
         1 + self.session.as_ref().map_or(0, |session| session.places.len())
     }
 
+    /// How many take part by now.
+    pub fn present(&self) -> usize {
+        1 + self.session.as_ref().map_or(0, |session| session.present())
+    }
+
     /// Moves the bounds between parts of one member each, in multiples of `unit`, to where all would have ended at once;
     /// none becomes empty. What would move by less than a unit stays, and all does while somebody's pace is unknown.
     pub(super) fn divide(&self, unit: usize, bounds: &mut [usize]) {
         let Some(Session { paces, .. }) = self.session.as_deref() else { return };
-        let paces = || paces.iter().map(Pace::get);
+        let members = bounds.len() - 1;
+        let paces = || paces[..members].iter().map(Pace::get);
         if paces().any(|pace| pace == UNKNOWN) {
             return;
         }
-        let (members, all) = (self.size(), paces().sum::<f32>());
+        let all: f32 = paces().sum();
         let total = bounds[members];
         let mut before = 0.0;
         for (member, pace) in (1..members).zip(paces()) {
@@ -172,8 +178,13 @@ impl Pace {
 }
 
 impl Session {
+    /// Helpers that came.
+    fn present(&self) -> usize {
+        self.joined.load(Ordering::Acquire).min(self.places.len())
+    }
+
     fn lead(&self, count: usize, work: &(dyn Fn(usize, usize) + Sync)) {
-        let helpers = self.joined.load(Ordering::Acquire).min(self.places.len()).min(count - 1);
+        let helpers = self.present().min(count - 1);
         // SAFETY: only the lifetime is dropped; the step ends before this function does.
         let work = unsafe {
             std::mem::transmute::<

@@ -1,5 +1,9 @@
 //! Programs of tile instructions.
 
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
+use super::{super::matrix::PANEL, LANE_UNIT};
+
 /// Two tiles of sums side by side.
 macro_rules! store_tiles {
     ($low:literal, $high:literal, $out:expr, $stride:expr) => {
@@ -46,6 +50,9 @@ macro_rules! block {
                     b_stride = in(reg) PANEL * 4,
                     options(nostack, readonly, preserves_flags),
                 );
+                if tile.is_far {
+                    fetch_step(b.wrapping_add(AHEAD));
+                }
                 a = a.add(LANE_UNIT * 4);
                 b = b.add(LANE_UNIT * PANEL * 4);
                 $other.step();
@@ -67,6 +74,9 @@ macro_rules! block {
                     b_stride = in(reg) PANEL * 4,
                     options(nostack, readonly, preserves_flags),
                 );
+                if tile.is_far {
+                    fetch_step(b.wrapping_add(AHEAD));
+                }
                 a = a.add(LANE_UNIT * 4);
                 b = b.add(LANE_UNIT * PANEL * 4);
                 $other.step();
@@ -131,6 +141,15 @@ macro_rules! strip {
             store_tiles!("tmm2", "tmm3", out.add(next_out).sub(PANEL), tile.out_stride);
         }
     }};
+}
+
+/// Brings one step of a panel into the first cache; a hint, which may name any address.
+#[inline(always)]
+pub(super) fn fetch_step(step: *const u8) {
+    for line in 0..LANE_UNIT * PANEL * 4 / 64 {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(step.wrapping_add(line * 64).cast()) };
+    }
 }
 
 pub(super) use {block, store_tiles, strip};

@@ -4,7 +4,7 @@ use super::{
     super::{
         Block, Crew, Heads, Into, Kernel, LayerNorm, Linear, Operand, Precision, Rows, Scratch, Source, Team,
     },
-    Numbers, bits, kernels, plain, poison, with_team,
+    Numbers, bits, kernels, no_attention, plain, poison, with_team,
 };
 
 /// A layer as of bert.rs, and the widths of its model.
@@ -196,4 +196,26 @@ fn nothing_of_an_earlier_pass_reaches_a_result() {
             }
         }
     }
+}
+
+#[test]
+fn rows_are_divided_among_those_who_came() {
+    let kernel = plain(Precision::F32);
+    std::thread::scope(|scope| {
+        let (team, invitation) = Team::with_helpers(1);
+        let scratch = no_attention(kernel, &team);
+        let crew = kernel.crew(&team, &scratch);
+        let mut bounds = crew.bounds(127);
+        assert_eq!(bounds, [0, 127]);
+        crew.balance(&mut bounds);
+        assert_eq!(bounds, [0, 127]);
+        scope.spawn(move || invitation.help());
+        while team.present() < 2 {
+            std::thread::yield_now();
+        }
+        crew.balance(&mut bounds);
+        assert_eq!(bounds, [0, 64, 127]);
+        assert_eq!(crew.bounds(40), [0, 40], "too few to read all weights twice for");
+        drop(team);
+    });
 }
