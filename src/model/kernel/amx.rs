@@ -18,7 +18,7 @@ use super::{
     table::has_avx512,
 };
 
-use tiles::{block, fetch_step, store_tiles, strip};
+use tiles::{TILE_COLUMNS, block, fetch_step, store, strip};
 
 /// Rows of a block: two tiles.
 const ROWS: usize = 32;

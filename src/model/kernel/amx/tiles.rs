@@ -1,15 +1,26 @@
 //! Programs of tile instructions.
+//!
+//! A core has few registers behind the eight tiles, and fewer while its other hardware thread computes. A tile that is
+//! zeroed has none, so each is zeroed as soon as it is no longer read, and loads and products need not wait for one
+//! another: beside a busy neighbour a step of four products takes 68 ns instead of 122, alone it takes 28 as before.
+//! So all tiles are 0 before a program and after it, as `ldtilecfg` leaves them.
 
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::arch::{
+    asm,
+    x86_64::{_MM_HINT_T0, _mm_prefetch},
+};
 
 use super::{super::matrix::PANEL, LANE_UNIT};
 
-/// Two tiles of sums side by side.
-macro_rules! store_tiles {
-    ($low:literal, $high:literal, $out:expr, $stride:expr) => {
+/// Of f32 or of lanes.
+pub(super) const TILE_COLUMNS: usize = 16;
+
+/// One tile of sums.
+macro_rules! store {
+    ($tile:literal, $out:expr, $stride:expr) => {
         asm!(
-            concat!("tilestored [{out} + {stride}], ", $low),
-            concat!("tilestored [{out} + {stride} + 64], ", $high),
+            concat!("tilestored [{out} + {stride}], ", $tile),
+            concat!("tilezero ", $tile),
             out = in(reg) $out,
             stride = in(reg) $stride * 4,
             options(nostack, preserves_flags),
@@ -29,20 +40,20 @@ macro_rules! block {
         let steps = tile.lanes / LANE_UNIT;
         if tile.rows > 16 {
             let next_rows = 16 * tile.a_stride;
-            asm!(
-                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-                options(nostack, nomem, preserves_flags)
-            );
             for _ in 0..steps {
                 asm!(
-                    "tileloadd tmm6, [{b} + {b_stride}]",
                     "tileloaddt1 tmm4, [{a} + {a_stride}]",
+                    "tileloadd tmm6, [{b} + {b_stride}]",
                     concat!($product, " tmm0, tmm4, tmm6"),
-                    "tileloaddt1 tmm5, [{next_a} + {a_stride}]",
-                    concat!($product, " tmm2, tmm5, tmm6"),
                     "tileloadd tmm7, [{b} + {b_stride} + 64]",
                     concat!($product, " tmm1, tmm4, tmm7"),
+                    "tilezero tmm4",
+                    "tileloaddt1 tmm5, [{next_a} + {a_stride}]",
+                    concat!($product, " tmm2, tmm5, tmm6"),
+                    "tilezero tmm6",
                     concat!($product, " tmm3, tmm5, tmm7"),
+                    "tilezero tmm5",
+                    "tilezero tmm7",
                     a = in(reg) a,
                     next_a = in(reg) a.add(next_rows),
                     a_stride = in(reg) tile.a_stride,
@@ -57,17 +68,21 @@ macro_rules! block {
                 b = b.add(LANE_UNIT * PANEL * 4);
                 $other.step();
             }
-            store_tiles!("tmm0", "tmm1", tile.out, tile.out_stride);
-            store_tiles!("tmm2", "tmm3", tile.out.add(16 * tile.out_stride), tile.out_stride);
+            store!("tmm0", tile.out, tile.out_stride);
+            store!("tmm1", tile.out.add(TILE_COLUMNS), tile.out_stride);
+            store!("tmm2", tile.out.add(16 * tile.out_stride), tile.out_stride);
+            store!("tmm3", tile.out.add(16 * tile.out_stride + TILE_COLUMNS), tile.out_stride);
         } else {
-            asm!("tilezero tmm0", "tilezero tmm1", options(nostack, nomem, preserves_flags));
             for _ in 0..steps {
                 asm!(
                     "tileloaddt1 tmm4, [{a} + {a_stride}]",
                     "tileloadd tmm6, [{b} + {b_stride}]",
                     concat!($product, " tmm0, tmm4, tmm6"),
+                    "tilezero tmm6",
                     "tileloadd tmm7, [{b} + {b_stride} + 64]",
                     concat!($product, " tmm1, tmm4, tmm7"),
+                    "tilezero tmm4",
+                    "tilezero tmm7",
                     a = in(reg) a,
                     a_stride = in(reg) tile.a_stride,
                     b = in(reg) b,
@@ -81,13 +96,14 @@ macro_rules! block {
                 b = b.add(LANE_UNIT * PANEL * 4);
                 $other.step();
             }
-            store_tiles!("tmm0", "tmm1", tile.out, tile.out_stride);
+            store!("tmm0", tile.out, tile.out_stride);
+            store!("tmm1", tile.out.add(TILE_COLUMNS), tile.out_stride);
         }
     }};
 }
 
 /// Blocks of panels that stand one after the other, one step along the inputs each: rows are loaded once, and the
-/// sums of one half are stored beside the products of the other.
+/// sums of one tile are stored beside the products of the next.
 macro_rules! strip {
     ($tile:expr, $panels:expr, $other:expr, $product:literal) => {{
         let tile: &Tile = $tile;
@@ -111,35 +127,40 @@ macro_rules! strip {
         for panel in 0..$panels {
             asm!(
                 "tileloadd tmm6, [{b} + {b_stride}]",
-                "tileloadd tmm7, [{b} + {b_stride} + 64]",
-                "tilezero tmm0",
                 concat!($product, " tmm0, tmm4, tmm6"),
-                "tilezero tmm1",
-                concat!($product, " tmm1, tmm4, tmm7"),
                 b = in(reg) b,
                 b_stride = in(reg) PANEL * 4,
                 options(nostack, readonly, preserves_flags),
             );
             if is_high {
                 if panel > 0 {
-                    store_tiles!("tmm2", "tmm3", out.add(next_out).sub(PANEL), tile.out_stride);
+                    store!("tmm3", out.add(next_out).sub(TILE_COLUMNS), tile.out_stride);
                 }
-                asm!(
-                    "tilezero tmm2",
-                    concat!($product, " tmm2, tmm5, tmm6"),
-                    "tilezero tmm3",
-                    concat!($product, " tmm3, tmm5, tmm7"),
-                    options(nostack, nomem, preserves_flags),
-                );
+                asm!(concat!($product, " tmm1, tmm5, tmm6"), options(nostack, nomem, preserves_flags));
             }
-            store_tiles!("tmm0", "tmm1", out, tile.out_stride);
+            asm!("tilezero tmm6", options(nostack, nomem, preserves_flags));
+            store!("tmm0", out, tile.out_stride);
+            asm!(
+                "tileloadd tmm7, [{b} + {b_stride}]",
+                concat!($product, " tmm2, tmm4, tmm7"),
+                b = in(reg) b.add(TILE_COLUMNS * 4),
+                b_stride = in(reg) PANEL * 4,
+                options(nostack, readonly, preserves_flags),
+            );
+            if is_high {
+                store!("tmm1", out.add(next_out), tile.out_stride);
+                asm!(concat!($product, " tmm3, tmm5, tmm7"), options(nostack, nomem, preserves_flags));
+            }
+            asm!("tilezero tmm7", options(nostack, nomem, preserves_flags));
+            store!("tmm2", out.add(TILE_COLUMNS), tile.out_stride);
             $other.step();
             b = b.add(LANE_UNIT * PANEL * 4);
             out = out.add(PANEL);
         }
         if is_high {
-            store_tiles!("tmm2", "tmm3", out.add(next_out).sub(PANEL), tile.out_stride);
+            store!("tmm3", out.add(next_out).sub(TILE_COLUMNS), tile.out_stride);
         }
+        asm!("tilezero tmm4", "tilezero tmm5", options(nostack, nomem, preserves_flags));
     }};
 }
 
@@ -152,4 +173,4 @@ pub(super) fn fetch_step(step: *const u8) {
     }
 }
 
-pub(super) use {block, store_tiles, strip};
+pub(super) use {block, store, strip};
