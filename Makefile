@@ -3,6 +3,9 @@
 MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
 JUDGE ?= smollm2
+# dev: what the tests were built with.
+PROFILE ?= release
+BIN = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/assay
 
 .PHONY: run build model test lint deny sbom clients judge ragas-compare bulk deploy-check dashboard deploy-drill proxies report-test bench bench-peers bench-avx2 bench-serving bench-soak goldens ragas-goldens lexical-goldens help
 
@@ -10,10 +13,10 @@ help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 run: model build ## Fetch the default model, build, and serve it on 127.0.0.1:50051
-	target/release/assay --model $(MODEL) $(ARGS)
+	$(BIN) --model $(MODEL) $(ARGS)
 
-build: ## target/release/assay
-	cargo build --release --locked
+build: ## target/release/assay, or target/debug/assay with PROFILE=dev
+	cargo build --profile $(PROFILE) --locked
 
 model: $(MODEL)/model.safetensors ## The default model into models/all-MiniLM-L6-v2
 
@@ -37,33 +40,33 @@ sbom: ## All parts of the binary in CycloneDX, as assay.cdx.json, checked (cargo
 	target/sbom-venv/bin/pip install --quiet 'cyclonedx-python-lib[json-validation]==11.12.0'
 	target/sbom-venv/bin/python scripts/sbom.py assay.cdx.json
 
-clients: model build ## The clients of clients/ against the release binary; what they see goes into docs/CLIENTS.md
-	clients/run.sh target/release/assay $(MODEL)
+clients: model build ## The clients of clients/ against the binary; what they see goes into docs/CLIENTS.md
+	clients/run.sh $(BIN) $(MODEL)
 
 ragas-compare: model build ## The same samples scored by RAGAS and by Assay; ARGS="--judge-url URL --judge-model NAME" for a real judge
-	ASSAY_BIN=target/release/assay ASSAY_MODEL_DIR=$(MODEL) clients/ragas_compare.sh $(ARGS)
+	ASSAY_BIN=$(BIN) ASSAY_MODEL_DIR=$(MODEL) clients/ragas_compare.sh $(ARGS)
 
 bulk: model build ## Ray Data and PySpark over two sidecars, some of it killed; the figures go into docs/CLIENTS.md
-	ASSAY_BIN=target/release/assay ASSAY_MODEL_DIR=$(MODEL) clients/bulk.sh $(ARGS)
+	ASSAY_BIN=$(BIN) ASSAY_MODEL_DIR=$(MODEL) clients/bulk.sh $(ARGS)
 
-deploy-check: model build ## Manifests, chart, alerts and dashboard against linters, schemas and the release binary
-	deploy/check.sh target/release/assay $(MODEL)
+deploy-check: model build ## Manifests, chart, alerts and dashboard against linters, schemas and the binary
+	deploy/check.sh $(BIN) $(MODEL)
 
 dashboard: model build ## docs/dashboard.png: the dashboard with real data, 8 minutes of load (SECONDS_OF_LOAD)
-	deploy/grafana/render/run.sh target/release/assay $(MODEL)
+	deploy/grafana/render/run.sh $(BIN) $(MODEL)
 
 deploy-drill: model build ## The pods of the manifests, started, probed and ended in network namespaces; needs root
-	deploy/drill.sh target/release/assay $(MODEL)
+	deploy/drill.sh $(BIN) $(MODEL)
 
 proxies: model build ## Envoy, nginx and HAProxy in front of replicas that come and go, and a browser by gRPC-Web (PROXIES=envoy)
-	deploy/proxies/run.sh target/release/assay $(MODEL)
+	deploy/proxies/run.sh $(BIN) $(MODEL)
 
 report-test: ## The report of evaluate in Chromium, which apt installs where it is missing
 	tests/browser/prepare.sh
 	cargo test --locked --test it report:: -- --nocapture
 
 judge: model build ## Evaluate through a real judge, a small model on this machine (JUDGE=smollm2 or gemma3)
-	scripts/judge/run.sh target/release/assay $(MODEL) $(JUDGE) $(ARGS)
+	scripts/judge/run.sh $(BIN) $(MODEL) $(JUDGE) $(ARGS)
 
 bench: bench-peers bench-avx2 bench-serving ## All figures of docs/PERFORMANCE.md that a run can give
 

@@ -75,12 +75,16 @@ def refusing():
 
 
 def guarded(binary, model, judge, picky):
-    """What is served where callers need tokens, beside the rest."""
+    """What is served where callers need tokens and the collector is away, beside the rest."""
     with tempfile.NamedTemporaryFile("w", suffix=".tokens") as tokens:
         tokens.write("backend:6mVn0c2Zq3JkT1yW8sLx5A\n")
         tokens.flush()
-        with server(binary, model, judge, picky, "--token-file", tokens.name) as (_, admin):
-            lines = [line for line in scrape(admin).splitlines() if "assay_reloads" in line]
+        flags = ["--token-file", tokens.name, "--otlp-endpoint", "http://127.0.0.1:1"]
+        flags += ["--otlp-signals", "metrics", "--otlp-metrics-every", "100ms"]
+        with server(binary, model, judge, picky, *flags) as (_, admin):
+            for _ in until_served(admin, "assay_otlp_dropped_total"):
+                time.sleep(0.1)
+            lines = [line for line in scrape(admin).splitlines() if re.search("assay_(reloads|otlp)", line)]
     return "\n".join(lines) + "\n"
 
 
@@ -132,14 +136,20 @@ def use(channel, admin):
     for judge in ("default", "picky"):
         evaluate.Evaluate(request(judge), timeout=30)
     # Callers that leave as their inputs wait, until that was seen; enough of them fill the queue.
-    deadline = time.monotonic() + READY_SECONDS
-    while "assay_dropped_total" not in scrape(admin):
-        assert time.monotonic() < deadline, "no input was dropped"
+    for _ in until_served(admin, "assay_dropped_total"):
         texts = [f"{n} {time.monotonic()} " + "a long text " * 50 for n in range(16)]
         calls = [embed.Embed.future(embedding_pb2.EmbedRequest(inputs=texts), timeout=10) for _ in range(4)]
         time.sleep(0.2)
         for call in calls:
             call.cancel()
+
+
+def until_served(admin, metric):
+    """Goes on until the metric has counted."""
+    deadline = time.monotonic() + READY_SECONDS
+    while f"\n{metric}" not in scrape(admin):
+        assert time.monotonic() < deadline, f"{metric} has not counted"
+        yield
 
 
 def expect(code, method, message):

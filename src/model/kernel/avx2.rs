@@ -102,6 +102,11 @@ struct Ahead {
     stride: usize,
 }
 
+/// By rows. A call through a table, as direct ones are inlined by link-time optimisation whatever is said, and then what
+/// is constant in the loop is computed anew in each round of it for want of registers.
+static BLOCKS: [unsafe fn(&Tile, bool, &Ahead); GROUP_ROWS + 1] =
+    [block::<0>, block::<1>, block::<2>, block::<3>, block::<4>, block::<5>, block::<6>];
+
 /// Chunk by chunk of the lanes, each in passes over a group of rows and half of the columns. Meanwhile what follows in
 /// the panels is fetched, line by line all along, since a burst would stand in the way of the products.
 #[inline(always)]
@@ -125,14 +130,7 @@ unsafe fn by_chunks(tile: &Tile) {
                         out: tile.out.add(rows.start * tile.out_stride + half),
                         ..*tile
                     };
-                    match pass.rows {
-                        1 => block::<1>(&pass, chunk > 0, &ahead),
-                        2 => block::<2>(&pass, chunk > 0, &ahead),
-                        3 => block::<3>(&pass, chunk > 0, &ahead),
-                        4 => block::<4>(&pass, chunk > 0, &ahead),
-                        5 => block::<5>(&pass, chunk > 0, &ahead),
-                        _ => block::<6>(&pass, chunk > 0, &ahead),
-                    }
+                    BLOCKS[pass.rows](&pass, chunk > 0, &ahead);
                 }
                 ahead.start = ahead.start.wrapping_add(lanes.len() * ahead.stride);
             }

@@ -3,7 +3,7 @@
 //! Both look at one character at a time, but for the order of combining marks. By the same tables of Unicode as those
 //! of the `tokenizers` crate, which are older than those of `std`.
 
-use std::sync::OnceLock;
+use std::{borrow::Cow, sync::OnceLock};
 
 use tokenizers::normalizers::BertNormalizer;
 use unicode_categories::UnicodeCategories;
@@ -24,7 +24,8 @@ pub(super) enum Piece {
     Unsure,
 }
 
-/// Pieces of characters, made a page at a time when a character of it is first met.
+/// Pieces of characters: those of the first two planes are made a page at a time when a character of it is first met,
+/// the others, which few texts have, each time.
 pub(super) struct Characters {
     normalizer: BertNormalizer,
     pages: Box<[OnceLock<Page>]>,
@@ -33,7 +34,7 @@ pub(super) struct Characters {
 type Page = Box<[Piece; PAGE]>;
 
 const PAGE: usize = 256;
-const PAGES: usize = (char::MAX as usize + 1) / PAGE;
+const PAGES: usize = 0x2_0000 / PAGE;
 
 impl Characters {
     pub fn new(normalizer: BertNormalizer) -> Characters {
@@ -42,15 +43,17 @@ impl Characters {
 
     /// Makes the pages of nearly all texts, so that the first calls needn't: some tens of milliseconds.
     pub fn prepare(&self) {
-        const FIRST_PLANE: usize = 0x1_0000 / PAGE;
-        for (page, made) in self.pages[..FIRST_PLANE].iter().enumerate() {
+        for (page, made) in self.pages.iter().enumerate() {
             made.get_or_init(|| self.page(page));
         }
     }
 
-    pub fn piece(&self, c: char) -> &Piece {
+    pub fn piece(&self, c: char) -> Cow<'_, Piece> {
         let (page, index) = (c as usize / PAGE, c as usize % PAGE);
-        &self.pages[page].get_or_init(|| self.page(page))[index]
+        match self.pages.get(page) {
+            Some(made) => Cow::Borrowed(&made.get_or_init(|| self.page(page))[index]),
+            None => Cow::Owned(self.make(c)),
+        }
     }
 
     fn page(&self, page: usize) -> Page {
@@ -128,7 +131,7 @@ mod tests {
     #[test]
     fn a_character_becomes_what_bert_makes_of_it() {
         let characters = Characters::new(BertNormalizer::new(true, true, None, true));
-        let piece = |c| characters.piece(c).clone();
+        let piece = |c| characters.piece(c).into_owned();
         assert_eq!(piece('A'), Piece::Letter('a'));
         assert_eq!(piece('É'), Piece::Letter('e'));
         assert_eq!(piece('\u{301}'), Piece::Nothing);
@@ -167,7 +170,7 @@ mod tests {
             Some(())
         }
         let mut words = vec![String::new()];
-        text.chars().try_for_each(|c| put(characters.piece(c), &mut words))?;
+        text.chars().try_for_each(|c| put(&characters.piece(c), &mut words))?;
         words.retain(|word| !word.is_empty());
         Some(words)
     }

@@ -65,7 +65,7 @@ impl WordPiece {
         let mut ids = Vec::with_capacity(text.len() / 3 + 2);
         let mut word = Word::default();
         for c in text.chars() {
-            self.take(self.characters.piece(c), &mut word, &mut ids)?;
+            self.take(&self.characters.piece(c), &mut word, &mut ids)?;
         }
         self.end(&mut word, &mut ids);
         Some(ids)
