@@ -135,11 +135,11 @@ def use(channel, admin):
     evaluate = evaluation_pb2_grpc.EvaluationServiceStub(channel)
     for judge in ("default", "picky"):
         evaluate.Evaluate(request(judge), timeout=30)
-    # Callers that leave as their inputs wait, until that was seen; enough of them fill the queue.
-    for _ in until_served(admin, "assay_dropped_total"):
-        texts = [f"{n} {time.monotonic()} " + "a long text " * 50 for n in range(16)]
-        calls = [embed.Embed.future(embedding_pb2.EmbedRequest(inputs=texts), timeout=10) for _ in range(4)]
-        time.sleep(0.2)
+    # Callers that leave as their inputs wait, sooner and later until that was seen; enough of them fill the queue.
+    for attempt, _ in enumerate(until_served(admin, "assay_dropped_total")):
+        texts = [[f"{attempt} {call} {n} " + "a long text " * 50 for n in range(16)] for call in range(6)]
+        calls = [embed.Embed.future(embedding_pb2.EmbedRequest(inputs=inputs), timeout=10) for inputs in texts]
+        time.sleep(attempt % 10 / 100)
         for call in calls:
             call.cancel()
 

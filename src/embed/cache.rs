@@ -22,7 +22,8 @@ use self::{
     turn::Turn,
 };
 use super::{
-    EmbedError, Embedded, EmbeddedInput, InputOptions, TooLong, Vector, VectorOptions, metrics::Metrics,
+    EmbedError, Embedded, EmbeddedInput, InputOptions, TooLong, Vector, VectorOptions,
+    metrics::{Metrics, Origin},
 };
 use crate::model::ModelInfo;
 
@@ -81,17 +82,6 @@ enum State {
     Missing,
     Awaited { flight: usize, seat: usize },
     Known(Arc<Pooled>),
-}
-
-/// How a call came by the state of an input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// It was in memory.
-    Hit,
-    /// It was computed for this call.
-    Miss,
-    /// It was under way for another call, or for an equal input of this one.
-    Joined,
 }
 
 /// What an entry takes besides its numbers: its key, and what the memory spends on order and table. The growth of the

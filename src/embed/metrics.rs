@@ -13,8 +13,18 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::cache::Origin;
 use crate::model::Packed;
+
+/// How a call came by the state of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It was in memory.
+    Hit,
+    /// It was computed for this call.
+    Miss,
+    /// It was under way for another call, or for an equal input of this one.
+    Joined,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PhaseLabel {

@@ -27,7 +27,7 @@ use std::{
     time::Instant,
 };
 
-use arithmetic::Element;
+use arithmetic::{Element, PANEL};
 use matrix::padded;
 use ops::{Attend, Epilogue, Normalise, Product};
 
@@ -101,7 +101,7 @@ impl LayerNorm {
 
 impl Heads {
     pub fn new(count: usize, head_dim: usize) -> Heads {
-        Heads { count, width: head_dim.next_multiple_of(matrix::PANEL) }
+        Heads { count, width: head_dim.next_multiple_of(PANEL) }
     }
 
     /// Which part (queries, keys, values), head and number of it a padded column is.
@@ -214,7 +214,7 @@ impl Crew<'_> {
         let (rows, x) = (x.rows(), x.matrix());
         assert!(rows.end <= x.rows());
         assert!(x.width() >= weights.lanes() * self.kernel.element.per_lane());
-        let width = weights.panels() * matrix::PANEL;
+        let width = weights.panels() * PANEL;
         let epilogue = match &into {
             Into::Store(to) | Into::Gelu(to) => {
                 assert!(to.rows() == rows && rows.end <= to.matrix().rows() && width <= to.matrix().width());

@@ -11,11 +11,9 @@ use std::{
 };
 
 use super::{
-    arithmetic::{Arithmetic, Beside, Element, Tile, panel_by_panel},
+    arithmetic::{Arithmetic, Beside, Element, PANEL, Tile, panel_by_panel},
     avx512::{self, Avx512, Staged, interleave_halves, put_bf16, put_f16, put_two_bf16, real_numbers},
-    matrix::PANEL,
     simd::Accuracy,
-    table::has_avx512,
 };
 
 use tiles::{TILE_COLUMNS, block, fetch_step, store, strip};
@@ -40,7 +38,7 @@ const AHEAD: usize = 4096;
 static SUPPORT: LazyLock<Support> = LazyLock::new(|| {
     let (features, more) = (__cpuid_count(7, 0), __cpuid_count(7, 1));
     let has_tiles = features.edx & 1 << 24 != 0;
-    if !has_tiles || !has_avx512() || !request_permission() {
+    if !has_tiles || !avx512::is_supported() || !request_permission() {
         return Support::default();
     }
     Support {

@@ -2,10 +2,10 @@
 
 use half::{bf16, f16};
 
-use super::{
-    matrix::PANEL,
-    simd::{Accuracy, Simd},
-};
+use super::simd::{Accuracy, Simd};
+
+/// Columns of a packed panel of weights: two vectors of 16.
+pub(super) const PANEL: usize = 32;
 
 /// The type of an operand's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

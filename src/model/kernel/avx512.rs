@@ -6,13 +6,20 @@ mod int8;
 use std::arch::x86_64::*;
 
 use super::{
-    arithmetic::{Arithmetic, Element, Tile},
-    matrix::PANEL,
+    arithmetic::{Arithmetic, Element, PANEL, Tile},
     simd::{Accuracy, GROUP, Simd, exp2, gelu, intrinsics, polynomial},
 };
 
 pub(super) use half::{Bf16, Fp16, interleave_halves, put_bf16, put_f16, put_two_bf16};
 pub(super) use int8::{Staged, Vnni, real_numbers, seal};
+
+/// Whether the CPU has what all kernels of this file need.
+pub(super) fn is_supported() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+}
 
 pub(super) struct Avx512;
 

@@ -2,10 +2,10 @@
 
 use std::{marker::PhantomData, ops::Range};
 
-use super::{arithmetic::Element, buffer::Buffer};
-
-/// Columns of a packed panel of weights: two vectors of 16.
-pub(super) const PANEL: usize = 32;
+use super::{
+    arithmetic::{Element, PANEL},
+    buffer::Buffer,
+};
 
 /// Widths of operands are multiples of this, so that every element type fills whole cache lines.
 const WIDTH_UNIT: usize = 64;

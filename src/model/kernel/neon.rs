@@ -3,8 +3,7 @@
 use std::arch::aarch64::*;
 
 use super::{
-    arithmetic::{Arithmetic, Element, Tile},
-    matrix::PANEL,
+    arithmetic::{Arithmetic, Element, PANEL, Tile},
     simd::{Accuracy, Simd, intrinsics},
 };
 

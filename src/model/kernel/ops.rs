@@ -5,9 +5,9 @@ mod attention;
 use std::{marker::PhantomData, ops::Range};
 
 use super::{
-    arithmetic::{Arithmetic, Beside, Tile},
+    arithmetic::{Arithmetic, Beside, PANEL, Tile},
     buffer::Buffer,
-    matrix::{Linear, Operand, PANEL, Rows},
+    matrix::{Linear, Operand, Rows},
     simd::Simd,
 };
 

@@ -5,8 +5,7 @@ use std::marker::PhantomData;
 use half::{bf16, f16};
 
 use super::{
-    arithmetic::{Arithmetic, Element, Tile},
-    matrix::PANEL,
+    arithmetic::{Arithmetic, Element, PANEL, Tile},
     simd::{Accuracy, Simd},
 };
 

@@ -96,7 +96,7 @@ static KERNELS: [Kernel; 13] = [
         "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
     ),
     kernel!("scalar-int8", Int8, scalar::Integers, true),
-    kernel!("avx512", F32, avx512::F32, has_avx512(), "avx512f,avx512bw,avx512vl,avx512dq"),
+    kernel!("avx512", F32, avx512::F32, avx512::is_supported(), "avx512f,avx512bw,avx512vl,avx512dq"),
     kernel!("avx2", F32, avx2::F32, has_avx2(), "avx2,fma"),
     kernel!("scalar", F32, scalar::Floats<scalar::F32>, true),
 ];
@@ -124,24 +124,16 @@ fn has_avx2() -> bool {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) fn has_avx512() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512dq")
-}
-
-#[cfg(target_arch = "x86_64")]
 fn has_fp16() -> bool {
-    has_avx512() && is_x86_feature_detected!("avx512fp16")
+    avx512::is_supported() && is_x86_feature_detected!("avx512fp16")
 }
 
 #[cfg(target_arch = "x86_64")]
 fn has_bf16() -> bool {
-    has_avx512() && is_x86_feature_detected!("avx512bf16")
+    avx512::is_supported() && is_x86_feature_detected!("avx512bf16")
 }
 
 #[cfg(target_arch = "x86_64")]
 fn has_vnni() -> bool {
-    has_avx512() && is_x86_feature_detected!("avx512vnni")
+    avx512::is_supported() && is_x86_feature_detected!("avx512vnni")
 }

@@ -6,8 +6,8 @@ use std::{marker::PhantomData, ops::Range};
 
 use super::{
     super::{
-        arithmetic::{Arithmetic, Beside, Tile},
-        matrix::{Operand, PANEL},
+        arithmetic::{Arithmetic, Beside, PANEL, Tile},
+        matrix::Operand,
         simd::{GROUP, Simd},
     },
     MOST_ROWS, Scratch, TILE_BYTES, blocks,
