@@ -27,6 +27,7 @@ fn compile_protocol() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .extern_path(".google.rpc", "::tonic_types::pb")
         .bytes(".assay.v1.Embedding.raw")
+        .codec_path("crate::rpc::codec::Codec")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     sync::Arc,
     thread::JoinHandle,
+    time::Duration,
 };
 
 use axum::{
@@ -19,7 +20,13 @@ use axum::{
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio_util::sync::CancellationToken;
 
-use crate::rpc::{self, health::Health};
+use crate::rpc::{
+    self,
+    caller::Caller,
+    health::Health,
+    listen::accepted,
+    transport::{ConnectionLimits, ConnectionMetrics, ConnectionSettings, Connections, Transport},
+};
 
 pub(crate) struct Admin {
     address: SocketAddr,
@@ -35,10 +42,17 @@ struct Parts {
 }
 
 impl Admin {
+    /// The port's own connections: idle ones make room, so that a probe is answered whoever else connects.
+    pub fn connections(registry: &mut Registry) -> Connections {
+        let limits = ConnectionLimits { all: CONNECTIONS, per_address: CONNECTIONS, evict_idle: true };
+        Connections::new(limits, ConnectionMetrics::register(registry, "assay_admin"))
+    }
+
     /// # Errors
     /// If the operating system gives no thread, or the socket no address.
     pub fn start(
         listener: TcpListener,
+        connections: Connections,
         health: Health,
         reflection: bool,
         registry: Arc<Registry>,
@@ -47,9 +61,11 @@ impl Admin {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let parts = Parts { health, reflection, registry };
+        let transport =
+            Transport { connections, settings: connection_settings().into(), closing: stop.clone() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("assay-admin".into()).spawn(move || {
-            run(&runtime, listener, parts, &stopped);
+            run(&runtime, listener, parts, &transport, &stopped);
         })?;
         Ok(Admin { address, stop, thread: Some(thread) })
     }
@@ -69,21 +85,50 @@ impl Drop for Admin {
     }
 }
 
+/// Connections that may be open at one time: probes and scrapers are few.
+pub(crate) const CONNECTIONS: usize = 64;
+
+fn connection_settings() -> ConnectionSettings {
+    ConnectionSettings {
+        handshake: Duration::from_secs(5),
+        idle: Duration::from_mins(2),
+        streams: 16,
+        http1: true,
+        ..ConnectionSettings::default()
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "the thread exists to wait for this runtime")]
-fn run(runtime: &tokio::runtime::Runtime, listener: TcpListener, parts: Parts, stop: &CancellationToken) {
+fn run(
+    runtime: &tokio::runtime::Runtime,
+    listener: TcpListener,
+    parts: Parts,
+    transport: &Transport,
+    stop: &CancellationToken,
+) {
     runtime.block_on(async {
-        let serve = async {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            axum::serve(listener, router(parts)).await
-        };
         // Open connections are not waited for: a probe that was cut off asks again.
         tokio::select! {
-            served = serve => if let Err(error) = served {
+            served = serve(listener, router(parts), transport) => if let Err(error) = served {
                 tracing::error!(%error, "the admin port failed");
             },
             () = stop.cancelled() => {}
         }
     });
+}
+
+async fn serve(listener: TcpListener, router: Router, transport: &Transport) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    loop {
+        let (io, address) = accepted(|cx| listener.poll_accept(cx)).await;
+        let (transport, router) = (transport.clone(), router.clone());
+        tokio::spawn(async move {
+            let (address, caller) = (address.ip(), Caller::at(address.ip()));
+            if let Some(accepted) = transport.admit(io, Some(address), false).await {
+                transport.serve(accepted, caller, router).await;
+            }
+        });
+    }
 }
 
 fn router(parts: Parts) -> Router {

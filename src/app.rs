@@ -25,7 +25,7 @@ use crate::{
         self, Context, OpenCalls, Reloader, Rpc,
         guard::Guard,
         health::Health,
-        listen::{Address, Listener},
+        listen::{Address, Listener, bind_tcp},
     },
     stall::{self, Watchdog},
     telemetry::{self, otlp},
@@ -113,11 +113,14 @@ impl App {
             streams: streams.clone(),
             started,
         };
-        let rpc = Rpc::new(context, &mut registry);
+        let admin_connections = Admin::connections(&mut registry);
+        let rpc = Rpc::new(context, &mut registry)?;
         let registry = Arc::new(registry);
         let exporter = otlp.map(|otlp| otlp.start(Arc::clone(&registry), started)).transpose()?;
         let admin = admin_listener
-            .map(|listener| Admin::start(listener, health.clone(), settings.rpc.reflection, registry))
+            .map(|listener| {
+                Admin::start(listener, admin_connections, health.clone(), settings.rpc.reflection, registry)
+            })
             .transpose()?;
         let servers = listeners.into_iter().map(|listener| reactor.spawn(serve(rpc.clone(), listener)));
         Ok(App {
@@ -274,10 +277,8 @@ fn bind(addresses: &[Address]) -> anyhow::Result<Vec<Listener>> {
 }
 
 fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address)
-        .with_context(|| format!("cannot listen on {address}: set another --admin-listen, port 0, or off"))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    bind_tcp(&address)
+        .with_context(|| format!("cannot listen on {address}: set another --admin-listen, port 0, or off"))
 }
 
 /// Whether other machines may reach it.

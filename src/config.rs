@@ -13,7 +13,7 @@ use clap::ArgMatches;
 use crate::{
     app, embed, evaluate,
     model::{self, Pooling, Precision, source},
-    rpc::{self, Compute, Limits, listen::Address},
+    rpc::{self, Compute, ConnectionLimits, ConnectionSettings, Limits, listen::Address},
     secret::Secret,
     stall,
 };
@@ -78,7 +78,7 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
             limits: Limits { queue_tokens, embed_cache_bytes, ..limits(r) },
             compute: Compute { threads, text_threads, batch_tokens },
             reflection: r.required("reflection", true, boolean),
-            keepalive: r.required("keepalive", Duration::ZERO, duration),
+            connections: connections(r),
             security: security::settings(r),
             call_log: telemetry::call_log(r),
         },
@@ -128,6 +128,9 @@ fn limits(r: &mut Reader) -> Limits {
         stream_samples: r.required("stream-samples", 1, count),
         connection_streams: r.required("connection-streams", 1, number),
         default_deadline: r.required("default-deadline", Duration::ZERO, positive_duration),
+        calls: r.required("max-calls", 1, count),
+        message_memory: r.required("message-memory", 1, bytes),
+        body_timeout: r.required("body-timeout", Duration::ZERO, positive_duration),
         ..Limits::default()
     };
     if limits.input_bytes > limits.message_bytes {
@@ -137,6 +140,22 @@ fn limits(r: &mut Reader) -> Limits {
         ));
     }
     limits
+}
+
+fn connections(r: &mut Reader) -> ConnectionSettings {
+    let all = r.required("max-connections", 1, count);
+    let per_address = r.optional("max-connections-per-address", count).unwrap_or(all.div_ceil(2));
+    ConnectionSettings {
+        limits: ConnectionLimits { all, per_address, evict_idle: false },
+        handshake: r.required("handshake-timeout", Duration::ZERO, positive_duration),
+        idle: r.required("connection-idle", Duration::ZERO, positive_duration),
+        age: r.required("connection-age", None, |value| match value {
+            "off" => Ok(None),
+            age => positive_duration(age).map(Some),
+        }),
+        keepalive: r.required("keepalive", Duration::ZERO, duration),
+        ..ConnectionSettings::default()
+    }
 }
 
 fn source_settings(r: &mut Reader, sources: &Sources<'_>) -> source::Settings {

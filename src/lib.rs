@@ -11,6 +11,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod deadline;
+mod descriptors;
 pub mod embed;
 pub mod evaluate;
 pub mod judge;

@@ -1,14 +1,16 @@
 //! The edge of the protocol: services, limits, deadlines, status codes, and the server around them.
 
+mod accept;
 mod call_log;
-mod caller;
-mod connection;
+pub(crate) mod caller;
+pub(crate) mod codec;
 mod convert;
 mod deadline;
 mod embedding;
 mod evaluation;
 pub mod guard;
 pub(crate) mod health;
+mod intake;
 mod layer;
 pub mod listen;
 mod reload;
@@ -18,6 +20,7 @@ mod status;
 mod stream;
 mod tls;
 mod tokens;
+pub(crate) mod transport;
 
 use std::{
     sync::atomic::AtomicU64,
@@ -25,12 +28,14 @@ use std::{
 };
 
 use prometheus_client::registry::Registry;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{codec::CompressionEncoding, service::Routes, transport::Server};
+use tokio_util::task::TaskTracker;
+use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::Layer as _;
+use tower_http::catch_panic::{CatchPanic, CatchPanicLayer, ResponseForPanic};
 
 use crate::{
+    descriptors::connections_within_limit,
     embed::Embedder,
     evaluate::Evaluator,
     proto::{
@@ -47,15 +52,17 @@ use embedding::Embeddings;
 use evaluation::Evaluations;
 use guard::{Guard, Security};
 use health::Health;
-use layer::CallLayer;
+use intake::{Intake, IntakeLimits};
 pub(crate) use layer::OpenCalls;
-use listen::Listener;
+use layer::{CallLayer, CallService};
 pub(crate) use reload::Reloader;
 pub use server_info::Compute;
 use server_info::ServerInfo;
 use stream::Terms;
 use tls::Tls;
 pub use tls::TlsFiles;
+pub use transport::{ConnectionLimits, ConnectionSettings};
+use transport::{ConnectionMetrics, Connections, Transport};
 
 /// What one request, stream and connection may hold.
 #[derive(Clone, Debug)]
@@ -82,7 +89,16 @@ pub struct Limits {
     pub connection_streams: u32,
     /// Of calls that bring no deadline.
     pub default_deadline: Duration,
+    /// Calls and streams that are open at one time, of all connections; health checks have as many of their own.
+    pub calls: usize,
+    /// Memory of all messages that are in flight, beyond the small allowance of each call.
+    pub message_memory: usize,
+    /// From a message's first byte to its last.
+    pub body_timeout: Duration,
 }
+
+/// Fields of one message, beyond two for each input: what a sample and its metrics need many times over.
+const MESSAGE_FIELDS: usize = 64 << 10;
 
 impl Default for Limits {
     fn default() -> Limits {
@@ -98,6 +114,9 @@ impl Default for Limits {
             stream_samples: 32,
             connection_streams: 256,
             default_deadline: Duration::from_secs(60),
+            calls: 1024,
+            message_memory: 128 << 20,
+            body_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -108,8 +127,7 @@ pub struct Settings {
     pub compute: Compute,
     /// Whether reflection (v1 and v1alpha) is served.
     pub reflection: bool,
-    /// How often an idle connection is asked whether it is alive; it has as long to answer.
-    pub keepalive: Duration,
+    pub connections: ConnectionSettings,
     pub security: Security,
     pub call_log: CallLog,
 }
@@ -129,71 +147,60 @@ pub(crate) struct Context {
     pub started: SystemTime,
 }
 
+/// The service that answers calls, with all that stands around it.
+type Stack = CallService<CatchPanic<Routes, AnswerPanic>>;
+
 /// A server over any number of listeners.
 #[derive(Clone)]
 pub(crate) struct Rpc {
-    routes: Routes,
-    layer: CallLayer,
-    settings: Settings,
+    service: Stack,
+    transport: Transport,
     tls: Option<Tls>,
-    closing: CancellationToken,
 }
 
 impl Rpc {
-    pub fn new(context: Context, registry: &mut Registry) -> Rpc {
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub fn new(context: Context, registry: &mut Registry) -> std::io::Result<Rpc> {
+        let limits = &context.settings.limits;
+        let intake = IntakeLimits {
+            message_bytes: limits.message_bytes,
+            fields: MESSAGE_FIELDS + 2 * limits.inputs,
+            body_timeout: limits.body_timeout,
+        };
+        let intake = Intake::start(intake, proto::DESCRIPTORS)?;
+        let layer = CallLayer::new(&context, intake, registry);
+        let transport = transport(&context, registry);
         let tls = context.guard.tls.clone();
-        let layer = CallLayer::new(&context, registry);
-        let closing = context.health.closing.clone();
         let mut routes = services(&context);
-        let settings = context.settings;
-        if settings.reflection {
+        if context.settings.reflection {
             let details = tonic_types::pb::FILE_DESCRIPTOR_SET;
             routes =
                 add_reflection(routes, &[proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET, details]);
         }
-        Rpc { routes, layer, settings, tls, closing }
-    }
-
-    /// Serves until `closing`, and on until the last open call has ended.
-    ///
-    /// # Errors
-    /// If the listener cannot be handed to the reactor, or the transport fails.
-    pub async fn serve(self, listener: Listener) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let closing = self.closing.clone().cancelled_owned();
-        let limits = &self.settings.limits;
-        let router = Server::builder()
-            .max_concurrent_streams(limits.connection_streams)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(connection_window(limits))
-            .http2_keepalive_interval(Some(self.settings.keepalive))
-            .http2_keepalive_timeout(Some(self.settings.keepalive))
-            .layer(self.layer)
-            .layer(CatchPanicLayer::custom(answer_panic))
-            .add_routes(self.routes);
-        match (listener, self.tls) {
-            (Listener::Tcp(listener), None) => {
-                router.serve_with_incoming_shutdown(listen::tcp(listener)?, closing).await?;
-            }
-            (Listener::Tcp(listener), Some(tls)) => {
-                let connections = tls.accept(listen::tcp(listener)?);
-                router.serve_with_incoming_shutdown(connections, closing).await?;
-            }
-            (Listener::Unix { listener, .. }, _) => {
-                router.serve_with_incoming_shutdown(listen::unix(listener)?, closing).await?;
-            }
-        }
-        Ok(())
+        let service = CatchPanicLayer::custom(AnswerPanic).layer(routes.prepare());
+        Ok(Rpc { service: layer.layer(service), transport, tls })
     }
 }
 
-/// Bytes of one stream that may arrive before someone reads them: a request of 256 usual texts in one flight.
-const STREAM_WINDOW: u32 = 128 << 10;
+/// Bytes of one stream that may arrive before someone reads them.
+const STREAM_WINDOW: u32 = 64 << 10;
 
-/// Room for every stream to fill its window. With less (as in the transport's own default, where both are 1 MiB), one
-/// stream that is read no further, because its inputs wait, holds up every other call of its connection.
-fn connection_window(limits: &Limits) -> u32 {
-    const MOST: u32 = (1 << 31) - 1; // RFC 9113, 6.9.1
-    limits.connection_streams.saturating_mul(STREAM_WINDOW).min(MOST)
+fn transport(context: &Context, registry: &mut Registry) -> Transport {
+    let settings = &context.settings.connections;
+    let all = connections_within_limit(settings.limits.all);
+    let limits = ConnectionLimits { all, evict_idle: false, ..settings.limits };
+    let settings = ConnectionSettings {
+        streams: context.settings.limits.connection_streams,
+        stream_window: STREAM_WINDOW,
+        http1: false,
+        ..settings.clone()
+    };
+    Transport {
+        connections: Connections::new(limits, ConnectionMetrics::register(registry, "assay")),
+        settings: settings.into(),
+        closing: context.health.closing.clone(),
+    }
 }
 
 /// All that callers may call.
@@ -234,9 +241,16 @@ fn services(context: &Context) -> Routes {
 }
 
 /// A panic in a handler costs its call alone.
-fn answer_panic(_: Box<dyn std::any::Any + Send>) -> http::Response<tonic::body::Body> {
-    tracing::error!("a handler panicked; its call is answered with INTERNAL");
-    status::internal().into_http()
+#[derive(Clone)]
+struct AnswerPanic;
+
+impl ResponseForPanic for AnswerPanic {
+    type ResponseBody = tonic::body::Body;
+
+    fn response_for_panic(&mut self, _: Box<dyn std::any::Any + Send>) -> http::Response<tonic::body::Body> {
+        tracing::error!("a handler panicked; its call is answered with INTERNAL");
+        status::internal().into_http()
+    }
 }
 
 /// What the admin port serves over gRPC: health, and reflection of it.

@@ -57,7 +57,7 @@ const fn from(fallbacks: &'static [&'static str], setting: Setting) -> Setting {
 use Group::{Compute, Judge, Log, Model, Security, Serving, Telemetry};
 
 #[rustfmt::skip]
-pub(crate) const SETTINGS: [Setting; 85] = [
+pub(crate) const SETTINGS: [Setting; 93] = [
     setting(Serving, "listen", "ADDRESS", "127.0.0.1:50051",
         "Where to serve: HOST:PORT (port 0 picks one) or unix:PATH; several with commas"),
     setting(Serving, "admin-listen", "ADDRESS", "0.0.0.0:9090",
@@ -73,6 +73,21 @@ pub(crate) const SETTINGS: [Setting; 85] = [
         "Samples that are evaluated at one time; calls are refused above, streams wait"),
     setting(Serving, "stream-samples", "N", "32", "Unfinished samples of one stream before it is read no further"),
     setting(Serving, "connection-streams", "N", "256", "Calls and streams that one connection may have open"),
+    setting(Serving, "max-calls", "N", "1024",
+        "Maximum number of open calls and streams, over all connections. Health checks have as many of their own"),
+    setting(Serving, "max-connections", "N", "1024",
+        "Maximum number of open connections. It is lowered where the process may open too few files"),
+    setting(Serving, "max-connections-per-address", "N", "",
+        "Maximum number of open connections from one IP address. Half of max-connections by default"),
+    setting(Serving, "message-memory", "BYTES", "128MiB",
+        "Memory for messages in flight: half for requests, half for answers. Each call has 64 KiB of either beside it"),
+    setting(Serving, "body-timeout", "DURATION", "10s",
+        "Time in which a message has to arrive, from its first byte to its last"),
+    setting(Serving, "handshake-timeout", "DURATION", "5s",
+        "Time for the TLS handshake of a new connection, and as much until its first request"),
+    setting(Serving, "connection-idle", "DURATION", "15m", "Time without a call after which a connection is closed"),
+    setting(Serving, "connection-age", "DURATION", "1h",
+        "Age at which a connection is closed as soon as its calls have ended; off to keep it"),
     setting(Serving, "keepalive", "DURATION", "30s", "How often a silent connection is asked whether it is alive"),
     setting(Serving, "drain-wait", "DURATION", "0s",
         "At shutdown, time between NOT_SERVING and the end of accepting; give load balancers some seconds"),

@@ -10,7 +10,7 @@ use std::{
 
 /// By what callers are told apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Caller {
+pub(crate) enum Caller {
     /// The name that the token has in its file.
     Token(Arc<str>),
     /// The name in the client certificate.
@@ -34,6 +34,14 @@ impl Caller {
             }
             v4 @ IpAddr::V4(_) => v4,
         })
+    }
+
+    /// The address that stands for the caller, if it is known by one.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Caller::Address(address) => Some(*address),
+            _ => None,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{fmt, ops::RangeInclusive};
 
 use super::{
     Limits,
-    status::{Violation, invalid},
+    status::{Violation, Violations},
 };
 
 /// The longest id of a stream item, and the longest label of a metric, in bytes.
@@ -20,17 +20,17 @@ pub(super) fn cut_id(id: &str) -> String {
     id[..id.floor_char_boundary(ID_BYTES)].to_owned()
 }
 
-/// The mistakes of one request, as they are found.
+/// The validation errors of one request, as they are found.
 #[derive(Default)]
-struct Check(Vec<Violation>);
+struct Check(Violations);
 
 impl Check {
     fn finish<T>(self, value: T) -> Result<T, tonic::Status> {
-        if self.0.is_empty() { Ok(value) } else { Err(invalid(self.0)) }
+        if self.0.is_empty() { Ok(value) } else { Err(self.0.into_status()) }
     }
 
     fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.0.push(Violation { field: field.into(), description: description.into() });
+        self.0.add(|| Violation { field: field.into(), description: description.into() });
     }
 
     /// A text that must be there.

@@ -1,6 +1,7 @@
 //! EmbeddingService: unary calls, and the stream of inputs that are computed side by side.
 
 use futures::{FutureExt, StreamExt, stream::BoxStream};
+use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -22,6 +23,9 @@ use crate::{
     trace::Scope,
 };
 
+/// Bytes of an embedding in an answer, beside its numbers.
+const EMBEDDING_BYTES: usize = 32;
+
 pub(super) struct Embeddings {
     pub embedder: Embedder,
     pub limits: Limits,
@@ -31,10 +35,11 @@ pub(super) struct Embeddings {
 #[tonic::async_trait]
 impl EmbeddingService for Embeddings {
     async fn embed(&self, request: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
-        let (waits, deadline) = self.unary(&request);
-        let engine = engine(&self.embedder, waits, deadline).await?;
+        let (call, deadline) = self.unary(&request);
+        let engine = engine(&self.embedder, call.waits_for_ready, deadline).await?;
         let (texts, options) = convert::embed(request.into_inner(), &self.limits, engine.model())?;
         let dimensions = options.vector.dimensions;
+        call.memory.take_answer(texts.len() * (dimensions * size_of::<f32>() + EMBEDDING_BYTES)).await;
         let embedded = engine.embed(texts, options, deadline).await;
         let embedded = embedded.map_err(|error| status::of_embed(&error, input_path))?;
         Ok(Response::new(convert::embed_response(embedded, dimensions, engine.model())))
@@ -55,7 +60,7 @@ impl EmbeddingService for Embeddings {
             flow: None,
             reorder: Reorder::new(),
         };
-        let answers = stream::open(exchange, request.into_inner(), call.deadline, &self.terms);
+        let answers = stream::open(exchange, request.into_inner(), &call, &self.terms);
         Ok(Response::new(answers))
     }
 
@@ -63,20 +68,23 @@ impl EmbeddingService for Embeddings {
         &self,
         request: Request<TokenizeRequest>,
     ) -> Result<Response<TokenizeResponse>, Status> {
-        let (waits, deadline) = self.unary(&request);
-        let engine = engine(&self.embedder, waits, deadline).await?;
+        let (call, deadline) = self.unary(&request);
+        let engine = engine(&self.embedder, call.waits_for_ready, deadline).await?;
         let (texts, prompt) = convert::tokenize(request.into_inner(), &self.limits, engine.model())?;
         let tokens = engine.tokenize(texts, prompt, deadline).await;
         let tokens = tokens.map_err(|error| status::of_embed(&error, input_path))?;
-        Ok(Response::new(convert::tokenize_response(tokens, engine.model().max_tokens)))
+        let response = convert::tokenize_response(tokens, engine.model().max_tokens);
+        call.memory.take_answer(response.encoded_len()).await;
+        Ok(Response::new(response))
     }
 }
 
 impl Embeddings {
-    /// Whether the call waits for the model, and its deadline.
-    fn unary<T>(&self, request: &Request<T>) -> (bool, Deadline) {
+    /// The call, with its deadline or the default one.
+    fn unary<T>(&self, request: &Request<T>) -> (Call, Deadline) {
         let call = Call::of_request(request);
-        (call.waits_for_ready, call.deadline.unwrap_or_else(|| Deadline::after(self.limits.default_deadline)))
+        let deadline = call.deadline.unwrap_or_else(|| Deadline::after(self.limits.default_deadline));
+        (call, deadline)
     }
 }
 

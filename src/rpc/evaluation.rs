@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures::{FutureExt, StreamExt, future, stream::BoxStream};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -61,7 +62,9 @@ impl EvaluationService for Evaluations {
         let asked = convert::request(request.into_inner(), &self.limits, self.evaluator.judges())?;
         work.until_ready(&asked, deadline).await?;
         let _place = self.evaluator.try_enter().map_err(|full| status::of_full(&full))?;
-        Ok(Response::new(work.score(asked, deadline, |_| ()).await.response()))
+        let response = work.score(asked, deadline, |_| ()).await.response();
+        work.call.memory.take_answer(response.encoded_len()).await;
+        Ok(Response::new(response))
     }
 
     type EvaluateStreamStream = Answers<EvaluateStreamResponse>;
@@ -71,9 +74,9 @@ impl EvaluationService for Evaluations {
         request: Request<Streaming<EvaluateStreamRequest>>,
     ) -> Result<Response<Self::EvaluateStreamStream>, Status> {
         let call = Call::of_request(&request);
-        let deadline = call.deadline;
-        let exchange = EvaluateStream { work: Arc::new(self.work(call)), totals: Totals::default(), open: 0 };
-        Ok(Response::new(stream::open(exchange, request.into_inner(), deadline, &self.terms)))
+        let work = Arc::new(self.work(call.clone()));
+        let exchange = EvaluateStream { work, totals: Totals::default(), open: 0 };
+        Ok(Response::new(stream::open(exchange, request.into_inner(), &call, &self.terms)))
     }
 
     async fn list_metrics(

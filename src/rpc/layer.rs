@@ -1,31 +1,36 @@
 //! What every call gets: an id, a deadline, one log line, its metrics, a span, and a place in the count of open calls.
 
 mod metrics;
+mod observed;
+mod open;
 
 use std::{
+    convert::Infallible,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{self, Poll, ready},
+    sync::atomic::Ordering,
+    task::{self, Poll},
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body::{Body, Frame};
-use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
-use tonic::{Code, Status, metadata::MetadataMap};
+use http_body::Body;
+use prometheus_client::registry::Registry;
+use tonic::Status;
 use tower::{BoxError, Layer, Service};
 
 use super::{
     Context,
     call_log::CallLog,
     deadline,
-    guard::{Admitted, Guard},
+    guard::Guard,
+    intake::{Arrivals, CallMemory, Intake, MessageMemory, is_streaming},
     status,
+    transport::CallEnd,
 };
-use metrics::{MethodLabel, Metrics, RpcLabel};
+use metrics::{MethodLabel, Metrics};
+use observed::{Observed, ObservedBody};
+pub(crate) use open::OpenCalls;
 
 use crate::{
     deadline::Deadline,
@@ -34,7 +39,12 @@ use crate::{
     trace::{KeyValue, Span, TRACEPARENT, TRACESTATE, Tracer},
 };
 
+/// The body that handlers read from.
+type RequestBody = tonic::body::Body;
+
 const REQUEST_ID: &str = "x-request-id";
+/// How the messages of a call are compressed.
+const ENCODING: &str = "grpc-encoding";
 /// A gRPC client's wait-for-ready does not travel; this does. Any value but `false` asks to wait.
 const WAIT_FOR_READY: &str = "assay-wait-for-ready";
 
@@ -54,7 +64,7 @@ pub(super) const METHODS: [&str; 11] = [
 ];
 
 /// What a handler may know of its call.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Call {
     /// The caller's own deadline, if it has one.
     pub deadline: Option<Deadline>,
@@ -62,6 +72,12 @@ pub(super) struct Call {
     pub waits_for_ready: bool,
     /// Who asks, for the log lines of whoever is asked in turn.
     pub trace: Trace,
+    /// Memory of the call's messages.
+    pub memory: CallMemory,
+    /// Memory of those that have arrived.
+    pub arrivals: Arrivals,
+    /// Ends the call's stream where its answer is not read.
+    pub end: CallEnd,
 }
 
 #[derive(Clone)]
@@ -72,24 +88,20 @@ pub(super) struct CallLayer {
     guard: Guard,
     tracer: Tracer,
     log: CallLog,
-}
-
-/// Calls that are not answered to the last byte.
-#[derive(Clone, Default)]
-pub(crate) struct OpenCalls {
-    /// All but health watches, which end on their own, and reflection, which a caller may leave open and idle.
-    count: Arc<AtomicUsize>,
-}
-
-impl OpenCalls {
-    pub fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
-    }
+    intake: Intake,
+    memory: MessageMemory,
+    max_calls: usize,
+    default_deadline: Duration,
 }
 
 impl CallLayer {
-    pub fn new(context: &Context, registry: &mut Registry) -> CallLayer {
+    pub fn new(context: &Context, intake: Intake, registry: &mut Registry) -> CallLayer {
+        let limits = &context.settings.limits;
         CallLayer {
+            intake,
+            memory: MessageMemory::new(limits.message_memory, registry),
+            max_calls: limits.calls,
+            default_deadline: limits.default_deadline,
             metrics: Metrics::register(registry),
             reactor: context.reactor.clone(),
             open: context.open.clone(),
@@ -116,48 +128,93 @@ pub(super) struct CallService<S> {
 
 impl<S, B, R> Service<Request<B>> for CallService<S>
 where
-    S: Service<Request<B>, Response = Response<R>>,
-    S::Error: Into<BoxError> + 'static,
+    S: Service<Request<RequestBody>, Response = Response<R>, Error = Infallible>,
     S::Future: Send + 'static,
-    R: 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    R: Send + 'static,
 {
     type Response = Response<ObservedBody<R>>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx).map_err(Into::into)
+    fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let mut observed = self.layer.observe(&request);
-        match self.layer.guard.admit(observed.method, &request) {
-            Ok(admitted) => observed.admitted = Some(admitted),
-            Err(refusal) => {
-                let refused = observed.answer(status::of_refusal(&refusal));
-                return Box::pin(async move { Err(refused.into()) });
-            }
+        if let Err(refused) = self.layer.let_in(&mut observed, &request) {
+            let refused = observed.refuse(refused);
+            return Box::pin(async move { Ok(refused) });
         }
         // No handler needs it, and none can let it slip.
         request.headers_mut().remove(http::header::AUTHORIZATION);
-        let call = Call { trace: observed.trace(), ..Call::of(request.headers()) };
-        let deadline = call.deadline;
-        request.extensions_mut().insert(call);
+        let deadline = self.layer.begin(&observed, &mut request);
+        let (call, request) = self.layer.take_in(&observed, request);
+        if let Some(deadline) = deadline {
+            call.end.at(deadline);
+        }
         let answer = observed.span.scope().around(self.inner.call(request));
         let answer = within(deadline, answer);
+        let unary = !is_streaming(observed.method) && !observed.method.ends_with("/Watch");
         Box::pin(async move {
-            let Some(answer) = answer.await else {
-                return Err(observed.answer(status::deadline_exceeded()).into());
+            let Some(Ok(answer)) = answer.await else {
+                return Ok(observed.refuse(status::deadline_exceeded()));
             };
-            let (mut parts, body) = answer.map_err(Into::into)?.into_parts();
+            let (mut parts, body) = answer.into_parts();
             observed.echo(&mut parts.headers);
             // An answer without messages carries its status here.
             if let Some(status) = Status::from_header_map(&parts.headers) {
                 observed.ended(&mut parts.headers, &status);
             }
-            Ok(Response::from_parts(parts, ObservedBody { inner: body, observed }))
+            if unary {
+                call.end.answered();
+            }
+            Ok(Response::from_parts(parts, ObservedBody::new(body, call.end.clone(), observed)))
         })
     }
+}
+
+impl CallLayer {
+    /// Whether the call goes on.
+    fn let_in<B>(&self, observed: &mut Observed, request: &Request<B>) -> Result<(), Status> {
+        let place = self.open.take_place(observed.method, self.max_calls);
+        observed.place = Some(place.ok_or_else(|| status::too_many_calls(self.max_calls))?);
+        let admitted = self.guard.admit(observed.method, request);
+        observed.admitted = Some(admitted.map_err(|refusal| status::of_refusal(&refusal))?);
+        Ok(())
+    }
+
+    /// The deadline of the whole call: its own, or the default one where it cannot stay open for good reason.
+    fn begin<B>(&self, observed: &Observed, request: &mut Request<B>) -> Option<Deadline> {
+        let own = deadline::of(request.headers());
+        let lasts = is_streaming(observed.method) || observed.method.ends_with("/Watch");
+        own.or_else(|| (!lasts).then(|| Deadline::after(self.default_deadline)))
+    }
+
+    /// The request with what its handler may know, and with a body that is bounded.
+    fn take_in<B>(&self, observed: &Observed, mut request: Request<B>) -> (Call, Request<RequestBody>)
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let headers = request.headers();
+        let encoding = headers.get(ENCODING).map(|encoding| encoding.as_bytes().to_vec());
+        let memory = observed.memory.clone().unwrap_or_else(|| self.memory.for_call());
+        let (deadline, waits_for_ready) = (deadline::of(headers), waits_for_ready(headers));
+        let end = request.extensions_mut().remove::<CallEnd>().unwrap_or_default();
+        let (parts, body) = request.into_parts();
+        let (body, arrivals) = self.intake.body(body, observed.method, encoding.as_deref(), memory.clone());
+        let call = Call { deadline, waits_for_ready, trace: observed.trace(), memory, arrivals, end };
+        let mut request = Request::from_parts(parts, RequestBody::new(body));
+        request.extensions_mut().insert(call.clone());
+        (call, request)
+    }
+}
+
+fn waits_for_ready(headers: &HeaderMap) -> bool {
+    headers.get(WAIT_FOR_READY).is_some_and(|value| value != "false")
 }
 
 /// None once the deadline has passed. It covers the request's arrival too, of which handlers know nothing.
@@ -169,17 +226,12 @@ async fn within<T>(deadline: Option<Deadline>, answer: impl Future<Output = T>) 
 }
 
 impl Call {
-    fn of(headers: &HeaderMap) -> Call {
-        Call {
-            deadline: deadline::of(headers),
-            waits_for_ready: headers.get(WAIT_FOR_READY).is_some_and(|value| value != "false"),
-            trace: Trace::default(),
-        }
-    }
-
     /// Of a request that came through the layer.
+    ///
+    /// # Panics
+    /// If it did not: a call without its limits must not be served.
     pub fn of_request<T>(request: &tonic::Request<T>) -> Call {
-        request.extensions().get::<Call>().cloned().unwrap_or_default()
+        request.extensions().get::<Call>().cloned().expect("the layer is around every service")
     }
 }
 
@@ -209,6 +261,8 @@ impl CallLayer {
             counted: counted.then(|| self.open.clone()),
             open,
             admitted: None,
+            place: None,
+            memory: Some(self.memory.for_call()),
         }
     }
 }
@@ -233,163 +287,4 @@ fn new_request_id() -> HeaderValue {
     let hex = format!("{bits:032x}");
     let id = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-");
     HeaderValue::from_str(&id).expect("hexadecimal digits are a valid header")
-}
-
-/// One call from its arrival to the last byte of its answer, or to the caller's leaving.
-struct Observed {
-    method: &'static str,
-    started: Instant,
-    request_id: HeaderValue,
-    traceparent: Option<HeaderValue>,
-    tracestate: Option<HeaderValue>,
-    span: Span,
-    log: CallLog,
-    code: Option<Code>,
-    metrics: Metrics,
-    counted: Option<OpenCalls>,
-    open: Gauge,
-    /// None for a call that is refused.
-    admitted: Option<Admitted>,
-}
-
-impl Observed {
-    fn trace(&self) -> Trace {
-        let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
-        Trace {
-            request_id: text(&self.request_id),
-            traceparent: self.traceparent.as_ref().and_then(text),
-            tracestate: self.tracestate.as_ref().and_then(text),
-        }
-    }
-
-    fn echo(&self, headers: &mut HeaderMap) {
-        headers.insert(REQUEST_ID, self.request_id.clone());
-        if let Some(traceparent) = &self.traceparent {
-            headers.insert(TRACEPARENT, traceparent.clone());
-        }
-    }
-
-    /// The answer to a call in its handler's place; tonic writes it.
-    fn answer(&mut self, mut status: Status) -> Status {
-        self.code = Some(status.code());
-        let mut headers = status.metadata().clone().into_headers();
-        self.echo(&mut headers);
-        *status.metadata_mut() = MetadataMap::from_headers(headers);
-        status
-    }
-
-    /// Notes the status that `headers` carry, and corrects it where tonic's own would mislead.
-    fn ended(&mut self, headers: &mut HeaderMap, status: &Status) {
-        self.code = Some(status.code());
-        if let Some(status) = status::corrected(status) {
-            self.code = Some(status.code());
-            // What cannot be written as a header leaves the status as it was.
-            let _ = status.add_header(headers);
-        }
-    }
-}
-
-impl Drop for Observed {
-    fn drop(&mut self) {
-        self.open.dec();
-        if let Some(open) = &self.counted {
-            open.count.fetch_sub(1, Ordering::Relaxed);
-        }
-        let code = status::code_name(self.code.unwrap_or(Code::Cancelled));
-        let took = self.started.elapsed();
-        let label = RpcLabel { method: self.method, code };
-        self.metrics.seconds.get_or_create(&label).observe(took.as_secs_f64());
-        if tracing::enabled!(tracing::Level::DEBUG)
-            && self.log.takes(self.code == Some(Code::Ok), took, || self.trace_id())
-        {
-            self.log(code, took);
-        }
-        self.end_span(code);
-    }
-}
-
-impl Observed {
-    fn end_span(&mut self, code: &'static str) {
-        let mut span = std::mem::take(&mut self.span);
-        span.describe(|| [KeyValue::new("rpc.response.status_code", code)]);
-        span.describe(|| {
-            [KeyValue::new("assay.request_id", self.request_id.to_str().unwrap_or("").to_owned())]
-        });
-        // Of a server, the others are the caller's own doing.
-        let is_ours = matches!(
-            self.code,
-            Some(
-                Code::Unknown
-                    | Code::DeadlineExceeded
-                    | Code::Unimplemented
-                    | Code::Internal
-                    | Code::Unavailable
-                    | Code::DataLoss
-            )
-        );
-        match self.code {
-            _ if is_ours => span.fail(code),
-            None => drop(span),
-            Some(_) => span.end(),
-        }
-    }
-
-    fn trace_id(&self) -> Option<String> {
-        self.span.scope().trace_id().or_else(|| self.caller_trace_id())
-    }
-
-    /// Of the `traceparent` that came.
-    fn caller_trace_id(&self) -> Option<String> {
-        let parent = self.traceparent.as_ref()?.to_str().ok()?;
-        parent.split('-').nth(1).filter(|id| id.len() == 32).map(str::to_owned)
-    }
-
-    fn log(&self, code: &'static str, took: Duration) {
-        tracing::debug!(
-            method = self.method,
-            code,
-            took_ms = took.as_secs_f64() * 1e3,
-            caller = self.admitted.as_ref().map(|admitted| tracing::field::display(&admitted.caller)),
-            request_id = self.request_id.to_str().unwrap_or_default(),
-            traceparent = self.traceparent.as_ref().and_then(|t| t.to_str().ok()).unwrap_or_default(),
-            trace_id = self.span.scope().trace_id(),
-            "answered"
-        );
-    }
-}
-
-/// The answer's body; it sees the status pass by in the trailers.
-#[pin_project::pin_project]
-pub(super) struct ObservedBody<B> {
-    #[pin]
-    inner: B,
-    observed: Observed,
-}
-
-impl<B: Body> Body for ObservedBody<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let this = self.project();
-        let mut frame = ready!(this.inner.poll_frame(cx));
-        if let Some(Ok(frame)) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
-            && let Some(status) = Status::from_header_map(trailers)
-        {
-            this.observed.ended(trailers, &status);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.inner.size_hint()
-    }
 }

@@ -9,12 +9,14 @@ use std::{
     },
     path::{Path, PathBuf},
     str::FromStr,
+    task::{Context, Poll},
     time::Duration,
 };
 
-use futures::{Stream, stream};
-
-use super::{caller::Caller, connection::Connection};
+/// Connections that may wait in the kernel until they are accepted; the kernel's own limit (somaxconn) holds too.
+const BACKLOG: i32 = 4096;
+/// Pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where to listen: `HOST:PORT`, port 0 for any free one, or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,14 +62,11 @@ impl Listener {
     /// The operating system's; a Unix socket that nobody answers on is replaced.
     pub fn bind(address: &Address) -> io::Result<Listener> {
         match address {
-            Address::Tcp(address) => {
-                let listener = TcpListener::bind(address)?;
-                listener.set_nonblocking(true)?;
-                Ok(Listener::Tcp(listener))
-            }
+            Address::Tcp(address) => bind_tcp(address).map(Listener::Tcp),
             Address::Unix(path) => {
                 remove_stale(path)?;
                 let listener = UnixListener::bind(path)?;
+                rustix::net::listen(&listener, BACKLOG)?;
                 listener.set_nonblocking(true)?;
                 Ok(Listener::Unix { listener, path: path.clone() })
             }
@@ -83,6 +82,17 @@ impl Listener {
     }
 }
 
+/// A bound TCP socket with a backlog that suits bursts.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn bind_tcp(address: &SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    rustix::net::listen(&listener, BACKLOG)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
 /// A socket file outlives its process; one that refuses connections is nobody's.
 #[expect(clippy::disallowed_methods, reason = "it runs before the reactor starts")]
 fn remove_stale(path: &Path) -> io::Result<()> {
@@ -94,47 +104,17 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Connections of `listener` for ever. Failures to accept, such as too many open files, are logged and waited
-/// out, as the next attempt may work.
-pub(super) fn tcp(
-    listener: TcpListener,
-) -> io::Result<impl Stream<Item = io::Result<Connection<tokio::net::TcpStream>>>> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    Ok(accepted(listener, async |listener: &tokio::net::TcpListener| {
-        let (io, address) = listener.accept().await?;
-        // Answers are small and each is written at once.
-        io.set_nodelay(true)?;
-        Ok(Connection { io, caller: Caller::at(address.ip()) })
-    }))
-}
-
-/// As [`tcp`].
-pub(super) fn unix(
-    listener: UnixListener,
-) -> io::Result<impl Stream<Item = io::Result<Connection<tokio::net::UnixStream>>>> {
-    let listener = tokio::net::UnixListener::from_std(listener)?;
-    Ok(accepted(listener, async |listener: &tokio::net::UnixListener| {
-        let (io, _) = listener.accept().await?;
-        let caller = io.peer_cred().map_or(Caller::Unknown, |user| Caller::User(user.uid()));
-        Ok(Connection { io, caller })
-    }))
-}
-
-fn accepted<L, C>(
-    listener: L,
-    accept: impl AsyncFn(&L) -> io::Result<C>,
-) -> impl Stream<Item = io::Result<C>> {
-    stream::unfold((listener, accept), async |(listener, accept)| {
-        loop {
-            match accept(&listener).await {
-                Ok(connection) => return Some((Ok(connection), (listener, accept))),
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+/// The next connection that `poll_accept` gives. Failures to accept are logged and waited out, as the next attempt may work.
+pub(crate) async fn accepted<C>(poll_accept: impl Fn(&mut Context<'_>) -> Poll<io::Result<C>>) -> C {
+    loop {
+        match std::future::poll_fn(&poll_accept).await {
+            Ok(connection) => return connection,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    })
+    }
 }
 
 #[cfg(test)]

@@ -30,17 +30,94 @@ pub(super) struct Violation {
     pub description: String,
 }
 
-/// All mistakes of a request at once.
-pub(super) fn invalid(violations: Vec<Violation>) -> Status {
-    let message = match &violations[..] {
-        [only] => format!("{}: {}", only.field, only.description),
-        [first, rest @ ..] => format!("{}: {} (and {} more)", first.field, first.description, rest.len()),
-        [] => "the request is not valid".into(),
-    };
-    let mut details = error_info("INVALID_REQUEST");
-    let violations = violations.into_iter().map(|v| FieldViolation::new(v.field, v.description));
-    details.set_bad_request(violations.collect::<Vec<_>>());
-    Status::with_error_details(Code::InvalidArgument, message, details)
+/// The validation errors of one request. The first ones are kept, and the others counted: an answer has to fit the
+/// 8 KiB that gRPC clients take of metadata, and collecting must not cost more than the request did.
+#[derive(Debug, Default)]
+pub(super) struct Violations {
+    kept: Vec<Violation>,
+    count: usize,
+    bytes: usize,
+}
+
+/// Validation errors of one answer, and bytes of all of them.
+const VIOLATIONS: usize = 10;
+const VIOLATION_BYTES: usize = 2560;
+/// Bytes of one description, and of one field path.
+const DESCRIPTION_BYTES: usize = 512;
+/// Bytes of the message beside the details.
+const MESSAGE_BYTES: usize = 1024;
+
+impl Violations {
+    /// Adds one. It is made only where it is kept.
+    pub fn add(&mut self, make: impl FnOnce() -> Violation) {
+        self.count += 1;
+        if self.kept.len() == VIOLATIONS || self.bytes >= VIOLATION_BYTES {
+            return;
+        }
+        let Violation { field, description } = make();
+        let violation = Violation {
+            field: cut(field, DESCRIPTION_BYTES),
+            description: cut(description, DESCRIPTION_BYTES),
+        };
+        let bytes = self.bytes + violation.field.len() + violation.description.len();
+        if bytes <= VIOLATION_BYTES || self.kept.is_empty() {
+            self.bytes = bytes;
+            self.kept.push(violation);
+        } else {
+            self.bytes = VIOLATION_BYTES;
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// INVALID_ARGUMENT with those that were kept, and the number of all.
+    pub fn into_status(self) -> Status {
+        let Violations { kept, count, .. } = self;
+        let message = match &kept[..] {
+            [first, ..] if count == 1 => format!("{}: {}", first.field, first.description),
+            [first, ..] => format!("{}: {} (and {} more)", first.field, first.description, count - 1),
+            [] => "the request is not valid".into(),
+        };
+        let mut details = error_info("INVALID_REQUEST");
+        let left_out = count - kept.len();
+        let kept = kept.into_iter().map(|v| FieldViolation::new(v.field, v.description));
+        let more = (left_out > 0).then(|| FieldViolation::new("", format!("and {left_out} more")));
+        details.set_bad_request(kept.chain(more).collect::<Vec<_>>());
+        Status::with_error_details(Code::InvalidArgument, cut(message, MESSAGE_BYTES), details)
+    }
+}
+
+/// At most `most` bytes of `text`; three dots stand for what is cut.
+fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most - 3));
+        text.push_str("...");
+    }
+    text
+}
+
+/// The validation errors of a request.
+pub(super) fn invalid(violations: impl IntoIterator<Item = Violation>) -> Status {
+    let mut all = Violations::default();
+    violations.into_iter().for_each(|violation| all.add(|| violation));
+    all.into_status()
+}
+
+/// The caller did not send all of a message in time.
+pub(super) fn body_timeout(limit: Duration) -> Status {
+    let message = format!(
+        "the message did not arrive within {} (body-timeout); send it at once, or in smaller parts",
+        humantime::format_duration(limit)
+    );
+    with_reason(Code::DeadlineExceeded, "BODY_TIMEOUT", message)
+}
+
+/// As many calls are open as the server takes.
+pub(super) fn too_many_calls(limit: usize) -> Status {
+    let message = format!("the server has {limit} open calls, which is the limit (max-calls)");
+    come_again(Code::ResourceExhausted, "CALLS_FULL", message, SOON)
 }
 
 /// `field` gives the path of the input with an index.
@@ -58,7 +135,7 @@ pub(super) fn of_embed(error: &EmbedError, field: impl Fn(usize) -> String) -> S
         }
         EmbedError::TooLarge { .. } => {
             let description = message;
-            invalid(vec![Violation { field: "inputs".into(), description }])
+            invalid([Violation { field: "inputs".into(), description }])
         }
         EmbedError::TooLong(inputs) => {
             let violation = |input: &crate::embed::TooLong| Violation {
@@ -68,7 +145,7 @@ pub(super) fn of_embed(error: &EmbedError, field: impl Fn(usize) -> String) -> S
                     input.tokens, input.limit
                 ),
             };
-            invalid(inputs.iter().map(violation).collect())
+            invalid(inputs.iter().map(violation))
         }
         EmbedError::DeadlineExceeded => deadline_exceeded(),
         EmbedError::Defect => internal(),
@@ -150,6 +227,12 @@ pub(super) fn draining() -> Status {
     come_again(Code::Unavailable, "DRAINING", message, Duration::from_millis(100))
 }
 
+/// A stream is ended because its caller does not read the answers.
+pub(super) fn unread() -> Status {
+    let message = "the answers of the stream were not read in time".to_owned();
+    with_reason(Code::DeadlineExceeded, "ANSWERS_UNREAD", message)
+}
+
 /// What tonic should have answered to a message that it could not take, where its own code misleads: OUT_OF_RANGE or,
 /// for one that was compressed, RESOURCE_EXHAUSTED for a size above the limit, INTERNAL for bytes that are not the
 /// message. Ours of these codes have details.
@@ -160,7 +243,7 @@ pub(super) fn corrected(tonic: &Status) -> Option<Status> {
         _ => false,
     };
     let violation = || Violation { field: "message".into(), description: tonic.message().to_owned() };
-    (misleads && tonic.details().is_empty()).then(|| invalid(vec![violation()]))
+    (misleads && tonic.details().is_empty()).then(|| invalid([violation()]))
 }
 
 /// The form in which a stream carries the failure of one of its items.

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, Streaming};
 
-use super::status;
+use super::{intake::Arrivals, layer::Call, status};
 use crate::{deadline::Deadline, trace::Scope};
 
 /// What one kind of stream does with its messages.
@@ -50,11 +50,16 @@ pub(super) type Answers<A> = ReceiverStream<Result<A, Status>>;
 /// How long a stream may be silent while the server shuts down.
 const LAST_SILENCE: Duration = Duration::from_millis(500);
 
-/// Answers on a task of its own, until all messages are answered, the caller leaves, or `deadline` has passed.
+/// How long an answer may wait for the caller to read the one before it.
+const UNREAD_LIMIT: Duration = Duration::from_secs(60);
+/// The same while the server shuts down.
+const LAST_UNREAD_LIMIT: Duration = Duration::from_secs(2);
+
+/// Answers on a task of its own, until all messages are answered, the caller leaves, or the deadline has passed.
 pub(super) fn open<E: Exchange>(
     exchange: E,
     incoming: Streaming<E::Message>,
-    deadline: Option<Deadline>,
+    call: &Call,
     terms: &Terms,
 ) -> Answers<E::Answer> {
     // One answer may wait for the transport; the others wait as unanswered messages, which are bounded.
@@ -66,14 +71,18 @@ pub(super) fn open<E: Exchange>(
         answers: answers.clone(),
         in_flight: SelectAll::new(),
         unsent: VecDeque::new(),
+        arrivals: call.arrivals.clone(),
     };
+    let (deadline, end) = (call.deadline, call.end.clone());
     terms.tasks.spawn(Scope::current().around(async move {
         let run = AssertUnwindSafe(pump.run(incoming, deadline)).catch_unwind();
-        let end = run.await.unwrap_or_else(|_| {
+        let ended = run.await.unwrap_or_else(|_| {
             tracing::error!("the task of a stream panicked; the stream is ended with INTERNAL");
             Err(status::internal())
         });
-        if let Err(status) = end {
+        // From here on the caller has to read, or its stream is dropped.
+        end.answered();
+        if let Err(status) = ended {
             // A caller that left needs no status.
             let _ = answers.send(Err(status)).await;
         }
@@ -91,6 +100,7 @@ struct Pump<E: Exchange> {
     in_flight: SelectAll<BoxStream<'static, E::Step>>,
     /// Answers that wait for the caller to read.
     unsent: VecDeque<E::Answer>,
+    arrivals: Arrivals,
 }
 
 impl<E: Exchange> Pump<E> {
@@ -120,6 +130,12 @@ impl<E: Exchange> Pump<E> {
                 closing.cancelled().await;
                 tokio::time::sleep(LAST_SILENCE).await;
             };
+            let unread = async {
+                tokio::select! {
+                    () = tokio::time::sleep(UNREAD_LIMIT) => {}
+                    () = async { closing.cancelled().await; tokio::time::sleep(LAST_UNREAD_LIMIT).await } => {}
+                }
+            };
             tokio::select! {
                 // None once the last work has ended.
                 step = self.in_flight.next(), if !self.in_flight.is_empty() => {
@@ -131,10 +147,16 @@ impl<E: Exchange> Pump<E> {
                     _ => return Ok(()),
                 },
                 message = incoming.message(), if open && has_room => match message.map_err(readable)? {
-                    Some(message) => self.in_flight.push(self.exchange.begin(message)),
+                    Some(message) => {
+                        let held = self.arrivals.next();
+                        let work = self.exchange.begin(message);
+                        // The message's memory is taken until its work is done.
+                        self.in_flight.push(work.inspect(move |_| _ = &held).boxed());
+                    }
                     None => open = false,
                 },
                 () = silence, if self.in_flight.is_empty() && self.unsent.is_empty() => return Err(status::draining()),
+                () = unread, if !self.unsent.is_empty() => return Err(status::unread()),
             }
         }
         if let Some(summary) = self.exchange.summary() {

@@ -1,8 +1,7 @@
 //! TLS of the TCP listeners: made of files, and made again when they change. A connection keeps what it began with.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
-use futures::{Stream, StreamExt as _};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
@@ -16,15 +15,9 @@ use rustls::{
 };
 use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::task::AbortOnDropHandle;
 use webpki::EndEntityCert;
 
-use super::{caller::Caller, connection::Connection, reload::Source};
-
-/// A caller that takes longer is gone or means ill.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
-/// Handshakes under way on one listener; connections beyond wait in the kernel.
-const HANDSHAKES: usize = 256;
+use super::{caller::Caller, reload::Source};
 
 /// PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,41 +52,20 @@ pub(super) fn open(files: &TlsFiles, registry: &mut Registry) -> Result<(Tls, So
 }
 
 impl Tls {
-    /// The connections whose handshake succeeds, in the order in which they do.
-    pub fn accept(
-        self,
-        connections: impl Stream<Item = std::io::Result<Connection<TcpStream>>>,
-    ) -> impl Stream<Item = std::io::Result<Connection<TlsStream<TcpStream>>>> {
-        let begin = move |connection| {
-            // On a task of its own, so that handshakes use every thread of the reactor.
-            AbortOnDropHandle::new(tokio::spawn(self.clone().handshake(connection)))
-        };
-        let ended = connections.map(begin).buffer_unordered(HANDSHAKES);
-        ended.filter_map(async |ended| ended.ok().flatten().map(Ok))
-    }
-
-    async fn handshake(
-        self,
-        connection: std::io::Result<Connection<TcpStream>>,
-    ) -> Option<Connection<TlsStream<TcpStream>>> {
-        let Connection { io, caller } = connection.ok()?;
+    /// The TLS handshake of one connection; None where it fails. A client certificate gives the caller its name.
+    pub async fn handshake(self, io: TcpStream, caller: Caller) -> Option<(TlsStream<TcpStream>, Caller)> {
         let acceptor = TlsAcceptor::from(self.current.borrow().clone());
         let count = |outcome| self.handshakes.get_or_create(&Labels { outcome }).inc();
-        match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(io)).await {
-            Ok(Ok(io)) => {
+        match acceptor.accept(io).await {
+            Ok(io) => {
                 count("ok");
                 let certificate = io.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let name = certificate.map(|certificate| Caller::Certificate(name_of(certificate).into()));
-                Some(Connection { caller: name.unwrap_or(caller), io })
+                Some((io, name.unwrap_or(caller)))
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 count("failed");
                 tracing::debug!(%caller, %error, "a TLS handshake failed");
-                None
-            }
-            Err(_) => {
-                count("late");
-                tracing::debug!(%caller, limit = ?HANDSHAKE_LIMIT, "a TLS handshake took too long");
                 None
             }
         }

@@ -280,7 +280,8 @@ mod tests {
     fn an_unknown_prompt_is_answered_with_the_known_ones() {
         let mut check = Check::default();
         check.prompt("options.", 0, "nonsense", &model(&[("query", "q: ")]));
-        assert_eq!(check.0[0].field, "options.prompt_name");
-        assert!(check.0[0].description.contains("query") && !check.0[0].description.contains("nonsense"));
+        let status = check.finish(()).expect_err("refused");
+        assert_eq!(fields(&status), ["options.prompt_name"]);
+        assert!(status.message().contains("query") && !status.message().contains("nonsense"));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use rapidfuzz::distance::jaro_winkler;
 use tonic::Status;
 
 use super::{Check, ID_BYTES, metrics};
@@ -151,7 +152,10 @@ impl Check {
         if metrics.is_empty() {
             selections.extend(group(Group::All, ""));
         }
-        for (index, proto::MetricSelection { name, label, options }) in metrics.into_iter().enumerate() {
+        let asked = metrics.len();
+        for (index, proto::MetricSelection { name, label, options }) in
+            metrics.into_iter().enumerate().take(METRICS)
+        {
             if selections.len() > METRICS {
                 break;
             }
@@ -172,7 +176,7 @@ impl Check {
                 (None, None) => self.add(format!("{path}.name"), unknown_metric(&name)),
             }
         }
-        if selections.len() > METRICS {
+        if selections.len() > METRICS || asked > METRICS {
             let what = "metrics with those of groups";
             self.add("metrics", format!("more than {METRICS} {what}, which is the limit"));
         }
@@ -250,10 +254,24 @@ fn group(group: Group, label: &str) -> impl Iterator<Item = Selection> {
 }
 
 fn unknown_metric(name: &str) -> String {
-    let metrics: Vec<&str> = Metric::all().iter().map(|metric| metric.definition().name).collect();
-    let what = if name.is_empty() { "a name is needed" } else { "there is no such metric" };
-    let metrics = metrics.join(", ");
-    format!("{what}; metrics: {metrics}; groups: all, judged, lexical, vector, no_judge")
+    let what = match (name.is_empty(), closest_metric(name)) {
+        (true, _) => "a name is needed".to_owned(),
+        (false, Some(closest)) => format!("there is no such metric; did you mean {closest}?"),
+        (false, None) => "there is no such metric".to_owned(),
+    };
+    format!("{what} (ListMetrics gives all names; groups: all, judged, lexical, vector, no_judge)")
+}
+
+/// The metric whose name is most like `name`, if one is.
+fn closest_metric(name: &str) -> Option<&'static str> {
+    const LONGEST: usize = 64;
+    const ALIKE: f64 = 0.85;
+    if name.len() > LONGEST {
+        return None;
+    }
+    let names = Metric::all().into_iter().map(|metric| metric.definition().name);
+    let alike = names.map(|known| (jaro_winkler::normalized_similarity(name.chars(), known.chars()), known));
+    alike.filter(|(alike, _)| *alike >= ALIKE).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
 }
 
 /// The form of a tag: a language of letters, then parts of letters and digits. Source: RFC 5646, section 2.1.

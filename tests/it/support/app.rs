@@ -80,7 +80,7 @@ pub fn settings(model: impl Into<String>) -> Settings {
             limits,
             compute: Compute { threads, text_threads, batch_tokens },
             reflection: true,
-            keepalive: Duration::from_secs(30),
+            connections: Default::default(),
             security: rpc::guard::Security::default(),
             call_log: rpc::CallLog::default(),
         },

@@ -1,0 +1,69 @@
+//! From a listener to served connections.
+
+use tokio_util::task::TaskTracker;
+
+use super::{
+    Rpc,
+    caller::Caller,
+    listen::{self, Listener},
+};
+
+impl Rpc {
+    /// Serves until `closing`, and on until the last open call has ended.
+    ///
+    /// # Errors
+    /// If the listener cannot be handed to the reactor.
+    pub async fn serve(self, listener: Listener) -> std::io::Result<()> {
+        let (tasks, closing) = (TaskTracker::new(), self.transport.closing.clone());
+        let accepting = async {
+            match listener {
+                Listener::Tcp(listener) => {
+                    let listener = tokio::net::TcpListener::from_std(listener)?;
+                    loop {
+                        let (io, address) = listen::accepted(|cx| listener.poll_accept(cx)).await;
+                        tasks.spawn(self.clone().serve_tcp(io, address.ip()));
+                    }
+                }
+                Listener::Unix { listener, .. } => {
+                    let listener = tokio::net::UnixListener::from_std(listener)?;
+                    loop {
+                        let (io, _) = listen::accepted(|cx| listener.poll_accept(cx)).await;
+                        tasks.spawn(self.clone().serve_unix(io));
+                    }
+                }
+            }
+        };
+        // Whoever connects from here on is refused by the operating system.
+        let accepted: std::io::Result<()> = tokio::select! {
+            failed = accepting => failed,
+            () = closing.cancelled() => Ok(()),
+        };
+        tasks.close();
+        tasks.wait().await;
+        accepted
+    }
+
+    async fn serve_tcp(self, io: tokio::net::TcpStream, address: std::net::IpAddr) {
+        // Answers are small and each is written at once. A peer that has left already needs none.
+        let _ = io.set_nodelay(true);
+        let (transport, caller) = (&self.transport, Caller::at(address));
+        let limited = Some(caller.address().unwrap_or(address));
+        let Some(accepted) = transport.admit(io, limited, self.tls.is_none()).await else { return };
+        match self.tls {
+            None => transport.serve(accepted, caller, self.service).await,
+            Some(tls) => {
+                let handshake = transport.handshake(accepted, |io| tls.handshake(io, caller)).await;
+                if let Some((accepted, caller)) = handshake {
+                    transport.serve(accepted, caller, self.service).await;
+                }
+            }
+        }
+    }
+
+    async fn serve_unix(self, io: tokio::net::UnixStream) {
+        let caller = io.peer_cred().map_or(Caller::Unknown, |user| Caller::User(user.uid()));
+        if let Some(accepted) = self.transport.admit(io, None, true).await {
+            self.transport.serve(accepted, caller, self.service).await;
+        }
+    }
+}
