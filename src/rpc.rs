@@ -184,7 +184,7 @@ impl Rpc {
 }
 
 /// Bytes of one stream that may arrive before someone reads them.
-const STREAM_WINDOW: u32 = 64 << 10;
+const STREAM_WINDOW: u32 = 128 << 10;
 
 fn transport(context: &Context, registry: &mut Registry) -> Transport {
     let settings = &context.settings.connections;

@@ -6,6 +6,7 @@
 mod fields;
 mod inflate;
 mod memory;
+mod rules;
 
 use std::{
     collections::VecDeque,
@@ -22,10 +23,10 @@ use http_body::{Body, Frame};
 use tokio::time::Sleep;
 use tonic::Status;
 
-use super::status::{self, Violation};
 pub(crate) use fields::Shapes;
 use inflate::{Encoding, InflateError, Inflater};
 pub(crate) use memory::{CallMemory, Held, MessageMemory};
+use rules::{Prefix, Ready, Rules, refused};
 
 /// Flag and length before each message. Source: gRPC over HTTP/2, *Length-Prefixed-Message*.
 const PREFIX: usize = 5;
@@ -111,15 +112,6 @@ impl Arrivals {
     }
 }
 
-/// The rules for the messages of one call.
-struct Rules {
-    intake: Arc<Parts>,
-    method: &'static str,
-    unary: bool,
-    encoding: Option<Encoding>,
-    memory: CallMemory,
-}
-
 /// A request's body; its data are whole messages, not compressed.
 #[pin_project::pin_project]
 pub(crate) struct IntakeBody<B> {
@@ -159,19 +151,6 @@ enum Stage {
     },
 }
 
-/// What stands before a message.
-#[derive(Clone, Copy)]
-struct Prefix {
-    compressed: bool,
-    bytes: usize,
-}
-
-/// A message in the form in which it is handed on, with its prefix.
-struct Ready {
-    frame: Bytes,
-    held: Held,
-}
-
 impl<B> Body for IntakeBody<B>
 where
     B: Body<Data = Bytes>,
@@ -209,7 +188,7 @@ where
                 }
                 Poll::Pending if matches!(this.stage, Stage::Reserving { .. } | Stage::Inflating(_)) => {
                     ready!(overdue(this.timer, &this.rules.intake.limits, cx));
-                    return Poll::Ready(Some(Err(late(this.rules))));
+                    return Poll::Ready(Some(Err(this.rules.late())));
                 }
                 Poll::Pending => {}
             }
@@ -219,7 +198,7 @@ where
                     Poll::Pending if this.stage.is_idle() && !this.rules.unary => return Poll::Pending,
                     Poll::Pending => {
                         ready!(overdue(this.timer, &this.rules.intake.limits, cx));
-                        return Poll::Ready(Some(Err(late(this.rules))));
+                        return Poll::Ready(Some(Err(this.rules.late())));
                     }
                 };
                 match arrived.transpose().map_err(|error| Status::from_error(error.into()))? {
@@ -303,93 +282,6 @@ impl Stage {
     }
 }
 
-impl Prefix {
-    fn read(bytes: [u8; PREFIX], rules: &Rules) -> Result<Prefix, Status> {
-        let [flag, length @ ..] = bytes;
-        let (bytes, limit) = (u32::from_be_bytes(length) as usize, rules.limit());
-        if bytes > limit {
-            return Err(refused(&format!("{bytes} bytes, the limit is {limit}")));
-        }
-        match flag {
-            0 => Ok(Prefix { compressed: false, bytes }),
-            1 if rules.encoding.is_some() => Ok(Prefix { compressed: true, bytes }),
-            1 => Err(Status::internal("a message is compressed, and grpc-encoding does not say how")),
-            _ => Err(Status::internal("a message has a compression flag that is neither 0 nor 1")),
-        }
-    }
-
-    /// As it stands before a message that is not compressed.
-    fn plain(self) -> [u8; PREFIX] {
-        plain_prefix(self.bytes)
-    }
-
-    /// Bytes of what is collected: with the prefix, where the message can be handed on as it is.
-    fn frame_bytes(self) -> usize {
-        if self.compressed { self.bytes } else { PREFIX + self.bytes }
-    }
-}
-
-fn plain_prefix(bytes: usize) -> [u8; PREFIX] {
-    let [a, b, c, d] = u32::try_from(bytes).unwrap_or(u32::MAX).to_be_bytes();
-    [0, a, b, c, d]
-}
-
-impl Rules {
-    fn limit(&self) -> usize {
-        let limit = self.intake.limits.message_bytes;
-        if self.method.starts_with("assay.") { limit } else { limit.min(OTHER_MESSAGE_BYTES) }
-    }
-
-    /// Takes memory for a message, or waits for it.
-    fn begin(&self, prefix: Prefix, arrivals: &Arrivals) -> Result<Stage, Status> {
-        if prefix.bytes == 0 {
-            let message =
-                if prefix.compressed { Bytes::new() } else { Bytes::copy_from_slice(&prefix.plain()) };
-            return self.complete(prefix, message, Held::default(), arrivals);
-        }
-        if let Some(held) = self.memory.try_take_request(prefix.bytes) {
-            return Ok(Stage::Payload { prefix, message: BytesMut::new(), held });
-        }
-        let memory = self.memory.clone();
-        let held = Box::pin(async move { memory.take_request(prefix.bytes).await });
-        Ok(Stage::Reserving { prefix, held })
-    }
-
-    /// A message of which the last byte has arrived.
-    fn complete(
-        &self,
-        prefix: Prefix,
-        message: Bytes,
-        held: Held,
-        arrivals: &Arrivals,
-    ) -> Result<Stage, Status> {
-        let Some(encoding) = self.encoding.filter(|_| prefix.compressed) else {
-            return self.leaving(Ready { frame: message, held }, arrivals);
-        };
-        let most = encoding.inflated_bytes(&message, self.limit());
-        let most = most.map_err(|error| refused(&error.to_string()))?;
-        let (intake, memory) = (Arc::clone(&self.intake), self.memory.clone());
-        Ok(Stage::Inflating(Box::pin(async move {
-            let room = memory.take_request(most).await;
-            let inflated = intake.inflater.run(encoding, message, most).await?;
-            // The compressed bytes are gone.
-            drop(held);
-            let frame = plain_prefix(inflated.len()).into_iter().chain(inflated).collect();
-            Ok(Ready { frame, held: room })
-        })))
-    }
-
-    /// Lets a message leave, if it has no more fields than it may.
-    fn leaving(&self, Ready { frame, held }: Ready, arrivals: &Arrivals) -> Result<Stage, Status> {
-        let limit = self.intake.limits.fields;
-        let counted = self.intake.shapes.count(self.method, &frame[PREFIX..], limit);
-        counted
-            .map_err(|fields::TooMany| refused(&format!("more than {limit} fields, which is the limit")))?;
-        arrivals.add(held);
-        Ok(Stage::Leaving { frame, paused: false })
-    }
-}
-
 /// Pieces of the message that leaves; None where none does.
 fn leave(stage: &mut Stage, cx: &mut Context<'_>) -> Option<Poll<Bytes>> {
     let Stage::Leaving { frame, paused } = stage else { return None };
@@ -409,12 +301,4 @@ fn leave(stage: &mut Stage, cx: &mut Context<'_>) -> Option<Poll<Bytes>> {
 /// Ready once the time for the caller's bytes is over.
 fn overdue(timer: &mut Option<Pin<Box<Sleep>>>, limits: &IntakeLimits, cx: &mut Context<'_>) -> Poll<()> {
     timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limits.body_timeout))).as_mut().poll(cx)
-}
-
-fn late(rules: &Rules) -> Status {
-    status::body_timeout(rules.intake.limits.body_timeout)
-}
-
-fn refused(description: &str) -> Status {
-    status::invalid([Violation { field: "message".into(), description: description.into() }])
 }

@@ -36,6 +36,8 @@ const SEND_BUFFER: usize = 64 << 10;
 const HEADER_LIST: u32 = 16 << 10;
 /// Streams that the peer reset before they were taken; above it, h2 ends the connection.
 const RESET_STREAMS: usize = 20;
+/// Time in which a peer closes a connection after it was told to, from the end of its last call.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Time to write the refusal of a connection.
 const REFUSAL_LIMIT: Duration = Duration::from_millis(100);
 
@@ -68,7 +70,7 @@ impl Default for ConnectionSettings {
             age: Some(Duration::from_hours(1)),
             keepalive: Duration::from_secs(30),
             streams: 256,
-            stream_window: 64 << 10,
+            stream_window: 128 << 10,
             http1: false,
         }
     }
@@ -157,6 +159,7 @@ impl Transport {
         let io = TokioIo::new(GuardedIo::new(io, Arc::clone(&place)));
         let mut connection = std::pin::pin!(builder.serve_connection(io, service));
         let mut limits = std::pin::pin!(self.limits(&place));
+        let mut left = std::pin::pin!(until_idle(&place, FAREWELL));
         let mut graceful = false;
         loop {
             tokio::select! {
@@ -177,6 +180,8 @@ impl Transport {
                         return;
                     }
                 },
+                // The peer has not closed the connection, and has no call on it.
+                () = &mut left, if graceful => return,
             }
         }
     }

@@ -53,7 +53,7 @@ fn a_caller_has_so_many_calls_under_way_over_all_its_connections() {
         };
         let waiting = [wait(app.client().await), wait(app.client().await)];
         let channel = app.channel().await;
-        until("both calls", async || info(channel.clone(), "").await.is_err()).await;
+        app.until_metric("assay_rpc_open", "EmbeddingService/Embed\"", |open| open == 2.0).await;
         let (reason, retry_in) = refused(info(channel.clone(), "").await);
         assert_eq!((reason.as_str(), retry_in), ("CALLER_CALLS", Duration::from_secs(1)));
         app.health().await.check(HealthCheckRequest::default()).await.expect("health is not limited");

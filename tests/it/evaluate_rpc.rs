@@ -69,42 +69,79 @@ fn error(result: &MetricResult) -> Status {
     Status::with_details(error.code.into(), error.message.clone(), error.encode_to_vec().into())
 }
 
+/// Fields and descriptions of all violations, in order of their fields.
+fn violations(app: &TestApp, request: EvaluateRequest) -> (Vec<String>, String) {
+    let mut details = run(refusal(app, request));
+    details.fields.sort_unstable();
+    (details.fields, details.descriptions.join("\n"))
+}
+
+fn check_parts(all: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(all.contains(part), "{part} is not in:\n{all}");
+    }
+    assert!(!all.contains("nonsense") && !all.contains("nobody") && !all.contains("not a tag"));
+}
+
 #[test]
-fn all_mistakes_of_a_request_are_told_at_once_with_their_paths() {
+fn all_violations_of_a_sample_and_of_options_are_told_at_once_with_their_paths() {
+    let app = TestApp::serving(SMALL);
+    let sample = Sample {
+        response: "x".repeat(200_000),
+        language: "not a tag".into(),
+        rubrics: HashMap::from([("good".into(), "right".into())]),
+        retrieved_contexts: vec![Context::default(); 129],
+        ..Sample::default()
+    };
+    let metrics = vec![metric("faithfulness"), metric("context_precision"), metric("bleu")];
+    let request = EvaluateRequest { sample: Some(sample), metrics, options: None };
+    let (fields, all) = violations(&app, request);
+    let expected = [
+        "sample.language",
+        "sample.reference",
+        "sample.response",
+        "sample.retrieved_contexts",
+        "sample.retrieved_contexts",
+        "sample.rubrics",
+        "sample.rubrics",
+        "sample.user_input",
+    ];
+    assert_eq!(fields, expected);
+    check_parts(&all, &["needed by faithfulness, context_precision"]);
+    let options = EvaluateOptions {
+        judge: "nobody".into(),
+        budget: Some(Budget { usd: Some(-1.0), ..Budget::default() }),
+        reason_language: "de".into(),
+        ..EvaluateOptions::default()
+    };
+    let (fields, all) = violations(&app, EvaluateRequest { options: Some(options), ..request_of_all() });
+    assert_eq!(fields, ["options.budget.usd", "options.judge", "options.reason_language"]);
+    check_parts(&all, &["configured: none"]);
+}
+
+fn request_of_all() -> EvaluateRequest {
+    EvaluateRequest { sample: Some(sample()), ..EvaluateRequest::default() }
+}
+
+#[test]
+fn all_violations_of_metrics_are_told_at_once_with_their_paths() {
     let app = TestApp::serving(SMALL);
     let rouge = Options::Rouge(RougeOptions { variant: 99, ..RougeOptions::default() });
     let criterion = CriterionOptions { definition: String::new(), samples: Some(2), ..Default::default() };
     let threshold = SemanticSimilarityOptions { threshold: Some(f64::NAN) };
     let with = |name: &str, options| MetricSelection { options: Some(options), ..metric(name) };
-    let request = EvaluateRequest {
-        sample: Some(Sample {
-            response: "x".repeat(200_000),
-            language: "not a tag".into(),
-            rubrics: HashMap::from([("good".into(), "right".into())]),
-            retrieved_contexts: vec![Context::default(); 129],
-            ..Sample::default()
-        }),
-        metrics: vec![
-            metric("nonsense"),
-            with("bleu", rouge.clone()),
-            with("rouge", rouge),
-            with("aspect_critic", Options::Criterion(criterion)),
-            with("semantic_similarity", Options::SemanticSimilarity(threshold)),
-            MetricSelection { label: "l".repeat(257), ..metric("faithfulness") },
-            with("lexical", Options::Criterion(CriterionOptions::default())),
-            metric("discrete"),
-            metric("context_precision"),
-        ],
-        options: Some(EvaluateOptions {
-            judge: "nobody".into(),
-            budget: Some(Budget { usd: Some(-1.0), ..Budget::default() }),
-            reason_language: "de".into(),
-            ..EvaluateOptions::default()
-        }),
-    };
-    let mut details = run(refusal(&app, request));
-    details.fields.sort_unstable();
-    let mut expected = [
+    let metrics = vec![
+        metric("nonsense"),
+        with("bleu", rouge.clone()),
+        with("rouge", rouge),
+        with("aspect_critic", Options::Criterion(criterion)),
+        with("semantic_similarity", Options::SemanticSimilarity(threshold)),
+        MetricSelection { label: "l".repeat(257), ..metric("faithfulness") },
+        with("lexical", Options::Criterion(CriterionOptions::default())),
+        metric("discrete"),
+    ];
+    let (fields, all) = violations(&app, EvaluateRequest { metrics, ..request_of_all() });
+    let expected = [
         "metrics[0].name",
         "metrics[1].rouge",
         "metrics[2].rouge.variant",
@@ -115,31 +152,11 @@ fn all_mistakes_of_a_request_are_told_at_once_with_their_paths() {
         "metrics[6]",
         "metrics[7].discrete.instruction",
         "metrics[7].discrete.values",
-        "options.budget.usd",
-        "options.judge",
-        "options.reason_language",
-        "sample.language",
-        "sample.reference",
-        "sample.response",
-        "sample.retrieved_contexts",
-        "sample.retrieved_contexts",
-        "sample.rubrics",
-        "sample.rubrics",
-        "sample.user_input",
     ];
-    expected.sort_unstable();
-    assert_eq!(details.fields, expected);
-    let all = details.descriptions.join("\n");
-    for part in [
-        "metrics: faithfulness, answer_relevancy",
-        "groups: all",
-        "needed by faithfulness, context_precision",
-        "configured: none",
-        "bleu takes the options bleu",
-    ] {
-        assert!(all.contains(part), "{part} is not in:\n{all}");
-    }
-    assert!(!all.contains("nonsense") && !all.contains("nobody") && !all.contains("not a tag"));
+    assert_eq!(fields, expected);
+    check_parts(&all, &["ListMetrics", "groups: all", "bleu takes the options bleu"]);
+    let misspelt = EvaluateRequest { metrics: vec![metric("faithfullness")], ..request_of_all() };
+    check_parts(&violations(&app, misspelt).1, &["did you mean faithfulness?"]);
 }
 
 #[test]

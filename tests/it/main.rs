@@ -9,6 +9,7 @@ mod bad_input;
 mod caller_limits;
 mod cli;
 mod drain;
+mod edge;
 mod embed_cache;
 mod embed_queue;
 mod embed_rpc;

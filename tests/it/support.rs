@@ -8,6 +8,7 @@ pub mod hub;
 pub mod judge;
 pub mod lag;
 pub mod random_model;
+pub mod raw_http2;
 pub mod server;
 
 use std::path::PathBuf;

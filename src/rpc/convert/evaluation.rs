@@ -152,10 +152,11 @@ impl Check {
         if metrics.is_empty() {
             selections.extend(group(Group::All, ""));
         }
-        let asked = metrics.len();
-        for (index, proto::MetricSelection { name, label, options }) in
-            metrics.into_iter().enumerate().take(METRICS)
-        {
+        if metrics.len() > METRICS {
+            self.add("metrics", format!("{} metrics, the limit is {METRICS}", metrics.len()));
+            return selections;
+        }
+        for (index, proto::MetricSelection { name, label, options }) in metrics.into_iter().enumerate() {
             if selections.len() > METRICS {
                 break;
             }
@@ -176,7 +177,7 @@ impl Check {
                 (None, None) => self.add(format!("{path}.name"), unknown_metric(&name)),
             }
         }
-        if selections.len() > METRICS || asked > METRICS {
+        if selections.len() > METRICS {
             let what = "metrics with those of groups";
             self.add("metrics", format!("more than {METRICS} {what}, which is the limit"));
         }

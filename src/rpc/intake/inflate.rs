@@ -46,7 +46,7 @@ impl Encoding {
         let told = match self {
             // The last four bytes: the length modulo 2^32. Source: RFC 1952, section 2.3.1.
             Encoding::Gzip => match message {
-                [.., a, b, c, d] => Some(u64::from(u32::from_le_bytes([*a, *b, *c, *d]))),
+                [0x1f, 0x8b, .., a, b, c, d] => Some(u64::from(u32::from_le_bytes([*a, *b, *c, *d]))),
                 _ => return Err(InflateError::Corrupt),
             },
             Encoding::Zstd => {
@@ -60,10 +60,10 @@ impl Encoding {
         }
     }
 
-    /// At most `most` bytes, which [`Encoding::inflated_bytes`] told.
-    fn inflate(self, message: &[u8], most: usize) -> Result<Vec<u8>, InflateError> {
+    /// At most `most` bytes, which [`Encoding::inflated_bytes`] told, behind room for a prefix of `before` bytes.
+    fn inflate(self, message: &[u8], most: usize, before: usize) -> Result<Vec<u8>, InflateError> {
         let read = |reader: &mut dyn Read| {
-            let mut inflated = Vec::new();
+            let mut inflated = vec![0; before];
             // One byte more than was announced shows that the announcement was wrong.
             reader.take(most as u64 + 1).read_to_end(&mut inflated).map(|_| inflated)
         };
@@ -75,7 +75,11 @@ impl Encoding {
             }),
         };
         let inflated = inflated.map_err(|_| InflateError::Corrupt)?;
-        if inflated.len() > most { Err(InflateError::TooLarge { limit: most }) } else { Ok(inflated) }
+        if inflated.len() - before > most {
+            Err(InflateError::TooLarge { limit: most })
+        } else {
+            Ok(inflated)
+        }
     }
 }
 
@@ -94,21 +98,22 @@ impl Inflater {
         pool.map(Inflater).map_err(io::Error::other)
     }
 
-    /// Decompresses `message` to at most `most` bytes; on the calling thread where that is quick.
+    /// Decompresses `message` to at most `most` bytes behind `before` zeros; on the calling thread where that is quick.
     pub async fn run(
         &self,
         encoding: Encoding,
         message: Bytes,
         most: usize,
+        before: usize,
     ) -> Result<Vec<u8>, InflateError> {
         if message.len() + most <= AT_ONCE {
-            return encoding.inflate(&message, most);
+            return encoding.inflate(&message, most, before);
         }
         let (done, inflated) = oneshot::channel();
         self.0.spawn(move || {
             if !done.is_closed() {
                 // A caller that left needs nothing.
-                let _ = done.send(encoding.inflate(&message, most));
+                let _ = done.send(encoding.inflate(&message, most, before));
             }
         });
         inflated.await.unwrap_or(Err(InflateError::Corrupt))
@@ -129,7 +134,7 @@ mod tests {
 
     fn check(encoding: Encoding, message: &[u8], limit: usize, expected: Result<usize, InflateError>) {
         let inflated =
-            encoding.inflated_bytes(message, limit).and_then(|most| encoding.inflate(message, most));
+            encoding.inflated_bytes(message, limit).and_then(|most| encoding.inflate(message, most, 0));
         assert_eq!(inflated.map(|inflated| inflated.len()), expected, "{encoding:?}");
     }
 
