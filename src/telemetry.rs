@@ -82,26 +82,34 @@ pub(crate) fn register_process(registry: &mut Registry, started: SystemTime) {
     let start: Gauge<f64, std::sync::atomic::AtomicU64> = Gauge::default();
     start.set(started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64());
     registry.register("process_start_time_seconds", "When the process started, Unix time", start);
-    registry.register_collector(Box::new(ProcessMemory));
+    registry.register_collector(Box::new(Process));
 }
 
-/// Read when it is asked for, on the thread of the admin port.
+/// Memory and file descriptors, read when they are asked for, on the thread of the admin port.
 #[derive(Debug)]
-struct ProcessMemory;
+struct Process;
 
-impl Collector for ProcessMemory {
+impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(bytes) = resident_bytes() else { return Ok(()) };
-        let gauge = ConstGauge::new(bytes);
-        let help = "Resident memory";
-        let metric = encoder.encode_descriptor(
-            "process_resident_memory",
-            help,
-            Some(&Unit::Bytes),
-            gauge.metric_type(),
-        )?;
-        gauge.encode(metric)
+        let mut tell = |name, help, unit: Option<&Unit>, value: Option<i64>| {
+            let Some(value) = value else { return Ok(()) };
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
+        };
+        tell("process_resident_memory", "Resident memory", Some(&Unit::Bytes), resident_bytes())?;
+        tell("process_open_fds", "Open file descriptors", None, open_descriptors())?;
+        tell("process_max_fds", "Maximum number of open file descriptors", None, max_descriptors())
     }
+}
+
+/// The descriptor that lists the others is one of them.
+fn open_descriptors() -> Option<i64> {
+    let listed = std::fs::read_dir("/proc/self/fd").ok()?.count();
+    i64::try_from(listed.saturating_sub(1)).ok()
+}
+
+fn max_descriptors() -> Option<i64> {
+    i64::try_from(rustix::process::getrlimit(rustix::process::Resource::Nofile).current?).ok()
 }
 
 #[expect(clippy::disallowed_methods, reason = "proc is not a disk, and the admin thread asks")]

@@ -172,7 +172,8 @@ where
             // The caller's bytes, the memory for them and the work on them have one limit of time together.
             let advanced = match this.stage {
                 Stage::Reserving { prefix, held } => held.as_mut().poll(cx).map(|held| {
-                    let message = BytesMut::with_capacity(prefix.bytes.min(PIECE));
+                    // The system gives pages as the bytes arrive.
+                    let message = BytesMut::with_capacity(prefix.frame_bytes());
                     Ok(Stage::Payload { prefix: *prefix, message, held })
                 }),
                 Stage::Inflating(inflated) => inflated.as_mut().poll(cx).map(|ready| {
