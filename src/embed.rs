@@ -8,12 +8,14 @@ mod batch;
 mod cache;
 mod engine;
 mod error;
+mod gate;
 mod gather;
 mod metrics;
 mod passes;
 mod queue;
 mod status;
 mod tokenize;
+mod tokens;
 mod vector;
 mod warm_up;
 mod worker;
@@ -57,8 +59,8 @@ pub struct Settings {
     pub text_threads: usize,
     /// The most tokens of one forward pass.
     pub batch_tokens: usize,
-    /// The most tokens that may wait or be computed. Half is for calls, which are refused when it is full, half
-    /// for streams, which wait; so neither can lock the other out.
+    /// Maximum tokens that wait or are computed. Half is for calls, which are refused when it is full, half for
+    /// streams and evaluations, which wait; so neither can lock the other out. Tokenize has as much as either.
     pub queue_tokens: usize,
     /// Memory for what texts that come again were computed to; 0 for none.
     pub cache_bytes: usize,
@@ -178,13 +180,18 @@ impl Collector for Gauges {
         ready.encode(encoder.encode_descriptor("assay_model_ready", help, None, ready.metric_type())?)?;
         let Some(engine) = shared.engine.get() else { return Ok(()) };
         let (inputs, tokens) = engine.queue_depth();
-        let (calls, streams, limit) = engine.admitted();
+        let admitted = engine.admitted();
         for (name, help, value) in [
             ("assay_queue_inputs", "Inputs that wait for a compute thread", inputs),
             ("assay_queue_tokens", "Tokens that wait for a compute thread", tokens),
-            ("assay_admitted_call_tokens", "Tokens of calls that wait or are computed", calls),
-            ("assay_admitted_stream_tokens", "Tokens of streams that wait or are computed", streams),
-            ("assay_admission_limit_tokens", "The most tokens of calls, and as many of streams", limit),
+            ("assay_admitted_call_tokens", "Tokens of calls that wait or are computed", admitted.calls),
+            ("assay_admitted_stream_tokens", "Tokens of streams that wait or are computed", admitted.streams),
+            ("assay_admitted_tokenize_tokens", "Tokens of Tokenize that are being made", admitted.tokenize),
+            (
+                "assay_admission_limit_tokens",
+                "Maximum tokens of calls, of streams, and of Tokenize",
+                admitted.limit,
+            ),
         ] {
             encode(&mut encoder, name, help, value as u64)?;
         }

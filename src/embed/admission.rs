@@ -1,63 +1,85 @@
-//! How many tokens may wait or be computed at one time.
+//! How many tokens may wait or be computed at one time, by kind of call.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use super::{
+    EmbedError,
+    batch::FlowId,
+    gate::{Gate, Permit},
+    metrics::Metrics,
+};
 
-use super::{EmbedError, metrics::Metrics};
-
-/// Room for tokens: half of it is for calls, half for streams.
+/// Room for tokens: half of the queue is for calls, half for streams and evaluations, and as much as either for
+/// Tokenize, whose tokens are never computed. None of them locks another out.
 pub(super) struct Admission {
-    calls: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
-    /// Permits of each of the two.
-    capacity: usize,
+    calls: Arc<Gate>,
+    streams: Arc<Gate>,
+    long_tokenize: Arc<Gate>,
+    /// For requests of at most [`SHORT`] tokens, which no long one keeps waiting.
+    short_tokenize: Arc<Gate>,
     metrics: Metrics,
 }
 
-/// Which half.
+/// The share of the room that a kind of call has.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Lane {
     /// Refused at once where it is full.
     Call,
-    /// Waited for where it is full.
+    /// Waited for where it is full, fair among flows.
     Stream,
+    /// As [`Lane::Stream`].
+    Tokenize,
+}
+
+/// Tokens of a Tokenize request that counts as short.
+const SHORT: usize = 4096;
+
+/// Tokens that are held, by lane, and the most of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Admitted {
+    pub calls: usize,
+    pub streams: usize,
+    pub tokenize: usize,
+    pub limit: usize,
 }
 
 impl Admission {
     pub fn new(queue_tokens: usize, max_tokens: usize, metrics: &Metrics) -> Admission {
         let capacity = capacity(queue_tokens, max_tokens);
-        Admission {
-            calls: Arc::new(Semaphore::new(capacity)),
-            streams: Arc::new(Semaphore::new(capacity)),
-            capacity,
-            metrics: metrics.clone(),
-        }
+        let [calls, streams, long_tokenize, short_tokenize] = [(); 4].map(|()| Gate::new(capacity));
+        Admission { calls, streams, long_tokenize, short_tokenize, metrics: metrics.clone() }
     }
 
     /// Never waits in [`Lane::Call`].
-    pub async fn admit(&self, lane: Lane, tokens: usize) -> Result<OwnedSemaphorePermit, EmbedError> {
+    pub async fn admit(&self, lane: Lane, flow: FlowId, tokens: usize) -> Result<Permit, EmbedError> {
         match lane {
             Lane::Call => self.admit_call(tokens),
-            Lane::Stream => {
-                let permit = Arc::clone(&self.streams).acquire_many_owned(permits(tokens)).await;
-                permit.map_err(|_| EmbedError::Stopping)
-            }
+            Lane::Stream => Ok(self.streams.acquire(flow, tokens).await),
+            Lane::Tokenize if tokens <= SHORT => Ok(self.short_tokenize.acquire(flow, tokens).await),
+            Lane::Tokenize => Ok(self.long_tokenize.acquire(flow, tokens).await),
         }
     }
 
-    /// Tokens that calls hold, that streams hold, and the most of either.
-    pub fn held(&self) -> (usize, usize, usize) {
-        let held = |permits: &Semaphore| self.capacity - permits.available_permits().min(self.capacity);
-        (held(&self.calls), held(&self.streams), self.capacity)
+    /// The most tokens of one lane, and of one request.
+    pub fn capacity(&self) -> usize {
+        self.calls.capacity()
     }
 
-    fn admit_call(&self, tokens: usize) -> Result<OwnedSemaphorePermit, EmbedError> {
-        let capacity = self.capacity;
+    pub fn held(&self) -> Admitted {
+        Admitted {
+            calls: self.calls.held(),
+            streams: self.streams.held(),
+            tokenize: self.long_tokenize.held() + self.short_tokenize.held(),
+            limit: self.capacity(),
+        }
+    }
+
+    fn admit_call(&self, tokens: usize) -> Result<Permit, EmbedError> {
+        let capacity = self.capacity();
         if tokens > capacity {
             return Err(EmbedError::TooLarge { tokens, capacity });
         }
-        Arc::clone(&self.calls).try_acquire_many_owned(permits(tokens)).map_err(|_| {
+        self.calls.try_acquire(tokens).ok_or_else(|| {
             self.metrics.refused();
             EmbedError::QueueFull { tokens, capacity, retry_in: Duration::from_millis(250) }
         })
@@ -73,6 +95,45 @@ fn capacity(queue_tokens: usize, max_tokens: usize) -> usize {
     half.max(max_tokens)
 }
 
-fn permits(tokens: usize) -> u32 {
-    u32::try_from(tokens).unwrap_or(u32::MAX)
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn admission(queue_tokens: usize) -> Admission {
+        Admission::new(queue_tokens, 512, &Metrics::register(&mut Default::default()))
+    }
+
+    fn admit(admission: &Admission, lane: Lane, tokens: usize) -> Option<Result<Permit, EmbedError>> {
+        admission.admit(lane, FlowId(0), tokens).now_or_never()
+    }
+
+    #[test]
+    fn a_queue_of_any_size_is_one() {
+        for queue_tokens in [1, usize::MAX >> 3, usize::MAX] {
+            let admission = admission(queue_tokens);
+            for lane in [Lane::Call, Lane::Stream, Lane::Tokenize] {
+                let permit = admit(&admission, lane, 512).expect("at once").expect("room");
+                assert_eq!(permit.tokens(), 512, "{lane:?}");
+            }
+            let large = admit(&admission, Lane::Call, usize::MAX);
+            assert!(matches!(large, Some(Err(EmbedError::TooLarge { tokens: usize::MAX, .. }))));
+        }
+    }
+
+    #[test]
+    fn no_lane_takes_the_room_of_another_and_a_long_tokenize_none_of_a_short_one() {
+        let admission = admission(20_000);
+        let all = [Lane::Call, Lane::Stream, Lane::Tokenize];
+        let full = all.map(|lane| admit(&admission, lane, 10_000).expect("at once").expect("room"));
+        let Admitted { calls, streams, tokenize, limit } = admission.held();
+        assert_eq!([calls, streams, tokenize, limit], [10_000; 4]);
+        assert!(matches!(admit(&admission, Lane::Call, 1), Some(Err(EmbedError::QueueFull { .. }))));
+        assert!(admit(&admission, Lane::Stream, 1).is_none());
+        assert!(admit(&admission, Lane::Tokenize, SHORT + 1).is_none());
+        assert!(admit(&admission, Lane::Tokenize, SHORT).is_some());
+        drop(full);
+        assert_eq!(admission.held().calls, 0);
+    }
 }

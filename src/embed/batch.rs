@@ -1,81 +1,87 @@
-//! Which sequences share the next forward pass: fair queueing over callers, counted in tokens.
+//! Fair queueing over flows, counted in tokens: who is admitted next, and which sequences share the next forward pass.
 //!
-//! Every job gets an end tag: its tokens after the later of the queue's virtual time and the end tag of its flow's
-//! job before it. Jobs leave in the order of their tags, and the virtual time advances by the tokens that left,
-//! divided by the flows that had work waiting. So a short job of a new flow goes before the long ones that others
-//! have queued; flows with work waiting get equal shares of tokens; and as time passes every tag, no stream of
-//! newcomers can hold a job back for ever.
+//! The first job of every flow has an end tag: its tokens after the later of the virtual time at which the job came and
+//! the end tag of the flow's job that left before it. Jobs leave in the order of their tags, and the virtual time
+//! advances by the tokens that left, divided by the flows that had work waiting. So a short job of a new flow goes
+//! before the long ones that others have queued; flows with work waiting get equal shares of tokens; and as time passes
+//! every tag, no stream of newcomers can hold a job back for ever. A job that is given up counts for nothing: those
+//! behind it move up.
 //!
 //! Bound: before a new flow's first job, each other flow gets at most as many tokens as that job has, and one job.
 //!
 //! Source: Demers, Keshav and Shenker, Analysis and Simulation of a Fair Queueing Algorithm, SIGCOMM 1989.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Whose work it is: one unary call, or one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct FlowId(pub u64);
 
 pub(super) struct FairQueue<T> {
-    heap: BinaryHeap<Reverse<Entry<T>>>,
-    flows: HashMap<FlowId, Flow>,
+    /// Invariant: for each flow with a job that waits, the end tag and the arrival of its first job.
+    heads: BTreeMap<(u64, u64), FlowId>,
+    flows: HashMap<FlowId, Flow<T>>,
     virtual_time: u64,
-    /// Flows with a job that waits.
-    waiting_flows: u64,
     arrivals: u64,
+    jobs: usize,
     tokens: usize,
 }
 
-#[derive(Default)]
-struct Flow {
-    /// Where its work ends, in units of the virtual time.
+struct Flow<T> {
+    /// The end tag of the job that left last, in units of the virtual time.
     end: u64,
-    waiting_jobs: usize,
+    waiting: VecDeque<Waiting<T>>,
+}
+
+struct Waiting<T> {
+    arrival: u64,
+    /// The virtual time at its arrival.
+    since: u64,
+    tokens: usize,
+    job: T,
+}
+
+/// Finds a job that waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ticket {
+    flow: FlowId,
+    arrival: u64,
 }
 
 /// Steps of the virtual time for one token, so that shares of it are exact enough.
 const UNIT: u64 = 1 << 16;
 
-struct Entry<T> {
-    flow: FlowId,
-    end: u64,
-    arrival: u64,
-    tokens: usize,
-    job: T,
-}
-
 impl<T> FairQueue<T> {
     pub fn new() -> FairQueue<T> {
         FairQueue {
-            heap: BinaryHeap::new(),
+            heads: BTreeMap::new(),
             flows: HashMap::new(),
             virtual_time: 0,
-            waiting_flows: 0,
             arrivals: 0,
+            jobs: 0,
             tokens: 0,
         }
     }
 
-    pub fn push(&mut self, id: FlowId, tokens: usize, job: T) {
-        let flow = self.flows.entry(id).or_default();
-        flow.end = self.virtual_time.max(flow.end) + tokens as u64 * UNIT;
-        let end = flow.end;
-        self.waiting_flows += u64::from(flow.waiting_jobs == 0);
-        flow.waiting_jobs += 1;
-        self.tokens += tokens;
+    pub fn push(&mut self, id: FlowId, tokens: usize, job: T) -> Ticket {
         self.arrivals += 1;
-        self.heap.push(Reverse(Entry { flow: id, end, arrival: self.arrivals, tokens, job }));
+        let (arrival, since) = (self.arrivals, self.virtual_time);
+        let flow = self.flows.entry(id).or_insert_with(Flow::new);
+        flow.waiting.push_back(Waiting { arrival, since, tokens, job });
+        if flow.waiting.len() == 1 {
+            self.heads.extend(flow.head().map(|head| (head, id)));
+        }
+        self.jobs += 1;
+        self.tokens += tokens;
+        Ticket { flow: id, arrival }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.heap.is_empty()
+        self.jobs == 0
     }
 
     pub fn jobs(&self) -> usize {
-        self.heap.len()
+        self.jobs
     }
 
     pub fn tokens(&self) -> usize {
@@ -86,61 +92,99 @@ impl<T> FairQueue<T> {
     /// callers left, which count for nothing.
     pub fn next_batch(&mut self, limit: usize, keep: impl Fn(&T) -> bool) -> Vec<T> {
         let (mut batch, mut taken) = (Vec::new(), 0);
-        let sharing = self.waiting_flows.max(1);
-        while let Some(Reverse(next)) = self.heap.peek() {
+        let sharing = self.sharing();
+        while let Some(next) = self.first() {
             let kept = keep(&next.job);
             if kept && !batch.is_empty() && taken + next.tokens > limit {
                 break;
             }
-            let Some(Reverse(entry)) = self.heap.pop() else { break };
-            self.left(entry.flow, entry.tokens);
+            let Some(next) = self.pop(kept) else { break };
             if kept {
-                taken += entry.tokens;
-                batch.push(entry.job);
+                taken += next.tokens;
+                batch.push(next.job);
             }
         }
-        self.virtual_time += taken as u64 * UNIT / sharing;
-        self.forget_idle_flows();
+        self.advance(taken, sharing);
         batch
     }
 
-    fn left(&mut self, id: FlowId, tokens: usize) {
-        self.tokens -= tokens;
-        if let Some(flow) = self.flows.get_mut(&id) {
-            flow.waiting_jobs -= 1;
-            self.waiting_flows -= u64::from(flow.waiting_jobs == 0);
+    /// Takes the next job and its tokens, unless it has more than `room`: none goes before it then.
+    pub fn next_within(&mut self, room: usize) -> Option<(usize, T)> {
+        let sharing = self.sharing();
+        self.first().filter(|next| next.tokens <= room)?;
+        let next = self.pop(true)?;
+        self.advance(next.tokens, sharing);
+        Some((next.tokens, next.job))
+    }
+
+    /// Takes a job out that is no longer wanted, which counts for nothing; none if it has left.
+    pub fn remove(&mut self, ticket: Ticket) -> Option<T> {
+        let flow = self.flows.get_mut(&ticket.flow)?;
+        let place = flow.waiting.binary_search_by_key(&ticket.arrival, |waiting| waiting.arrival).ok()?;
+        if place == 0 {
+            self.heads.remove(&flow.head()?);
         }
+        let removed = flow.waiting.remove(place)?;
+        if place == 0 {
+            self.heads.extend(flow.head().map(|head| (head, ticket.flow)));
+        }
+        self.jobs -= 1;
+        self.tokens -= removed.tokens;
+        self.forget_idle_flows();
+        Some(removed.job)
+    }
+
+    fn first(&self) -> Option<&Waiting<T>> {
+        let (_, id) = self.heads.first_key_value()?;
+        self.flows.get(id)?.waiting.front()
+    }
+
+    /// Takes the first job; its flow has used its tokens only where that `counts`.
+    fn pop(&mut self, counts: bool) -> Option<Waiting<T>> {
+        let ((end, _), id) = self.heads.pop_first()?;
+        let flow = self.flows.get_mut(&id)?;
+        let next = flow.waiting.pop_front()?;
+        if counts {
+            flow.end = end;
+        }
+        self.heads.extend(flow.head().map(|head| (head, id)));
+        self.jobs -= 1;
+        self.tokens -= next.tokens;
+        Some(next)
+    }
+
+    /// Flows with a job that waits.
+    fn sharing(&self) -> u64 {
+        self.heads.len().max(1) as u64
+    }
+
+    fn advance(&mut self, tokens: usize, sharing: u64) {
+        self.virtual_time = self.virtual_time.saturating_add((tokens as u64).saturating_mul(UNIT) / sharing);
+        self.forget_idle_flows();
     }
 
     /// A flow without waiting work that ended before now starts at the virtual time again, as an unknown one does;
     /// and where nobody waits, nobody is owed anything.
     fn forget_idle_flows(&mut self) {
-        if self.heap.is_empty() {
+        if self.is_empty() {
             self.flows.clear();
-        } else if self.flows.len() > 2 * self.heap.len() + 64 {
+        } else if self.flows.len() > 2 * self.jobs + 64 {
             let now = self.virtual_time;
-            self.flows.retain(|_, flow| flow.waiting_jobs > 0 || flow.end > now);
+            self.flows.retain(|_, flow| !flow.waiting.is_empty() || flow.end > now);
         }
     }
 }
 
-impl<T> PartialEq for Entry<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
+impl<T> Flow<T> {
+    fn new() -> Flow<T> {
+        Flow { end: 0, waiting: VecDeque::new() }
     }
-}
 
-impl<T> Eq for Entry<T> {}
-
-impl<T> PartialOrd for Entry<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Entry<T> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.end, self.arrival).cmp(&(other.end, other.arrival))
+    /// End tag and arrival of its first job.
+    fn head(&self) -> Option<(u64, u64)> {
+        let first = self.waiting.front()?;
+        let tokens = (first.tokens as u64).saturating_mul(UNIT);
+        Some((first.since.max(self.end).saturating_add(tokens), first.arrival))
     }
 }
 
@@ -211,21 +255,76 @@ mod tests {
     fn newcomers_do_not_starve_what_waits() {
         let mut queue = FairQueue::new();
         for _ in 0..10 {
-            queue.push(FlowId(0), 10, true);
+            queue.push(FlowId(0), 10, ());
         }
         let mut newcomers = 0;
         while queue.jobs() > 0 && newcomers < 1000 {
             newcomers += 1;
-            queue.push(FlowId(newcomers), 10, false);
+            queue.push(FlowId(newcomers), 10, ());
             queue.next_batch(10, |_| true);
-            if !queue.heap.iter().any(|entry| entry.0.job) {
+            if queue.flows.get(&FlowId(0)).is_none_or(|flow| flow.waiting.is_empty()) {
                 break;
             }
         }
         assert!(newcomers < 200, "{newcomers}");
     }
 
+    #[test]
+    fn the_next_job_waits_for_room_and_none_goes_before_it() {
+        let mut queue = FairQueue::new();
+        queue.push(FlowId(1), 10, "first");
+        queue.push(FlowId(1), 1, "second");
+        assert_eq!(queue.next_within(9), None);
+        assert_eq!(queue.next_within(10), Some((10, "first")));
+        assert_eq!(queue.next_within(10), Some((1, "second")));
+        assert_eq!(queue.next_within(10), None);
+    }
+
+    #[test]
+    fn a_job_that_is_taken_out_holds_those_behind_it_back_no_longer() {
+        let mut queue = FairQueue::new();
+        let given_up: Vec<Ticket> = (0..50).map(|_| queue.push(FlowId(1), 100, "given up")).collect();
+        queue.push(FlowId(1), 1, "wanted");
+        queue.push(FlowId(2), 10, "other");
+        assert!(given_up.iter().all(|&ticket| queue.remove(ticket).is_some()));
+        assert!(given_up.iter().all(|&ticket| queue.remove(ticket).is_none()));
+        assert_eq!(drain(&mut queue, 1), [["wanted"], ["other"]]);
+        assert!(queue.is_empty() && queue.tokens() == 0 && queue.heads.is_empty());
+    }
+
+    #[test]
+    fn jobs_of_any_size_overflow_nothing() {
+        let mut queue = FairQueue::new();
+        for flow in 0..3 {
+            queue.push(FlowId(flow), usize::MAX / 4, flow);
+        }
+        assert_eq!(std::iter::from_fn(|| queue.next_within(usize::MAX)).count(), 3);
+    }
+
     proptest! {
+        #[test]
+        fn jobs_that_stay_leave_in_the_order_they_would_have_without_those_that_were_taken_out(
+            jobs in prop::collection::vec((0..5_u64, 1..200_usize, any::<bool>()), 1..100),
+        ) {
+            let (mut queue, mut without) = (FairQueue::new(), FairQueue::new());
+            let mut removed = Vec::new();
+            for (number, &(flow, tokens, stays)) in jobs.iter().enumerate() {
+                let ticket = queue.push(FlowId(flow), tokens, number);
+                if stays {
+                    without.push(FlowId(flow), tokens, number);
+                } else {
+                    removed.push(ticket);
+                }
+            }
+            for ticket in removed {
+                prop_assert!(queue.remove(ticket).is_some());
+            }
+            let order = |queue: &mut FairQueue<usize>| -> Vec<usize> {
+                std::iter::from_fn(|| queue.next_within(usize::MAX)).map(|(_, number)| number).collect()
+            };
+            prop_assert_eq!(order(&mut queue), order(&mut without));
+        }
+
         #[test]
         fn every_job_leaves_once_in_its_flows_order_and_batches_keep_the_limit(
             jobs in prop::collection::vec((0..5_u64, 1..200_usize), 1..100), limit in 1..400_usize,

@@ -9,15 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::FutureExt;
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::{
     Settings,
-    admission::{Admission, Lane},
+    admission::{Admission, Admitted, Lane},
     batch::FlowId,
     cache::{Cache, Held},
     error::{EmbedError, TooLong},
+    gate::Permit,
     gather::{Caller, Gather, LeaveOnDrop},
     metrics::Metrics,
     passes,
@@ -28,30 +26,31 @@ use super::{
 };
 use crate::{
     deadline::Deadline,
-    model::{self, Encoded, Model, ModelInfo, Team, Token, TokenizeError, Truncation},
+    model::{self, Encoded, Model, ModelInfo, Team, TokenizeError, Truncation},
     trace::{KeyValue, Scope, Span},
 };
+use futures::FutureExt;
 
 /// A warm model and its threads.
 #[derive(Clone)]
-pub struct Engine(Arc<EngineParts>);
+pub struct Engine(pub(super) Arc<EngineParts>);
 
-struct EngineParts {
-    model: Arc<Model>,
-    text: TextThreads,
+pub(super) struct EngineParts {
+    pub(super) model: Arc<Model>,
+    pub(super) text: TextThreads,
     compute: ComputeThreads,
-    admission: Admission,
+    pub(super) admission: Admission,
     cache: Option<Cache>,
     flows: AtomicU64,
     metrics: Metrics,
 }
 
-/// Who asks.
+/// Scheduling identity and deadline of a request.
 #[derive(Clone, Copy)]
-struct Asker {
-    flow: Flow,
-    lane: Lane,
-    deadline: Deadline,
+pub(super) struct Asker {
+    pub flow: Flow,
+    pub lane: Lane,
+    pub deadline: Deadline,
 }
 
 /// How the inputs of one call are embedded; checked against the model.
@@ -83,7 +82,7 @@ pub struct EmbeddedInput {
 
 /// Whose inputs they are, for fairness: one stream is one flow.
 #[derive(Clone, Copy, Debug)]
-pub struct Flow(FlowId);
+pub struct Flow(pub(super) FlowId);
 
 impl Engine {
     pub(super) fn start(
@@ -156,32 +155,8 @@ impl Engine {
         embedded.inputs.pop().ok_or(EmbedError::Defect)
     }
 
-    /// All tokens of each text, in the order of the texts; nothing is cut off.
-    ///
-    /// # Errors
-    /// [`EmbedError`], but never for a text that is too long for the model.
-    pub async fn tokenize(
-        &self,
-        texts: Vec<String>,
-        prompt: Arc<str>,
-        deadline: Deadline,
-    ) -> Result<Vec<Vec<Token>>, EmbedError> {
-        let tokens = self.estimate(texts.iter().map(String::as_str), &prompt);
-        let _permit = self.0.admission.admit(Lane::Call, tokens).await?;
-        let caller = Caller::new(deadline);
-        let _leave = LeaveOnDrop(Arc::clone(&caller));
-        let model = Arc::clone(&self.0.model);
-        let span = Scope::current().child(|| "tokenize");
-        let tokens = move |text: &str| model.tokenizer.tokens(&prompt, text);
-        let tokens = self.0.text.map(self.flow().0, &caller, texts, tokens);
-        let tokens = within(deadline, async { tokens.await.map_err(|_| EmbedError::Defect) }).await;
-        span.end_with(&tokens, EmbedError::kind);
-        let tokens = tokens?;
-        tokens.into_iter().collect::<Result<_, _>>().map_err(|_| EmbedError::Defect)
-    }
-
-    /// Tokens that calls hold, that streams hold, and the most of either.
-    pub(super) fn admitted(&self) -> (usize, usize, usize) {
+    /// Tokens that are admitted, by kind of call.
+    pub(super) fn admitted(&self) -> Admitted {
         self.0.admission.held()
     }
 
@@ -204,7 +179,7 @@ impl Engine {
     ) -> Result<Embedded, EmbedError> {
         let Some(cache) = &self.0.cache else {
             let tokens = self.estimate(texts.iter().map(String::as_str), &options.prompt);
-            let permit = self.admit(asker.lane, tokens).await?;
+            let permit = self.admit(asker, tokens).await?;
             return self.run(asker, permit, texts, options).await;
         };
         let mut lookup = cache.look_up(texts, &options).await;
@@ -212,7 +187,7 @@ impl Engine {
             let tokens = self.estimate(lookup.missing(), &options.prompt);
             if tokens > 0 {
                 // Only streams wait here, and those ask for one text each: they hold no flight that waits for them.
-                let permit = self.admit(asker.lane, tokens).await?;
+                let permit = self.admit(asker, tokens).await?;
                 lookup.compute(|texts| self.run_for_all(asker, permit, texts, &options).boxed());
             }
             if let Some(embedded) = lookup.landed().await? {
@@ -221,12 +196,12 @@ impl Engine {
         }
     }
 
-    async fn admit(&self, lane: Lane, tokens: usize) -> Result<OwnedSemaphorePermit, EmbedError> {
-        let span = match lane {
+    pub(super) async fn admit(&self, asker: Asker, tokens: usize) -> Result<Permit, EmbedError> {
+        let span = match asker.lane {
             Lane::Call => Span::default(),
-            Lane::Stream => Scope::current().child(|| "admission"),
+            Lane::Stream | Lane::Tokenize => Scope::current().child(|| "admission"),
         };
-        let permit = self.0.admission.admit(lane, tokens).await;
+        let permit = self.0.admission.admit(asker.lane, asker.flow.0, tokens).await;
         span.end_with(&permit, EmbedError::kind);
         permit
     }
@@ -235,7 +210,7 @@ impl Engine {
     fn run_for_all(
         &self,
         asker: Asker,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
         texts: Vec<String>,
         options: &InputOptions,
     ) -> impl Future<Output = Result<Embedded, EmbedError>> + use<> {
@@ -255,7 +230,7 @@ impl Engine {
     async fn run(
         &self,
         Asker { flow, deadline, .. }: Asker,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
         texts: Vec<String>,
         options: InputOptions,
     ) -> Result<Embedded, EmbedError> {
@@ -319,22 +294,20 @@ impl Engine {
         &self,
         flow: Flow,
         caller: &Arc<Caller>,
-        mut permit: OwnedSemaphorePermit,
+        mut permit: Permit,
         encoded: Vec<Encoded>,
         options: VectorOptions,
     ) -> Result<Vec<Computed>, EmbedError> {
         let (answers, receiver) = Gather::<Result<Computed, Defect>>::new(encoded.len());
         let queued = Instant::now();
+        // From here on the tokens are counted, not estimated.
+        permit.resize(encoded.iter().map(|encoded| encoded.ids.len()).sum());
         let jobs = encoded.into_iter().enumerate().map(|(index, encoded)| {
-            // Where the estimate was too low, the last jobs hold less than they are.
-            let share = encoded.ids.len().min(permit.num_permits());
-            let permit = permit.split(share).expect("the share is at most what is held");
+            let permit = permit.split(encoded.ids.len());
             let (answers, caller) = (Arc::clone(&answers), Arc::clone(caller));
             Job { ids: encoded.ids, options, index, answers, caller, queued, permit }
         });
         let jobs = jobs.collect();
-        // What the estimate was too high by is free again.
-        drop(permit);
         drop(answers);
         self.0.compute.push(flow.0, jobs);
         let computed = receiver.await.map_err(|_| EmbedError::Stopping)?;
@@ -351,7 +324,7 @@ fn too_long((index, encoded): (usize, &Result<Encoded, TokenizeError>)) -> Optio
     }
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     deadline: Deadline,
     work: impl Future<Output = Result<T, EmbedError>>,
 ) -> Result<T, EmbedError> {

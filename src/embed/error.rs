@@ -16,8 +16,10 @@ pub enum EmbedError {
     NotReady { detail: String, retry_in: Duration },
     #[error("the queue of {capacity} tokens has no room for {tokens} more")]
     QueueFull { tokens: usize, capacity: usize, retry_in: Duration },
+    /// Estimated.
     #[error(
-        "the inputs have about {tokens} tokens, the queue holds {capacity} of one kind of call; send fewer at a time"
+        "the request needs about {tokens} tokens, the limit per request is {capacity}; split the request, use a \
+         stream, or raise queue-tokens"
     )]
     TooLarge { tokens: usize, capacity: usize },
     #[error("{} inputs are too long for the model", .0.len())]

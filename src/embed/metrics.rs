@@ -45,6 +45,7 @@ struct Inner {
     dropped: Family<PhaseLabel, Counter>,
     refused: Counter,
     worker_failures: Counter,
+    poisoned_inputs: Counter,
     warm_up_attempts: Counter,
     warm_up_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
     fetched_bytes: Gauge,
@@ -69,6 +70,7 @@ impl Metrics {
             dropped: Family::default(),
             refused: Counter::default(),
             worker_failures: Counter::default(),
+            poisoned_inputs: Counter::default(),
             warm_up_attempts: Counter::default(),
             warm_up_seconds: Gauge::default(),
             fetched_bytes: Gauge::default(),
@@ -127,6 +129,16 @@ impl Metrics {
         self.0.worker_failures.inc();
     }
 
+    /// Inputs that failed alone, too, on a thread whose probe passed.
+    pub fn poisoned(&self, inputs: u64) {
+        self.0.poisoned_inputs.inc_by(inputs);
+    }
+
+    #[cfg(test)]
+    pub fn poisoned_inputs(&self) -> u64 {
+        self.0.poisoned_inputs.get()
+    }
+
     pub fn warm_up_attempt(&self) {
         self.0.warm_up_attempts.inc();
     }
@@ -156,6 +168,11 @@ impl Inner {
         );
         registry.register("queue_refusals", "Calls refused as the queue was full", self.refused.clone());
         registry.register("worker_failures", "Forward passes that failed", self.worker_failures.clone());
+        registry.register(
+            "poisoned_inputs",
+            "Inputs that no forward pass could compute, on a thread that computes others",
+            self.poisoned_inputs.clone(),
+        );
         registry.register("warm_up_attempts", "Attempts to load the model", self.warm_up_attempts.clone());
         registry.register("warm_up_seconds", "Time until the model served", self.warm_up_seconds.clone());
         registry.register("model_fetched_bytes", "Bytes of model files fetched", self.fetched_bytes.clone());

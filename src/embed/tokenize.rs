@@ -99,7 +99,7 @@ fn work(queue: &SharedQueue<Task>, metrics: &Metrics) {
         waiting
     };
     while let Some(tasks) = queue.next_batch(BYTES_AT_A_TIME, wanted) {
-        for task in tasks {
+        for task in tasks.into_iter().filter(wanted) {
             run(task.run);
         }
     }

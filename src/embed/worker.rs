@@ -4,18 +4,16 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
-        mpsc,
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::{
     batch::FlowId,
+    gate::Permit,
     gather::{Caller, Gather},
     metrics::Metrics,
     queue::{SharedQueue, Work},
@@ -39,7 +37,7 @@ pub(super) struct Job {
     pub caller: Arc<Caller>,
     pub queued: Instant,
     /// Held until the job is answered or dropped, so abandoned work counts as long as it waits.
-    pub permit: OwnedSemaphorePermit,
+    pub permit: Permit,
 }
 
 pub(super) struct Computed {
@@ -65,8 +63,7 @@ pub(super) struct Defect;
 
 pub(super) struct ComputeThreads {
     queue: Arc<SharedQueue<Job>>,
-    /// Closing it ends pauses between probes.
-    stopping: Mutex<Option<mpsc::Sender<()>>>,
+    stop: Arc<Stop>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -87,7 +84,14 @@ struct Worker {
     probe: Packed,
     status: StatusHandle,
     metrics: Metrics,
-    stopping: Arc<Mutex<mpsc::Receiver<()>>>,
+    stop: Arc<Stop>,
+}
+
+/// Ends the pauses between probes, of all threads at once.
+#[derive(Default)]
+struct Stop {
+    is_stopped: Mutex<bool>,
+    changed: Condvar,
 }
 
 impl ComputeThreads {
@@ -97,11 +101,9 @@ impl ComputeThreads {
         status: &StatusHandle,
         metrics: &Metrics,
     ) -> io::Result<ComputeThreads> {
-        let (stop, stopping) = mpsc::channel();
-        let stopping = Arc::new(Mutex::new(stopping));
         let started = ComputeThreads {
             queue: Arc::new(SharedQueue::new(settings.threads)),
-            stopping: Mutex::new(Some(stop)),
+            stop: Arc::default(),
             threads: Mutex::default(),
         };
         let passes = Arc::<AtomicU64>::default();
@@ -116,7 +118,7 @@ impl ComputeThreads {
                 probe: probe.clone(),
                 status: status.clone(),
                 metrics: metrics.clone(),
-                stopping: Arc::clone(&stopping),
+                stop: Arc::clone(&started.stop),
             };
             let thread = std::thread::Builder::new().name(format!("assay-compute-{index}"));
             let thread = thread.spawn(move || worker.run())?;
@@ -137,7 +139,7 @@ impl ComputeThreads {
     /// Ends the threads when what is queued is done, and waits for them.
     pub fn stop(&self) {
         self.queue.close();
-        drop(self.stopping.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.stop.stop();
         for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // A panic was logged where it happened.
             let _ = thread.join();
@@ -194,7 +196,8 @@ impl Worker {
         }
     }
 
-    /// Runs each input of a failed batch alone, so that only the culprit pays, then waits until a probe passes.
+    /// Runs each input of a failed batch alone, so that only the culprit pays. The thread is broken, and says so, only
+    /// where its probe fails too.
     fn quarantine(&self, batch: Vec<Job>, reason: &str) {
         tracing::error!(
             reason,
@@ -202,7 +205,7 @@ impl Worker {
             "a forward pass failed; its inputs are tried one by one"
         );
         self.metrics.worker_failed();
-        self.status.worker_failed(reason);
+        let mut failed = 0;
         for job in batch {
             let packed = pack(std::slice::from_ref(&job));
             let pass = self.begin(&packed);
@@ -210,32 +213,39 @@ impl Worker {
                 Ok(state) => job.answer(&state, pass, pass.started.elapsed()),
                 Err(reason) => {
                     tracing::error!(reason, tokens = job.ids.len(), "an input cannot be computed");
+                    failed += 1;
                     job.answers.put(job.index, Err(Defect));
                 }
             }
         }
-        self.await_recovery();
-        self.status.worker_recovered();
+        match self.pass(&self.probe, &Team::alone()) {
+            Ok(_) => self.metrics.poisoned(failed),
+            Err(reason) => {
+                self.status.worker_failed(&reason);
+                self.await_recovery(reason);
+                self.status.worker_recovered();
+            }
+        }
     }
 
-    fn await_recovery(&self) {
+    /// Until a probe passes, or the thread is to stop; `reason` is why the last one failed.
+    fn await_recovery(&self, mut reason: String) {
         let mut pause = Duration::from_millis(100);
-        while let Err(reason) = self.pass(&self.probe, &Team::alone()) {
+        loop {
             tracing::error!(
                 reason,
                 ?pause,
                 "a compute thread's probe failed; it is tried again after the pause"
             );
-            if self.stopped_within(pause) {
+            if self.stop.is_stopped_within(pause) {
                 return;
+            }
+            match self.pass(&self.probe, &Team::alone()) {
+                Ok(_) => return,
+                Err(again) => reason = again,
             }
             pause = (pause * 2).min(Duration::from_secs(10));
         }
-    }
-
-    fn stopped_within(&self, pause: Duration) -> bool {
-        let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
-        stopping.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Disconnected)
     }
 
     fn begin(&self, packed: &Packed) -> Pass {
@@ -251,6 +261,20 @@ impl Worker {
         } else {
             Err("a vector has numbers that are not finite".into())
         }
+    }
+}
+
+impl Stop {
+    fn stop(&self) {
+        *self.is_stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    /// Any number of threads wait side by side.
+    fn is_stopped_within(&self, pause: Duration) -> bool {
+        let is_stopped = self.is_stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(is_stopped, pause, |is_stopped| !*is_stopped);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
@@ -278,15 +302,19 @@ pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::{
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    };
 
     use prometheus_client::registry::Registry;
-    use tokio::sync::{Semaphore, oneshot};
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::{
         deadline::Deadline,
         embed::{
+            gate::Gate,
             gather::LeaveOnDrop,
             status::{Phase, Status},
             vector::VectorEncoding,
@@ -303,9 +331,17 @@ mod tests {
     fn start(
         forward: impl Fn(&Packed) -> Result<Vec<f32>, String> + Send + Sync + 'static,
     ) -> (ComputeThreads, StatusHandle) {
+        let (threads, status, _) = start_many(1, forward);
+        (threads, status)
+    }
+
+    fn start_many(
+        count: usize,
+        forward: impl Fn(&Packed) -> Result<Vec<f32>, String> + Send + Sync + 'static,
+    ) -> (ComputeThreads, StatusHandle, Metrics) {
         let status = StatusHandle::new();
         status.enter(Phase::Ready, "serving");
-        let settings = Settings { threads: 1, batch_tokens: 100, probe: vec![PROBE] };
+        let settings = Settings { threads: count, batch_tokens: 100, probe: vec![PROBE] };
         let metrics = Metrics::register(&mut Registry::default());
         let threads = ComputeThreads::start(
             &settings,
@@ -313,7 +349,7 @@ mod tests {
             &status,
             &metrics,
         );
-        (threads.expect("a thread"), status)
+        (threads.expect("a thread"), status, metrics)
     }
 
     /// Two numbers a sequence: its first id and its length.
@@ -327,7 +363,7 @@ mod tests {
         let (answers, receiver) = Gather::new(inputs.len());
         let options =
             VectorOptions { dimensions: 2, normalize: false, encoding: VectorEncoding::Float32Values };
-        let permits = Arc::new(Semaphore::new(inputs.len()));
+        let gate = Gate::new(inputs.len());
         let job = |(index, &id)| Job {
             ids: vec![id],
             options,
@@ -335,7 +371,7 @@ mod tests {
             answers: Arc::clone(&answers),
             caller: Arc::clone(&caller),
             queued: Instant::now(),
-            permit: Arc::clone(&permits).try_acquire_owned().expect("one for each"),
+            permit: gate.try_acquire(1).expect("one for each"),
         };
         threads.push(FLOW, inputs.iter().enumerate().map(job).collect());
         (receiver, caller)
@@ -354,26 +390,68 @@ mod tests {
         futures::executor::block_on(status.subscribe().wait_for(holds)).expect("it is still told");
     }
 
+    /// Whether the status has changed since.
+    fn watch(status: &StatusHandle) -> impl Fn() -> bool {
+        let changes = status.subscribe();
+        move || changes.has_changed().expect("it is still told")
+    }
+
     fn check_only_the_culprit_pays(fail: fn() -> Result<Vec<f32>, String>) {
-        let broken = Arc::new(AtomicBool::new(true));
-        let is_broken = Arc::clone(&broken);
-        let (threads, status) = start(move |packed| match packed.ids() {
-            [PROBE] if is_broken.load(Ordering::Relaxed) => fail(),
+        let (threads, status, metrics) = start_many(1, move |packed| match packed.ids() {
             ids if ids.contains(&CULPRIT) => fail(),
             _ => Ok(states(packed)),
         });
+        let has_changed = watch(&status);
         let (answers, _caller) = push(&threads, &[1, CULPRIT, 2]);
         assert_eq!(first_numbers(answers), [Some(1.0), None, Some(2.0)]);
-        until(&status, |status| status.phase == Phase::Unhealthy && !status.is_serving());
-        broken.store(false, Ordering::Relaxed);
-        until(&status, Status::is_serving);
+        // The thread is one, so it has done with its probe when it takes more.
         let (answers, _caller) = push(&threads, &[3]);
         assert_eq!(first_numbers(answers), [Some(3.0)]);
+        assert!(!has_changed(), "one input says nothing about health");
+        assert_eq!((metrics.poisoned_inputs(), status.subscribe().borrow().is_serving()), (1, true));
         threads.stop();
     }
 
     #[test]
-    fn a_panic_costs_its_own_input_alone_and_a_probe_brings_the_thread_back() {
+    fn a_failed_probe_is_told_and_one_that_passes_brings_the_thread_back() {
+        let broken = Arc::new(AtomicBool::new(true));
+        let is_broken = Arc::clone(&broken);
+        let (threads, status, metrics) = start_many(1, move |packed| match packed.ids() {
+            [PROBE | CULPRIT] if is_broken.load(Ordering::Relaxed) => Err("on purpose".into()),
+            _ => Ok(states(packed)),
+        });
+        let (answers, _caller) = push(&threads, &[CULPRIT]);
+        assert_eq!(first_numbers(answers), [None]);
+        until(&status, |status| status.phase == Phase::Unhealthy && !status.is_serving());
+        broken.store(false, Ordering::Relaxed);
+        until(&status, Status::is_serving);
+        let (answers, _caller) = push(&threads, &[CULPRIT]);
+        assert_eq!(first_numbers(answers), [Some(CULPRIT as f32)]);
+        threads.stop();
+        assert_eq!(metrics.poisoned_inputs(), 0, "the thread was broken, not the input");
+    }
+
+    #[test]
+    fn a_pause_between_probes_does_not_wait_for_that_of_another_thread() {
+        const LONG: Duration = Duration::from_secs(3600);
+        let stop = Stop::default();
+        let (begun, has_begun) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let long = scope.spawn(|| {
+                begun.send(()).expect("it is waited for");
+                stop.is_stopped_within(LONG)
+            });
+            has_begun.recv().expect("it began");
+            for _ in 0..100 {
+                assert!(!stop.is_stopped_within(Duration::from_micros(100)));
+            }
+            stop.stop();
+            assert!(long.join().expect("no panic") && stop.is_stopped_within(LONG));
+        });
+    }
+
+    #[test]
+    fn a_panic_costs_its_own_input_alone() {
         check_only_the_culprit_pays(|| panic!("on purpose"));
     }
 

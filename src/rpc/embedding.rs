@@ -71,9 +71,11 @@ impl EmbeddingService for Embeddings {
         let (call, deadline) = self.unary(&request);
         let engine = engine(&self.embedder, call.waits_for_ready, deadline).await?;
         let (texts, prompt) = convert::tokenize(request.into_inner(), &self.limits, engine.model())?;
-        let tokens = engine.tokenize(texts, prompt, deadline).await;
-        let tokens = tokens.map_err(|error| status::of_embed(&error, input_path))?;
-        let response = convert::tokenize_response(tokens, engine.model().max_tokens);
+        let max_tokens = engine.model().max_tokens;
+        let convert = move |tokens| convert::tokenized_input(tokens, max_tokens);
+        let results = engine.tokenize(texts, prompt, deadline, convert).await;
+        let results = results.map_err(|error| status::of_embed(&error, input_path))?;
+        let response = convert::tokenize_response(results, max_tokens);
         call.memory.take_answer(response.encoded_len()).await;
         Ok(Response::new(response))
     }

@@ -21,7 +21,7 @@ pub(super) struct Published {
 }
 
 impl Published {
-    fn is_parked(self) -> bool {
+    pub(super) fn is_parked(self) -> bool {
         self.park_unpark_count % 2 == 1
     }
 }

@@ -89,6 +89,50 @@ const fn upper_edge(bucket: usize) -> u64 {
     ((bucket - shift * SUB_BUCKETS + 1) << shift) - 1
 }
 
+/// The largest lag of the last few seconds. One writer and any number of readers.
+#[derive(Debug)]
+pub(super) struct RecentMax {
+    began: Instant,
+    /// Which window the maxima are of.
+    window: AtomicU64,
+    current_micros: AtomicU64,
+    previous_micros: AtomicU64,
+}
+
+impl RecentMax {
+    /// The present window and the one before it count: 2 to 4 s.
+    const WINDOW: Duration = Duration::from_secs(2);
+
+    pub(super) fn starting_at(began: Instant) -> Self {
+        let [window, current_micros, previous_micros] = [(); 3].map(|()| AtomicU64::new(0));
+        Self { began, window, current_micros, previous_micros }
+    }
+
+    pub(super) fn record(&self, now: Instant, lag: Duration) {
+        let (window, before) = (self.window_at(now), self.window.load(Relaxed));
+        if window != before {
+            let current = self.current_micros.swap(0, Relaxed);
+            self.previous_micros.store(if window == before + 1 { current } else { 0 }, Relaxed);
+            self.window.store(window, Relaxed);
+        }
+        self.current_micros.fetch_max(u64::try_from(lag.as_micros()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    pub(super) fn at(&self, now: Instant) -> Duration {
+        let current = self.current_micros.load(Relaxed);
+        let micros = match self.window_at(now).saturating_sub(self.window.load(Relaxed)) {
+            0 => current.max(self.previous_micros.load(Relaxed)),
+            1 => current,
+            _ => 0,
+        };
+        Duration::from_micros(micros)
+    }
+
+    fn window_at(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.began).as_secs() / Self::WINDOW.as_secs()
+    }
+}
+
 /// At most this many overdue ticks are recorded after one freeze: 10 s of them at 10 ms.
 const MAX_OVERDUE_TICKS: u32 = 1000;
 
@@ -105,6 +149,17 @@ impl Schedule {
 
     pub(super) fn due(&self) -> Instant {
         self.due
+    }
+
+    /// Has the next tick come later, `interval` after the last one. Those that a freeze delays beyond it are counted
+    /// as at the full rate.
+    pub(super) fn rest(&mut self, interval: Duration) {
+        self.due = self.due - self.tick + interval;
+    }
+
+    /// Goes back to the full rate, from `at` on.
+    pub(super) fn resume(&mut self, at: Instant) {
+        self.due = self.due.min(at + self.tick);
     }
 
     /// Takes every tick due by `now` and hands its lateness to `record`.
@@ -146,6 +201,42 @@ mod tests {
     #[test]
     fn a_freeze_shows_with_every_tick_it_delayed() {
         assert_eq!(lateness(&[9, 11, 55, 60]), [vec![], vec![1], vec![35, 25, 15, 5], vec![0]]);
+    }
+
+    #[test]
+    fn a_freeze_that_begins_while_idle_shows_with_every_tick_after_it_was_noticed() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let check = |woken_ms: Option<u64>, now_ms, expected: &[u64]| {
+            let mut schedule = Schedule::starting_at(start, Duration::from_millis(10));
+            schedule.rest(Duration::from_millis(125));
+            assert_eq!(schedule.due(), at(125));
+            if let Some(woken_ms) = woken_ms {
+                schedule.resume(at(woken_ms));
+            }
+            let mut lags_ms = Vec::new();
+            schedule.take_due(at(now_ms), |lag| lags_ms.push(lag.as_millis() as u64));
+            assert_eq!(lags_ms, expected);
+        };
+        check(None, 126, &[1]);
+        check(None, 150, &[25, 15, 5]);
+        check(Some(50), 90, &[30, 20, 10, 0]);
+        check(Some(120), 126, &[1]);
+    }
+
+    #[test]
+    fn the_recent_maximum_is_forgotten_after_a_few_seconds() {
+        let start = Instant::now();
+        let recent = RecentMax::starting_at(start);
+        let at = |millis| start + Duration::from_millis(millis);
+        recent.record(at(100), Duration::from_millis(7));
+        recent.record(at(200), Duration::from_millis(3));
+        let read = |millis| recent.at(at(millis)).as_millis();
+        assert_eq!([read(200), read(3999), read(4000)], [7, 7, 0]);
+        recent.record(at(2100), Duration::from_millis(5));
+        assert_eq!([read(2100), read(4000), read(6000)], [7, 5, 0]);
+        recent.record(at(9000), Duration::from_millis(1));
+        assert_eq!(read(9000), 1);
     }
 
     #[test]

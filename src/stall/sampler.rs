@@ -1,8 +1,8 @@
 //! The watchdog's thread: looks at the workers, counts, warns.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, RuntimeMetrics};
@@ -10,6 +10,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tracing::{error, info, warn};
 
 use super::freeze::{self, Freeze, Published, Silence, Verdict};
+use super::pace::{self, Quiet, Rate};
 use super::throttle::{ThrottleMeter, Throttling};
 use super::{Settings, Shared};
 
@@ -31,6 +32,9 @@ pub(super) struct Sampler {
     shared: Arc<Shared>,
     workers: Vec<Worker>,
     silence: Silence,
+    quiet: Quiet,
+    /// Of all workers together, at the last sample.
+    busy: Duration,
     /// Invariant: at most one is under way, so a dead runtime gathers none.
     probe: Option<JoinHandle<()>>,
     throttle_meter: ThrottleMeter,
@@ -61,25 +65,51 @@ impl Sampler {
             heartbeat,
             shared,
             silence: Silence::default(),
+            quiet: Quiet::default(),
+            busy: Duration::ZERO,
             probe: None,
             throttle_meter: ThrottleMeter::locate(),
             warnings: RateLimit::default(),
         }
     }
 
-    /// Samples until the other side of `stopped` is dropped or the runtime has shut down.
-    pub(super) fn run(mut self, stopped: &Receiver<()>) {
-        let mut last_sample = Instant::now();
-        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(self.settings.sample) {
-            if self.heartbeat.is_finished() {
+    /// Samples until the watchdog is stopped or the runtime has shut down.
+    pub(super) fn run(mut self) {
+        self.shared.pace.sample_on_this_thread();
+        let idle = pace::idle_interval(self.settings.sample, self.settings.stall_after);
+        let (mut last_sample, mut interval) = (Instant::now(), self.settings.sample);
+        loop {
+            // Ends early where a call comes, or the watchdog is stopped.
+            thread::park_timeout(interval);
+            if self.shared.stopped.load(Acquire) || self.heartbeat.is_finished() {
                 break;
             }
             let now = Instant::now();
-            let observed = freeze::observed(now - last_sample, self.settings.sample);
+            let since = now - last_sample;
             last_sample = now;
-            self.sample(now, observed);
+            self.sample(now, freeze::observed(since, interval));
+            interval = if self.rate(since) == Rate::Idle { idle } else { self.settings.sample };
         }
         self.shared.frozen_workers.set(0);
+    }
+
+    /// Tells the heartbeat, too.
+    fn rate(&mut self, since: Duration) -> Rate {
+        let workers = 0..self.metrics.num_workers();
+        let published = workers.map(|index| published(&self.metrics, index));
+        let (busy, are_parked) = published.fold((Duration::ZERO, true), |(busy, are_parked), worker| {
+            (busy + worker.busy, are_parked && worker.is_parked())
+        });
+        let busy_before = std::mem::replace(&mut self.busy, busy);
+        let was_called = self.shared.pace.take_call();
+        let is_quiet = !was_called && are_parked && pace::is_quiet(busy.saturating_sub(busy_before), since);
+        let rate = self.quiet.step(self.shared.pace.is_idle(), is_quiet, since);
+        match rate {
+            Rate::Full => self.shared.pace.wake(),
+            Rate::LookAgain => {}
+            Rate::Idle => self.shared.pace.rest(),
+        }
+        rate
     }
 
     fn sample(&mut self, now: Instant, observed: Duration) {

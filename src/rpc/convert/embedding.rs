@@ -168,18 +168,19 @@ pub(in crate::rpc) fn embedding(input: EmbeddedInput) -> proto::Embedding {
     proto::Embedding { values, raw: raw.into(), scale, token_count, truncated }
 }
 
-pub(in crate::rpc) fn tokenize_response(
-    inputs: Vec<Vec<model::Token>>,
-    max_tokens: usize,
-) -> proto::TokenizeResponse {
-    let input = |tokens: Vec<model::Token>| proto::TokenizedInput {
+/// Takes a while for many tokens: not to be called on the reactor.
+pub(in crate::rpc) fn tokenized_input(tokens: Vec<model::Token>, max_tokens: usize) -> proto::TokenizedInput {
+    proto::TokenizedInput {
         exceeds_limit: tokens.len() > max_tokens,
         tokens: tokens.into_iter().map(token).collect(),
-    };
-    proto::TokenizeResponse {
-        results: inputs.into_iter().map(input).collect(),
-        max_tokens: saturating(max_tokens),
     }
+}
+
+pub(in crate::rpc) fn tokenize_response(
+    results: Vec<proto::TokenizedInput>,
+    max_tokens: usize,
+) -> proto::TokenizeResponse {
+    proto::TokenizeResponse { results, max_tokens: saturating(max_tokens) }
 }
 
 fn token(token: model::Token) -> proto::Token {

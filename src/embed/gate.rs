@@ -1,0 +1,371 @@
+//! A bounded number of tokens, and those who wait for some: fair among flows, as forward passes are.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::batch::{FairQueue, FlowId, Ticket};
+
+/// Room for tokens.
+pub(super) struct Gate {
+    state: Mutex<State>,
+    capacity: usize,
+}
+
+struct State {
+    /// Tokens of all permits; above the capacity while permits are in debt.
+    held: usize,
+    waiting: FairQueue<oneshot::Sender<Permit>>,
+}
+
+/// Tokens that are given back when it is dropped.
+pub(super) struct Permit {
+    gate: Arc<Gate>,
+    tokens: usize,
+}
+
+/// A place in the queue, which is left when it is dropped.
+struct Place<'a> {
+    gate: &'a Arc<Gate>,
+    ticket: Ticket,
+}
+
+impl Gate {
+    pub fn new(capacity: usize) -> Arc<Gate> {
+        Arc::new(Gate { state: Mutex::new(State { held: 0, waiting: FairQueue::new() }), capacity })
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Tokens of all permits.
+    pub fn held(&self) -> usize {
+        self.lock().held
+    }
+
+    /// None where there is no room, or others wait for it.
+    pub fn try_acquire(self: &Arc<Gate>, tokens: usize) -> Option<Permit> {
+        self.lock().take(self, tokens)
+    }
+
+    /// Waits for its turn: flows that wait get equal shares of the tokens that become free, and a flow of few tokens
+    /// goes before those of many. More tokens than the capacity count as the capacity, or they would wait for ever.
+    pub async fn acquire(self: &Arc<Gate>, flow: FlowId, tokens: usize) -> Permit {
+        let tokens = tokens.min(self.capacity);
+        loop {
+            let (place, granted) = {
+                let mut state = self.lock();
+                if let Some(permit) = state.take(self, tokens) {
+                    return permit;
+                }
+                let (grant, granted) = oneshot::channel();
+                let ticket = state.waiting.push(flow, tokens, grant);
+                (Place { gate: self, ticket }, granted)
+            };
+            // Dropped before the place is: what was granted meanwhile is given back with it.
+            let granted = granted.await;
+            drop(place);
+            if let Ok(permit) = granted {
+                return permit;
+            }
+        }
+    }
+
+    fn release(self: &Arc<Gate>, tokens: usize) {
+        let mut state = self.lock();
+        state.held -= tokens;
+        self.grant(state);
+    }
+
+    /// Gives what is free to those whose turn it is.
+    fn grant<'a>(self: &'a Arc<Gate>, mut state: MutexGuard<'a, State>) {
+        loop {
+            let mut grants = Vec::new();
+            while let Some((tokens, waiting)) = state.next(self.capacity) {
+                state.held += tokens;
+                grants.push((Permit { gate: Arc::clone(self), tokens }, waiting));
+            }
+            drop(state);
+            // Sent without the lock, which a permit takes as it is dropped; in a loop, not from there, as each permit
+            // that nobody took any more may let in others.
+            let refused = grants.into_iter().filter_map(|(permit, waiting)| waiting.send(permit).err());
+            let unused: usize = refused.map(Permit::forget).sum();
+            if unused == 0 {
+                return;
+            }
+            state = self.lock();
+            state.held -= unused;
+        }
+    }
+
+    /// Nothing panics while it is held, so the state is whole.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self, gate: &Arc<Gate>, tokens: usize) -> Option<Permit> {
+        if !self.waiting.is_empty() || self.held.saturating_add(tokens) > gate.capacity {
+            return None;
+        }
+        self.held += tokens;
+        Some(Permit { gate: Arc::clone(gate), tokens })
+    }
+
+    fn next(&mut self, capacity: usize) -> Option<(usize, oneshot::Sender<Permit>)> {
+        self.waiting.next_within(capacity.saturating_sub(self.held))
+    }
+}
+
+impl Permit {
+    #[cfg(test)]
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Holds `tokens` from now on, be it more or less.
+    ///
+    /// More than there is room for is taken all the same: newcomers wait until the debt is paid back. Waiting for it
+    /// while holding the rest would have two callers wait for each other, and to admit every text by the most tokens
+    /// that its bytes could be would leave most of the room unused.
+    pub fn resize(&mut self, tokens: usize) {
+        let before = std::mem::replace(&mut self.tokens, tokens);
+        if tokens > before {
+            let mut state = self.gate.lock();
+            state.held = state.held.saturating_add(tokens - before);
+        } else if tokens < before {
+            self.gate.release(before - tokens);
+        }
+    }
+
+    /// Splits off at most `tokens`.
+    pub fn split(&mut self, tokens: usize) -> Permit {
+        let tokens = tokens.min(self.tokens);
+        self.tokens -= tokens;
+        Permit { gate: Arc::clone(&self.gate), tokens }
+    }
+
+    /// Its tokens, which are for the caller to give back.
+    fn forget(mut self) -> usize {
+        std::mem::take(&mut self.tokens)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.tokens > 0 {
+            self.gate.release(self.tokens);
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut state = self.gate.lock();
+        // It may have been all that stood before others.
+        if state.waiting.remove(self.ticket).is_some() {
+            self.gate.grant(state);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll, Waker},
+    };
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Acquire<'a> = Pin<Box<dyn Future<Output = Permit> + 'a>>;
+
+    fn acquire(gate: &Arc<Gate>, flow: u64, tokens: usize) -> Acquire<'_> {
+        let mut acquire: Acquire<'_> = Box::pin(gate.acquire(FlowId(flow), tokens));
+        assert!(poll(&mut acquire).is_none(), "there was room");
+        acquire
+    }
+
+    fn poll(acquire: &mut Acquire<'_>) -> Option<Permit> {
+        match acquire.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(permit) => Some(permit),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn room_is_given_at_once_while_there_is_some_and_nobody_waits() {
+        let gate = Gate::new(10);
+        let first = gate.try_acquire(6).expect("room");
+        assert!(gate.try_acquire(5).is_none() && gate.try_acquire(usize::MAX).is_none());
+        let mut waiting = acquire(&gate, 0, 5);
+        assert!(gate.try_acquire(1).is_none(), "another waits");
+        drop(first);
+        let second = poll(&mut waiting).expect("its turn");
+        assert_eq!((second.tokens(), gate.held()), (5, 5));
+    }
+
+    #[test]
+    fn a_short_text_of_a_new_flow_goes_before_thousands_that_wait() {
+        let gate = Gate::new(100);
+        let full = gate.try_acquire(100).expect("room");
+        let mut flood: Vec<_> = (0..5000).map(|_| acquire(&gate, 1, 50)).collect();
+        let mut polite = acquire(&gate, 2, 5);
+        drop(full);
+        let _polite = poll(&mut polite).expect("its turn");
+        let admitted: Vec<Permit> = flood.iter_mut().filter_map(poll).collect();
+        assert_eq!(admitted.len(), 1, "there is room for one of 50 beside the 5");
+    }
+
+    #[test]
+    fn one_that_gives_up_leaves_the_queue_and_lets_those_behind_it_in() {
+        let gate = Gate::new(10);
+        let held = gate.try_acquire(5).expect("room");
+        let large = acquire(&gate, 1, 10);
+        let mut small = acquire(&gate, 1, 5);
+        drop(large);
+        assert!(poll(&mut small).is_some());
+        drop((small, held));
+        assert_eq!((gate.held(), gate.lock().waiting.jobs()), (0, 0));
+    }
+
+    #[test]
+    fn a_grant_that_is_not_taken_is_given_back() {
+        let gate = Gate::new(10);
+        let held = gate.try_acquire(10).expect("room");
+        let (granted, mut next) = (acquire(&gate, 1, 10), acquire(&gate, 1, 10));
+        drop(held);
+        assert_eq!((gate.held(), poll(&mut next).is_some()), (10, false));
+        drop(granted);
+        assert_eq!(poll(&mut next).map(|permit| permit.tokens()), Some(10));
+        assert_eq!(gate.held(), 0);
+    }
+
+    #[test]
+    fn a_permit_in_debt_keeps_newcomers_waiting_and_nobody_for_ever() {
+        let gate = Gate::new(10);
+        let mut permits = [gate.try_acquire(5).expect("room"), gate.try_acquire(5).expect("room")];
+        // Both need more at once: had either to wait, neither would end.
+        permits.iter_mut().for_each(|permit| permit.resize(9));
+        assert_eq!(gate.held(), 18);
+        let mut newcomer = acquire(&gate, 1, 2);
+        let [first, second] = permits;
+        drop(first);
+        assert!(poll(&mut newcomer).is_none(), "one token is free");
+        drop(second);
+        assert!(poll(&mut newcomer).is_some());
+    }
+
+    #[test]
+    fn what_was_estimated_too_high_is_free_at_once() {
+        let gate = Gate::new(10);
+        let mut permit = gate.try_acquire(10).expect("room");
+        let mut waiting = acquire(&gate, 1, 6);
+        permit.resize(4);
+        assert!(poll(&mut waiting).is_some());
+        let part = permit.split(3);
+        assert_eq!((part.tokens(), permit.split(3).tokens(), permit.tokens()), (3, 1, 0));
+    }
+
+    #[test]
+    fn more_than_the_capacity_is_admitted_alone() {
+        let gate = Gate::new(10);
+        let held = gate.try_acquire(1).expect("room");
+        let mut large = acquire(&gate, 1, usize::MAX);
+        drop(held);
+        assert_eq!(poll(&mut large).map(|permit| permit.tokens()), Some(10));
+    }
+
+    /// One thing that a caller does.
+    #[derive(Clone, Debug)]
+    enum Act {
+        Ask { flow: u64, tokens: usize },
+        GiveUp(usize),
+        Resize(usize, usize),
+        Release(usize),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            3 => (0..4_u64, 1..60_usize).prop_map(|(flow, tokens)| Act::Ask { flow, tokens }),
+            1 => any::<usize>().prop_map(Act::GiveUp),
+            1 => (any::<usize>(), 1..60_usize).prop_map(|(which, tokens)| Act::Resize(which, tokens)),
+            2 => any::<usize>().prop_map(Act::Release),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn tokens_are_neither_lost_nor_made_and_all_who_wait_are_served(
+            acts in prop::collection::vec(act(), 1..200),
+        ) {
+            let gate = Gate::new(100);
+            let (mut waiting, mut held): (Vec<Acquire<'_>>, Vec<Permit>) = (Vec::new(), Vec::new());
+            let mut debt = 0;
+            for act in acts {
+                match act {
+                    Act::Ask { flow, tokens } => waiting.push(Box::pin(gate.acquire(FlowId(flow), tokens))),
+                    Act::GiveUp(which) if !waiting.is_empty() => drop(waiting.remove(which % waiting.len())),
+                    Act::Resize(which, tokens) if !held.is_empty() => {
+                        let which = which % held.len();
+                        debt += tokens.saturating_sub(held[which].tokens());
+                        held[which].resize(tokens);
+                    }
+                    Act::Release(which) if !held.is_empty() => drop(held.swap_remove(which % held.len())),
+                    _ => {}
+                }
+                waiting.retain_mut(|waiting| poll(waiting).map(|permit| held.push(permit)).is_none());
+                prop_assert_eq!(gate.held(), held.iter().map(Permit::tokens).sum::<usize>());
+                prop_assert!(gate.held() <= 100 + debt);
+                prop_assert_eq!(gate.lock().waiting.jobs(), waiting.len());
+            }
+            while !waiting.is_empty() {
+                prop_assert!(held.pop().is_some(), "{} wait for ever", waiting.len());
+                waiting.retain_mut(|waiting| poll(waiting).map(|permit| held.push(permit)).is_none());
+            }
+            held.clear();
+            prop_assert_eq!(gate.held(), 0);
+        }
+
+        #[test]
+        fn before_a_newcomer_each_other_flow_gets_its_tokens_and_one_text_at_most(
+            others in prop::collection::vec(1..60_usize, 1..8), own in 1..60_usize, served in 0..50_usize,
+        ) {
+            let gate = Gate::new(60);
+            let mut full = gate.try_acquire(60);
+            let mut waiting: Vec<(usize, Acquire<'_>)> = Vec::new();
+            for (flow, &tokens) in others.iter().enumerate() {
+                waiting.extend((0..200).map(|_| (flow, acquire(&gate, flow as u64, tokens))));
+            }
+            let mut newcomer = None;
+            let mut before = vec![0; others.len()];
+            let mut held = Vec::new();
+            for round in 0.. {
+                if round == served {
+                    newcomer = Some(acquire(&gate, u64::MAX, own));
+                }
+                drop(full.take());
+                held.pop();
+                if newcomer.as_mut().is_some_and(|newcomer| poll(newcomer).is_some()) {
+                    break;
+                }
+                waiting.retain_mut(|(flow, waiting)| match poll(waiting) {
+                    Some(permit) => {
+                        before[*flow] += if round < served { 0 } else { permit.tokens() };
+                        held.insert(0, permit);
+                        false
+                    }
+                    None => true,
+                });
+            }
+            // What a flow was behind its share when the newcomer came is one text, too.
+            for (tokens, text) in before.into_iter().zip(others) {
+                prop_assert!(tokens <= own + 2 * text, "{} tokens before {}, texts of {}", tokens, own, text);
+            }
+        }
+    }
+}
