@@ -49,6 +49,14 @@ pub struct Settings {
     pub attempts: u32,
     /// The first pause between attempts; it doubles, with jitter, up to 30 s.
     pub backoff: Duration,
+    /// Bytes of the hub's list of files.
+    pub max_listing_bytes: u64,
+    /// Bytes of one file.
+    pub max_file_bytes: u64,
+    /// Bytes of one JSON file, and of any file whose size the hub does not announce.
+    pub max_small_file_bytes: u64,
+    /// Free space that a download leaves on the volume of the cache.
+    pub disk_reserve_bytes: u64,
 }
 
 impl Settings {
@@ -65,6 +73,10 @@ impl Settings {
             total_timeout: Duration::from_secs(30 * 60),
             attempts: 5,
             backoff: Duration::from_millis(500),
+            max_listing_bytes: 8 << 20,
+            max_file_bytes: 64 << 30,
+            max_small_file_bytes: 128 << 20,
+            disk_reserve_bytes: 64 << 20,
         }
     }
 
