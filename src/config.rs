@@ -19,7 +19,7 @@ use crate::{
     stall,
 };
 
-use kind::Kind;
+pub(crate) use kind::Kind;
 pub use reader::Shown;
 use reader::{Reader, Sources};
 pub use table::markdown;
