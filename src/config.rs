@@ -1,12 +1,13 @@
 //! Flags, environment and file to each module's checked `Settings`. The only reader of the environment.
 
 mod judges;
+mod kind;
 mod reader;
 mod security;
 mod table;
 mod telemetry;
 
-use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use clap::ArgMatches;
 
@@ -18,6 +19,7 @@ use crate::{
     stall,
 };
 
+pub(crate) use kind::Kind;
 pub use reader::Shown;
 use reader::{Reader, Sources};
 pub use table::markdown;
@@ -65,19 +67,19 @@ impl Config {
 
 fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let threads = r.optional("threads", count).unwrap_or(cores);
-    let text_threads = r.optional("text-threads", count).unwrap_or((threads / 2).max(1));
-    let batch_tokens = r.required("batch-tokens", 256, count);
-    let queue_tokens = r.required("queue-tokens", 1, count);
-    let embed_cache_bytes = r.required("embed-cache", 0, bytes_or_none);
+    let threads = r.optional_whole("threads").unwrap_or(cores);
+    let text_threads = r.optional_whole("text-threads").unwrap_or((threads / 2).max(1));
+    let batch_tokens = r.whole("batch-tokens");
+    let queue_tokens = r.whole("queue-tokens");
+    let embed_cache_bytes = r.whole("embed-cache");
     app::Settings {
         listen: r.required("listen", Vec::new(), addresses),
         admin_listen: r.required("admin-listen", None, admin_address),
-        reactor_threads: r.optional("reactor-threads", count).unwrap_or(cores.min(2)),
+        reactor_threads: r.optional_whole("reactor-threads").unwrap_or(cores.min(2)),
         rpc: rpc::Settings {
             limits: Limits { queue_tokens, embed_cache_bytes, ..limits(r) },
             compute: Compute { threads, text_threads, batch_tokens },
-            reflection: r.required("reflection", true, boolean),
+            reflection: r.boolean("reflection"),
             connections: connections(r),
             security: security::settings(r),
             call_log: telemetry::call_log(r),
@@ -89,7 +91,7 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
                     precision: r.required("precision", None, precision),
                     kernel: r.optional("kernel", |value| Ok(value.to_owned())),
                 },
-                max_tokens: r.optional("max-tokens", count),
+                max_tokens: r.optional_whole("max-tokens"),
                 pooling: r.optional("pooling", pooling),
             },
             threads,
@@ -97,82 +99,104 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
             batch_tokens,
             queue_tokens,
             cache_bytes: embed_cache_bytes,
-            retry_pause: r.required("retry-pause", Duration::ZERO, duration),
+            retry_pause: r.duration("retry-pause"),
         },
         evaluate: evaluate::Settings {
-            threads: r.optional("score-threads", count).unwrap_or(text_threads),
-            evaluations: r.required("max-evaluations", 1, count),
+            threads: r.optional_whole("score-threads").unwrap_or(text_threads),
+            evaluations: r.whole("max-evaluations"),
         },
         judges: judges::settings(r, sources),
-        stall: stall::Settings {
-            tick: r.required("heartbeat", Duration::ZERO, positive_duration),
-            sample: r.required("stall-sample", Duration::ZERO, positive_duration),
-            stall_after: r.required("stall-after", Duration::ZERO, positive_duration),
-            dead_after: r.required("dead-after", Duration::ZERO, positive_duration),
-        },
-        drain_wait: r.required("drain-wait", Duration::ZERO, duration),
-        drain_limit: r.required("drain-limit", Duration::ZERO, duration),
+        stall: stall(r),
+        drain_wait: r.duration("drain-wait"),
+        drain_limit: r.duration("drain-limit"),
         otlp: telemetry::otlp(r),
     }
 }
 
-/// Those of the edge.
+fn stall(r: &mut Reader) -> stall::Settings {
+    let settings = stall::Settings {
+        tick: r.duration("heartbeat"),
+        sample: r.duration("stall-sample"),
+        stall_after: r.duration("stall-after"),
+        dead_after: r.duration("dead-after"),
+    };
+    r.no_more_than("stall-sample", "stall-after", "a worker that was seen once would count as frozen");
+    r.no_more_than("stall-after", "dead-after", "a stall would end the process before it is reported");
+    settings
+}
+
+/// Messages of the largest size that fit into the memory for messages: compressed and decompressed, in its half.
+const MESSAGES_IN_MEMORY: usize = 4;
+
+/// Limits of requests, streams and connections.
 fn limits(r: &mut Reader) -> Limits {
     let limits = Limits {
-        inputs: r.required("max-inputs", 1, count),
-        input_bytes: r.required("max-input-bytes", 1, bytes),
-        message_bytes: r.required("max-message-bytes", 1, bytes),
-        stream_inputs: r.required("stream-inputs", 1, count),
-        contexts: r.required("max-contexts", 1, count),
-        sample_bytes: r.required("max-sample-bytes", 1, bytes),
-        stream_samples: r.required("stream-samples", 1, count),
-        connection_streams: r.required("connection-streams", 1, number),
-        default_deadline: r.required("default-deadline", Duration::ZERO, positive_duration),
-        calls: r.required("max-calls", 1, count),
-        message_memory: r.required("message-memory", 1, bytes),
-        body_timeout: r.required("body-timeout", Duration::ZERO, positive_duration),
+        inputs: r.whole("max-inputs"),
+        input_bytes: r.whole("max-input-bytes"),
+        message_bytes: r.whole("max-message-bytes"),
+        stream_inputs: r.whole("stream-inputs"),
+        contexts: r.whole("max-contexts"),
+        sample_bytes: r.whole("max-sample-bytes"),
+        stream_samples: r.whole("stream-samples"),
+        connection_streams: r.whole("connection-streams"),
+        default_deadline: r.duration("default-deadline"),
+        calls: r.whole("max-calls"),
+        message_memory: r.whole("message-memory"),
+        body_timeout: r.duration("body-timeout"),
         ..Limits::default()
     };
-    if limits.input_bytes > limits.message_bytes {
-        let (input, message) = (limits.input_bytes, limits.message_bytes);
+    for part in ["max-input-bytes", "max-sample-bytes"] {
+        r.no_more_than(part, "max-message-bytes", "no message could carry as much");
+    }
+    if limits.message_memory < MESSAGES_IN_MEMORY * limits.message_bytes {
+        let (memory, message) = (limits.message_memory, limits.message_bytes);
         r.mistake(format!(
-            "max-input-bytes ({input}) is more than max-message-bytes ({message}) lets through"
+            "message-memory ({memory}) must be at least {MESSAGES_IN_MEMORY} times max-message-bytes ({message}), or \
+             compressed messages would wait for memory that they hold themselves"
         ));
     }
     limits
 }
 
+/// Limits of connections.
 fn connections(r: &mut Reader) -> ConnectionSettings {
-    let all = r.required("max-connections", 1, count);
-    let per_address = r.optional("max-connections-per-address", count).unwrap_or(all.div_ceil(2));
+    let all: usize = r.whole("max-connections");
+    let per_address = r.optional_whole("max-connections-per-address").unwrap_or(all.div_ceil(2));
+    let age = Kind::Duration { min: Duration::from_secs(1), max: Duration::from_hours(24 * 30) };
     ConnectionSettings {
         limits: ConnectionLimits { all, per_address, evict_idle: false },
-        handshake: r.required("handshake-timeout", Duration::ZERO, positive_duration),
-        idle: r.required("connection-idle", Duration::ZERO, positive_duration),
+        handshake: r.duration("handshake-timeout"),
+        idle: r.duration("connection-idle"),
         age: r.required("connection-age", None, |value| match value {
             "off" => Ok(None),
-            age => positive_duration(age).map(Some),
+            value => age.duration(value).map(Some).map_err(|needed| format!("off, or {needed}")),
         }),
-        keepalive: r.required("keepalive", Duration::ZERO, duration),
+        keepalive: r.duration("keepalive"),
         ..ConnectionSettings::default()
     }
 }
 
 fn source_settings(r: &mut Reader, sources: &Sources<'_>) -> source::Settings {
     let cache_dir = r.optional("cache-dir", |path| Ok(PathBuf::from(path)));
-    source::Settings {
+    let settings = source::Settings {
         model: r.required("model", String::new(), text),
         revision: r.optional("revision", text),
         endpoint: r.required("hub-endpoint", String::new(), url),
         token: r.optional("hub-token", |token| Ok(Secret::new(token.to_owned()))),
         cache_dir: cache_dir.unwrap_or_else(|| default_cache(sources)),
-        offline: r.required("offline", false, boolean),
-        connect_timeout: r.required("hub-connect-timeout", Duration::ZERO, positive_duration),
-        idle_timeout: r.required("hub-idle-timeout", Duration::ZERO, positive_duration),
-        total_timeout: r.required("hub-total-timeout", Duration::ZERO, positive_duration),
-        attempts: r.required("hub-attempts", 1, number),
+        offline: r.boolean("offline"),
+        connect_timeout: r.duration("hub-connect-timeout"),
+        idle_timeout: r.duration("hub-idle-timeout"),
+        total_timeout: r.duration("hub-total-timeout"),
+        attempts: r.whole("hub-attempts"),
         backoff: Duration::from_millis(500),
-    }
+        max_listing_bytes: r.whole("hub-max-listing-bytes"),
+        max_file_bytes: r.whole("hub-max-file-bytes"),
+        max_small_file_bytes: r.whole("hub-max-small-file-bytes"),
+        disk_reserve_bytes: r.whole("hub-disk-reserve"),
+    };
+    r.no_more_than("hub-max-small-file-bytes", "hub-max-file-bytes", "the smaller limit holds for all files");
+    settings
 }
 
 /// Where the hub's own tools keep their cache.
@@ -191,41 +215,7 @@ fn text(value: &str) -> Result<String, String> {
 fn url(value: &str) -> Result<String, String> {
     match value.split_once("://") {
         Some(("http" | "https", rest)) if !rest.is_empty() => Ok(value.to_owned()),
-        _ => Err("a URL that begins with http:// or https:// is needed".into()),
-    }
-}
-
-fn number<T: FromStr + PartialOrd + From<u8>>(value: &str) -> Result<T, String> {
-    let parsed = value.parse().ok().filter(|number| *number >= T::from(1));
-    parsed.ok_or_else(|| "a whole number above 0 is needed".into())
-}
-
-fn count(value: &str) -> Result<usize, String> {
-    number(value)
-}
-
-fn bytes(value: &str) -> Result<usize, String> {
-    bytes_or_none(value).and_then(|n| if n > 0 { Ok(n) } else { Err("more than 0 bytes are needed".into()) })
-}
-
-fn bytes_or_none(value: &str) -> Result<usize, String> {
-    let size: bytesize::ByteSize = value.parse().map_err(|_| "a size such as 64KiB or 16MiB is needed")?;
-    usize::try_from(size.as_u64()).map_err(|_| "it is more than this machine can count".into())
-}
-
-fn duration(value: &str) -> Result<Duration, String> {
-    humantime::parse_duration(value).map_err(|_| "a duration such as 250ms, 30s or 5m is needed".into())
-}
-
-fn positive_duration(value: &str) -> Result<Duration, String> {
-    duration(value).and_then(|d| if d.is_zero() { Err("more than 0s is needed".into()) } else { Ok(d) })
-}
-
-fn boolean(value: &str) -> Result<bool, String> {
-    match value.to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" | "on" => Ok(true),
-        "false" | "0" | "no" | "off" => Ok(false),
-        _ => Err("true or false is needed".into()),
+        _ => Err(Kind::Url.needed()),
     }
 }
 
@@ -264,7 +254,10 @@ fn admin_address(value: &str) -> Result<Option<SocketAddr>, String> {
 mod tests {
     use std::collections::HashMap;
 
-    use super::*;
+    use super::{
+        table::{SETTINGS, Setting},
+        *,
+    };
 
     fn read(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Config, Mistakes> {
         let command = clap::Command::new("assay").args(arguments(&[
@@ -302,6 +295,104 @@ mod tests {
         assert_eq!((limits.inputs, limits.stream_inputs, config.app.embed.model.max_tokens), (1, 7, Some(9)));
     }
 
+    /// Every flag of the table, so that a new setting cannot be forgotten.
+    #[test]
+    fn no_number_of_any_setting_is_without_bounds() {
+        for setting in SETTINGS {
+            let bounded = setting.kind.range().is_some();
+            let is_number =
+                matches!(setting.kind.placeholder(), "N" | "BYTES" | "DURATION" | "NUMBER" | "USD");
+            assert_eq!(bounded, is_number, "{}", setting.name);
+            if !bounded {
+                continue;
+            }
+            assert!(setting.default.is_empty() || passes(setting, setting.default), "{}", setting.name);
+            let (least, most, beyond) = extremes(setting.kind);
+            assert!(passes(setting, &least) && passes(setting, &most), "{}: {least} {most}", setting.name);
+            for bad in beyond {
+                let (name, flag) = (setting.name, format!("--{}", setting.name));
+                let mistakes = read(&[&flag, &bad], &[], "").expect_err(&bad).0;
+                let range = setting.kind.range().expect("it has one");
+                let told =
+                    mistakes.iter().find(|mistake| mistake.starts_with(&format!("{name} = {bad:?} (flag)")));
+                assert!(told.is_some_and(|told| told.contains(&range)), "{name} {bad}: {mistakes:?}");
+            }
+        }
+    }
+
+    /// Whether the value itself is good; others may be needed beside it.
+    fn passes(setting: &Setting, value: &str) -> bool {
+        let flag = format!("--{}", setting.name);
+        let start = format!("{} = ", setting.name);
+        let mistakes = read(&[&flag, value], &[], "").err().map(|mistakes| mistakes.0).unwrap_or_default();
+        !mistakes.iter().any(|mistake| mistake.starts_with(&start))
+    }
+
+    /// The bounds of a kind as texts, and what lies beyond them or is no such value at all.
+    fn extremes(kind: Kind) -> (String, String, Vec<String>) {
+        let garbage =
+            ["-1", "18446744073709551616", "9".repeat(400).as_str(), "many", "NaN", "-inf", "0x10", "1,5"]
+                .map(str::to_owned);
+        let (least, most, mut beyond) = match kind {
+            Kind::Count { min, max } | Kind::Bytes { min, max } => {
+                let around = [min.checked_sub(1), max.checked_add(1), Some(u64::MAX)];
+                let around = around.into_iter().flatten().filter(|number| !(min..=max).contains(number));
+                (min.to_string(), max.to_string(), around.map(|number| number.to_string()).collect())
+            }
+            Kind::Duration { min, max } => {
+                let text = |duration: Duration| humantime::format_duration(duration).to_string();
+                let (tiny, too_long) =
+                    (min.saturating_sub(Duration::from_nanos(1)), max + Duration::from_nanos(1));
+                let around = [tiny, too_long].into_iter().filter(|duration| !(min..=max).contains(duration));
+                let mut beyond: Vec<String> = around.map(text).collect();
+                beyond.extend(
+                    ["5", "999999999h", "18446744073709551615s", "18446744073709551615y"].map(str::to_owned),
+                );
+                (text(min), text(max), beyond)
+            }
+            Kind::Decimal { min, max, .. } => {
+                (min.to_string(), max.to_string(), vec![(min - 0.5).to_string(), (max + 0.5).to_string()])
+            }
+            Kind::Text(_) | Kind::Url | Kind::Bool => panic!("no number"),
+        };
+        if matches!(kind, Kind::Bytes { .. }) {
+            beyond.extend(["16EiB", "99999999EiB"].map(str::to_owned));
+        }
+        beyond.extend(garbage);
+        (least, most, beyond)
+    }
+
+    #[test]
+    fn combinations_that_cannot_work_are_mistakes() {
+        for (flags, part) in [
+            (
+                ["--max-message-bytes", "64KiB"],
+                "max-input-bytes (128KiB) is more than max-message-bytes (64KiB)",
+            ),
+            (
+                ["--max-message-bytes", "512KiB"],
+                "max-sample-bytes (1MiB) is more than max-message-bytes (512KiB)",
+            ),
+            (["--stall-sample", "1s"], "stall-sample (1s) is more than stall-after (250ms)"),
+            (["--dead-after", "100ms"], "stall-after (250ms) is more than dead-after (100ms)"),
+            (
+                ["--hub-max-file-bytes", "1MiB"],
+                "hub-max-small-file-bytes (128MiB) is more than hub-max-file-bytes",
+            ),
+        ] {
+            let mistakes = read(&flags, &[], "").expect_err(part).0.join("\n");
+            assert!(mistakes.contains(part), "{part} is not in:\n{mistakes}");
+        }
+    }
+
+    #[test]
+    fn an_empty_number_is_a_mistake_and_not_the_least() {
+        let mistakes = read(&["--max-inputs", ""], &[], "").expect_err("refused").0;
+        assert!(mistakes[0].contains("max-inputs = \"\" (flag)"), "{mistakes:?}");
+        let config = read(&[], &[("ASSAY_MAX_INPUTS", "")], "").expect("as if it were not set");
+        assert_eq!(config.app.rpc.limits.inputs, 512);
+    }
+
     #[test]
     fn all_mistakes_are_reported_at_once_with_name_and_origin() {
         let variables = [("ASSAY_THREADS", "many"), ("ASSAY_KEEPALIVE", "5")];
@@ -335,6 +426,9 @@ mod tests {
         for (url, part) in [
             ("https://me:planted@mirror.example/v1", "\"https://(hidden)@mirror.example/v1\""),
             ("https://me:p@planted@mirror.example", "\"https://(hidden)@mirror.example\""),
+            ("https://mirror.example/v1?api-key=planted", "\"https://mirror.example/v1?(hidden)\""),
+            ("https://mirror.example/v1#planted", "\"https://mirror.example/v1#(hidden)\""),
+            ("https://a:planted@mirror.example?planted@b", "\"https://(hidden)\""),
             ("me:planted@mirror.example", "begins with http"),
         ] {
             let shown = urls(url);

@@ -1,4 +1,4 @@
-//! Credentials that cannot slip into a log line.
+//! Credentials that cannot slip into a log line, nor into any other text.
 
 use std::fmt;
 
@@ -23,9 +23,49 @@ impl fmt::Debug for Secret {
     }
 }
 
+const HIDDEN: &str = "(hidden)";
+
+/// A URL as it may be shown: without its user, password, query and fragment, any of which may be a credential.
+///
+/// Takes any text. Where a `@` stands behind a `?` or `#`, it may belong to a password that was not escaped, and
+/// nothing but the scheme is shown.
+pub(crate) fn shown_url(url: &str) -> String {
+    let (head, tail) = url.split_at(url.find(['?', '#']).unwrap_or(url.len()));
+    let scheme = head.split_once("://").map_or("", |(scheme, _)| scheme);
+    if tail.contains('@') {
+        return format!("{scheme}://{HIDDEN}");
+    }
+    let mark = tail.chars().next().map_or(String::new(), |mark| format!("{mark}{HIDDEN}"));
+    match head.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://{HIDDEN}@{host}{mark}"),
+        None => format!("{head}{mark}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Secret;
+    use super::{Secret, shown_url};
+
+    #[test]
+    fn a_url_is_shown_without_credentials() {
+        for (url, shown) in [
+            ("https://host:1/v1", "https://host:1/v1"),
+            ("https://host/v1?api-key=planted", "https://host/v1?(hidden)"),
+            ("https://host?planted", "https://host?(hidden)"),
+            ("https://host/v1#planted", "https://host/v1#(hidden)"),
+            ("https://me:planted@host/v1", "https://(hidden)@host/v1"),
+            ("https://me:p@planted@host", "https://(hidden)@host"),
+            ("https://me:planted@host/v1?planted", "https://(hidden)@host/v1?(hidden)"),
+            ("https://host/v1?a=b@planted", "https://(hidden)"),
+            ("https://me:planted?planted@host", "https://(hidden)"),
+            ("https://me:planted#planted@host", "https://(hidden)"),
+            ("https://me:p@planted?planted@host", "https://(hidden)"),
+            ("me:planted@host", "://(hidden)@host"),
+            ("", ""),
+        ] {
+            assert_eq!(shown_url(url), shown, "{url}");
+        }
+    }
 
     #[test]
     fn debug_hides_the_value() {

@@ -9,6 +9,10 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
+use crate::config::Kind;
+
+const TIMEOUT: Kind = Kind::Duration { min: Duration::from_millis(1), max: Duration::from_hours(24) };
+
 pub(super) fn arguments() -> Vec<Arg> {
     vec![
         Arg::new("address")
@@ -23,8 +27,8 @@ pub(super) fn arguments() -> Vec<Arg> {
             .long("timeout")
             .value_name("DURATION")
             .default_value("1s")
-            .value_parser(humantime::parse_duration)
-            .help("How long to wait for the answer"),
+            .value_parser(|text: &str| TIMEOUT.duration(text))
+            .help("Timeout of the whole check"),
     ]
 }
 

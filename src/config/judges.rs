@@ -1,9 +1,8 @@
 //! Judges: one from the flat settings, and one from each profile of the file.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use super::{
-    bytes_or_none, count, number, positive_duration,
     reader::{Reader, Sources},
     text, url,
 };
@@ -66,23 +65,23 @@ fn one_writer_each(r: &mut Reader, judges: &[Settings]) {
 
 /// All but its address.
 fn judge(r: &mut Reader, sources: &Sources<'_>, name: &str) -> Settings {
-    let max_concurrency = r.required("judge-concurrency", 1, count);
+    let max_concurrency = r.whole("judge-concurrency");
     let defaults = Settings::new(name, "", "");
     Settings {
         key: key(r, sources),
         max_concurrency,
         initial_concurrency: defaults.initial_concurrency.min(max_concurrency),
-        requests_per_minute: r.optional("judge-requests-per-minute", number),
-        tokens_per_minute: r.optional("judge-tokens-per-minute", number),
-        queue: r.required("judge-queue", 1, count),
-        connect_timeout: r.required("judge-connect-timeout", Duration::ZERO, positive_duration),
-        attempt_timeout: r.required("judge-timeout", Duration::ZERO, positive_duration),
-        attempts: r.required("judge-attempts", 1, number),
-        max_answer_tokens: r.required("judge-max-tokens", 1, number),
-        temperature: r.required("judge-temperature", 0.0, temperature),
-        seed: r.optional("judge-seed", |seed| seed.parse().map_err(|_| "a whole number is needed".into())),
+        requests_per_minute: r.optional_whole("judge-requests-per-minute"),
+        tokens_per_minute: r.optional_whole("judge-tokens-per-minute"),
+        queue: r.whole("judge-queue"),
+        connect_timeout: r.duration("judge-connect-timeout"),
+        attempt_timeout: r.duration("judge-timeout"),
+        attempts: r.whole("judge-attempts"),
+        max_answer_tokens: r.whole("judge-max-tokens"),
+        temperature: r.decimal("judge-temperature") as f32,
+        seed: r.optional_whole("judge-seed"),
         prices: prices(r),
-        cache_bytes: r.required("judge-cache", 0, bytes_or_none),
+        cache_bytes: r.whole("judge-cache"),
         store: store(r),
         ..defaults
     }
@@ -105,9 +104,9 @@ fn key(r: &mut Reader, sources: &Sources<'_>) -> Option<Secret> {
 }
 
 fn prices(r: &mut Reader) -> Option<Prices> {
-    let prompt = r.optional("judge-price-prompt", price);
-    let cached = r.optional("judge-price-cached", price);
-    let completion = r.optional("judge-price-completion", price);
+    let prompt = r.optional_decimal("judge-price-prompt");
+    let cached = r.optional_decimal("judge-price-cached");
+    let completion = r.optional_decimal("judge-price-completion");
     match (prompt, completion) {
         (Some(prompt_usd), Some(completion_usd)) => {
             Some(Prices { prompt_usd, cached_prompt_usd: cached.unwrap_or(prompt_usd), completion_usd })
@@ -131,14 +130,4 @@ fn store(r: &mut Reader) -> Mode {
             Mode::Off
         }
     }
-}
-
-fn temperature(value: &str) -> Result<f32, String> {
-    let parsed = value.parse().ok().filter(|number| (0.0..=2.0).contains(number));
-    parsed.ok_or_else(|| "a number from 0 to 2 is needed".into())
-}
-
-fn price(value: &str) -> Result<f64, String> {
-    let parsed = value.parse().ok().filter(|price: &f64| price.is_finite() && *price >= 0.0);
-    parsed.ok_or_else(|| "US dollars as a number, such as 0.15, are needed".into())
 }

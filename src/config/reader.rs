@@ -1,10 +1,13 @@
 //! Values by precedence: flag, environment, file, default. Collects all mistakes.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use clap::ArgMatches;
 
-use super::table::{SETTINGS, Setting};
+use super::{
+    kind::Kind,
+    table::{SETTINGS, Setting},
+};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,13 +60,16 @@ impl Reader {
         let flag = |name: &str| sources.flags.try_get_one::<String>(name).ok().flatten().cloned();
         let file = flag("config").or_else(|| (sources.variable)("ASSAY_CONFIG"));
         let file = file.map(|path| reader.file(&path, sources)).unwrap_or_default();
-        for setting in &SETTINGS {
+        for setting in SETTINGS {
             let value = flag(setting.name)
                 .map(|value| (value, Origin::Flag))
                 .or_else(|| variable(setting, sources))
                 .or_else(|| file.get(&setting.key()).cloned())
                 .or_else(|| Some((setting.default.to_owned(), Origin::Default)));
-            if let Some(value) = value.filter(|(value, _)| !value.is_empty()) {
+            // An empty text is as good as none; an empty number is a mistake where there is a default.
+            let may_be_empty =
+                matches!(setting.kind, Kind::Text(_) | Kind::Url) || setting.default.is_empty();
+            if let Some(value) = value.filter(|(value, _)| !value.is_empty() || !may_be_empty) {
                 reader.values.insert(setting.name, value);
             }
         }
@@ -78,7 +84,8 @@ impl Reader {
         match parse(value) {
             Ok(value) => Some(value),
             Err(mistake) => {
-                let shown = if setting.secret { "…".into() } else { without_credentials(setting, value) };
+                let shown =
+                    if setting.secret { "…".to_owned() } else { setting.without_credentials(value) };
                 let name = own.and(self.profile.as_ref()).map_or_else(
                     || name.to_owned(),
                     |profile| format!("{PROFILES}.{profile}.{}", setting.profile_key()),
@@ -97,6 +104,62 @@ impl Reader {
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> T {
         self.optional(name, parse).unwrap_or(stand_in)
+    }
+
+    /// A count or a size within the bounds of its table, if it is set.
+    pub fn optional_whole<T: TryFrom<u64>>(&mut self, name: &str) -> Option<T> {
+        let kind = Setting::of(name).kind;
+        self.optional(name, |text| {
+            T::try_from(kind.whole(text)?).map_err(|_| "this machine cannot count as far".to_owned())
+        })
+    }
+
+    /// As [`Reader::optional_whole`] of a setting with a default.
+    pub fn whole<T: TryFrom<u64> + Default>(&mut self, name: &str) -> T {
+        let stand_in = || T::try_from(Setting::of(name).kind.least()).unwrap_or_default();
+        self.optional_whole(name).unwrap_or_else(stand_in)
+    }
+
+    /// A decimal number within the bounds of its table, if it is set.
+    pub fn optional_decimal(&mut self, name: &str) -> Option<f64> {
+        let kind = Setting::of(name).kind;
+        self.optional(name, |text| kind.decimal(text))
+    }
+
+    /// As [`Reader::optional_decimal`] of a setting with a default.
+    pub fn decimal(&mut self, name: &str) -> f64 {
+        self.optional_decimal(name).unwrap_or_default()
+    }
+
+    /// A duration within the bounds of its table.
+    pub fn duration(&mut self, name: &str) -> Duration {
+        let kind = Setting::of(name).kind;
+        self.required(name, Duration::ZERO, |text| kind.duration(text))
+    }
+
+    pub fn boolean(&mut self, name: &str) -> bool {
+        let kind = Setting::of(name).kind;
+        self.required(name, false, |text| match &*text.to_ascii_lowercase() {
+            "true" | "1" | "yes" | "on" => Ok(true),
+            "false" | "0" | "no" | "off" => Ok(false),
+            _ => Err(kind.needed()),
+        })
+    }
+
+    /// Reports a combination that cannot work: `smaller` is set to more than `larger`.
+    pub fn no_more_than(&mut self, smaller: &str, larger: &str, consequence: &str) {
+        let amount = |name: &str| {
+            let (text, _) = self.values.get(name)?;
+            Some((Setting::of(name).kind.amount(text)?, text))
+        };
+        let (Some((small, small_text)), Some((large, large_text))) = (amount(smaller), amount(larger)) else {
+            return;
+        };
+        if small > large {
+            let mistake =
+                format!("{smaller} ({small_text}) is more than {larger} ({large_text}): {consequence}");
+            self.mistakes.push(mistake);
+        }
     }
 
     pub fn mistake(&mut self, mistake: String) {
@@ -203,7 +266,7 @@ pub struct Shown {
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for setting in &SETTINGS {
+        for setting in SETTINGS {
             match self.values.get(setting.name) {
                 Some((value, origin)) => {
                     writeln!(f, "{} = {} # {origin}", setting.key(), shown(setting, value))?;
@@ -223,18 +286,7 @@ impl fmt::Display for Shown {
 }
 
 fn shown(setting: &Setting, value: &str) -> toml::Value {
-    if setting.secret { "(hidden)".into() } else { without_credentials(setting, value).as_ref().into() }
-}
-
-/// A URL without the user and the password that may be in it.
-fn without_credentials<'a>(setting: &Setting, value: &'a str) -> Cow<'a, str> {
-    match value.rsplit_once('@') {
-        Some((before, host)) if setting.placeholder == "URL" => {
-            let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
-            format!("{scheme}://(hidden)@{host}").into()
-        }
-        _ => value.into(),
-    }
+    if setting.secret { "(hidden)".into() } else { setting.without_credentials(value).into() }
 }
 
 fn variable(setting: &Setting, sources: &Sources<'_>) -> Option<(String, Origin)> {

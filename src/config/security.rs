@@ -1,8 +1,8 @@
 //! Who may call, and what each caller may take.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
-use super::{count, number, positive_duration, reader::Reader};
+use super::reader::Reader;
 use crate::rpc::{
     CallerLimits, TlsFiles,
     guard::{OpenService, Security},
@@ -14,11 +14,11 @@ pub(super) fn settings(r: &mut Reader) -> Security {
         token_file: r.optional("token-file", path),
         open: r.required("open-services", Vec::new(), open_services),
         caller_limits: CallerLimits {
-            calls: r.optional("caller-calls", count),
-            requests_per_minute: r.optional("caller-requests-per-minute", number),
-            callers: r.required("callers", 1, count),
+            calls: r.optional_whole("caller-calls"),
+            requests_per_minute: r.optional_whole("caller-requests-per-minute"),
+            callers: r.whole("callers"),
         },
-        reload_every: r.required("reload-every", Duration::ZERO, positive_duration),
+        reload_every: r.duration("reload-every"),
     }
 }
 

@@ -1,6 +1,13 @@
 //! Every setting, once: flags, environment, file, help and the README's table are made from it.
 
+use std::time::Duration;
+
 use clap::{Arg, ArgAction};
+
+use super::kind::{
+    DAY, GIB, HOUR, KIB, Kind, MIB, MILLISECOND, MINUTE, SECOND, TIB, bytes, count, decimal, duration,
+};
+use crate::secret::shown_url;
 
 pub(crate) struct Setting {
     /// As a flag; `ASSAY_` and capitals in the environment, with underscores in the file.
@@ -8,7 +15,8 @@ pub(crate) struct Setting {
     pub group: Group,
     /// As it would be written; empty where there is none.
     pub default: &'static str,
-    pub placeholder: &'static str,
+    /// What values it takes. Numbers, sizes and durations have bounds here, and nowhere else.
+    pub kind: Kind,
     pub help: &'static str,
     /// Read where `ASSAY_…` is not set.
     pub fallbacks: &'static [&'static str],
@@ -43,11 +51,11 @@ impl Group {
 const fn setting(
     group: Group,
     name: &'static str,
-    placeholder: &'static str,
+    kind: Kind,
     default: &'static str,
     help: &'static str,
 ) -> Setting {
-    Setting { name, group, default, placeholder, help, fallbacks: &[], secret: false }
+    Setting { name, group, default, kind, help, fallbacks: &[], secret: false }
 }
 
 const fn from(fallbacks: &'static [&'static str], setting: Setting) -> Setting {
@@ -55,130 +63,144 @@ const fn from(fallbacks: &'static [&'static str], setting: Setting) -> Setting {
 }
 
 use Group::{Compute, Judge, Log, Model, Security, Serving, Telemetry};
+use Kind::{Bool, Text, Url};
 
 #[rustfmt::skip]
-pub(crate) const SETTINGS: [Setting; 93] = [
-    setting(Serving, "listen", "ADDRESS", "127.0.0.1:50051",
-        "Where to serve: HOST:PORT (port 0 picks one) or unix:PATH; several with commas"),
-    setting(Serving, "admin-listen", "ADDRESS", "0.0.0.0:9090",
-        "Where to serve health, /livez, /readyz and /metrics; off for nowhere"),
-    setting(Serving, "max-inputs", "N", "512", "Inputs of one request"),
-    setting(Serving, "max-input-bytes", "BYTES", "128KiB", "UTF-8 bytes of one input"),
-    setting(Serving, "max-message-bytes", "BYTES", "16MiB", "Bytes of one message"),
-    setting(Serving, "default-deadline", "DURATION", "60s", "Deadline of calls and stream inputs that bring none"),
-    setting(Serving, "stream-inputs", "N", "64", "Unanswered inputs of one stream before it is read no further"),
-    setting(Serving, "max-contexts", "N", "128", "Retrieved contexts of one sample, and as many reference contexts"),
-    setting(Serving, "max-sample-bytes", "BYTES", "1MiB", "UTF-8 bytes of all texts of one sample"),
-    setting(Serving, "max-evaluations", "N", "256",
-        "Samples that are evaluated at one time; calls are refused above, streams wait"),
-    setting(Serving, "stream-samples", "N", "32", "Unfinished samples of one stream before it is read no further"),
-    setting(Serving, "connection-streams", "N", "256", "Calls and streams that one connection may have open"),
-    setting(Serving, "max-calls", "N", "1024",
-        "Maximum number of open calls and streams, over all connections. Health checks have as many of their own"),
-    setting(Serving, "max-connections", "N", "1024",
-        "Maximum number of open connections. It is lowered where the process may open too few files"),
-    setting(Serving, "max-connections-per-address", "N", "",
-        "Maximum number of open connections from one IP address. Half of max-connections by default"),
-    setting(Serving, "message-memory", "BYTES", "128MiB",
-        "Memory for messages in flight: half for requests, half for answers. Each call has 64 KiB of either beside it"),
-    setting(Serving, "body-timeout", "DURATION", "10s",
-        "Time in which a message has to arrive, from its first byte to its last"),
-    setting(Serving, "handshake-timeout", "DURATION", "5s",
-        "Time for the TLS handshake of a new connection, and as much until its first request"),
-    setting(Serving, "connection-idle", "DURATION", "15m", "Time without a call after which a connection is closed"),
-    setting(Serving, "connection-age", "DURATION", "1h",
-        "Age at which a connection is closed as soon as its calls have ended; off to keep it"),
-    setting(Serving, "keepalive", "DURATION", "30s", "How often a silent connection is asked whether it is alive"),
-    setting(Serving, "drain-wait", "DURATION", "0s",
-        "At shutdown, time between NOT_SERVING and the end of accepting; give load balancers some seconds"),
-    setting(Serving, "drain-limit", "DURATION", "25s", "At shutdown, the most time for calls in flight to finish"),
-    setting(Serving, "reflection", "BOOL", "true", "Serve gRPC reflection, v1 and v1alpha"),
-    setting(Serving, "reactor-threads", "N", "", "Threads of the event loop; by default 2, or 1 on a single core"),
-    setting(Security, "tls-cert", "FILE", "",
-        "The server's certificate in PEM, and those between it and its authority: TLS on all HOST:PORT of listen; needs tls-key"),
-    setting(Security, "tls-key", "FILE", "", "The private key of tls-cert, in PEM"),
-    setting(Security, "tls-client-ca", "FILE", "",
-        "Authorities in PEM: a caller without a certificate of one of them is refused"),
-    setting(Security, "token-file", "FILE", "",
-        "Lines of NAME:TOKEN, each with the methods behind it that it is good for, if not for all: a call without such a token is refused"),
-    setting(Security, "open-services", "LIST", "health", "What needs no token: health, reflection, both with a comma, or none"),
-    setting(Security, "reload-every", "DURATION", "2s", "How often the files above are looked at for changes"),
-    setting(Security, "caller-calls", "N", "",
-        "Calls and streams that one caller may have under way; a caller is a token's name, else a client certificate, else an address"),
-    setting(Security, "caller-requests-per-minute", "N", "", "Calls and streams that one caller may begin in a minute"),
-    setting(Security, "callers", "N", "4096", "Callers that are told apart at one time; those beyond share one allowance"),
-    setting(Model, "model", "MODEL", "sentence-transformers/all-MiniLM-L6-v2",
-        "A directory with a model, or the id of one on the hub"),
-    setting(Model, "revision", "REVISION", "main", "Branch, tag or commit on the hub"),
-    from(&["HF_ENDPOINT"], setting(Model, "hub-endpoint", "URL", "https://huggingface.co", "The hub, or a mirror of it")),
-    Setting { secret: true, ..from(&["HF_TOKEN"], setting(Model, "hub-token", "TOKEN", "",
-        "For private and gated models; better set in the environment than as a flag")) },
-    from(&["HF_HUB_CACHE"], setting(Model, "cache-dir", "DIR", "",
-        "The hub's cache; by default hub under HF_HOME, or ~/.cache/huggingface/hub")),
-    from(&["HF_HUB_OFFLINE"], setting(Model, "offline", "BOOL", "false", "Use what is in the cache, and never the network")),
-    setting(Model, "hub-connect-timeout", "DURATION", "10s", "To connect to the hub"),
-    setting(Model, "hub-idle-timeout", "DURATION", "30s", "Without a byte from the hub, before a request is tried again"),
-    setting(Model, "hub-total-timeout", "DURATION", "30m", "For one attempt to fetch the whole model"),
-    setting(Model, "hub-attempts", "N", "5", "Tries of one request to the hub within one attempt"),
-    setting(Model, "retry-pause", "DURATION", "60s", "The longest pause between attempts to load the model"),
-    setting(Model, "max-tokens", "N", "", "The most tokens of one input, where the model's own limit is higher"),
-    setting(Model, "pooling", "POOLING", "", "cls, mean or last-token, where the model's files name none or another"),
-    setting(Compute, "threads", "N", "", "Compute threads; by default as many as the cores that the process may use"),
-    setting(Compute, "text-threads", "N", "", "Threads that cut texts into tokens; by default half the compute threads, at least 1"),
-    setting(Compute, "score-threads", "N", "", "Threads that compare texts; by default as many as text-threads"),
-    setting(Compute, "precision", "PRECISION", "auto", "auto, f32, bf16, f16 or int8; auto is the fastest whose vectors have a cosine of 0.9999 or more to those of f32"),
-    setting(Compute, "kernel", "KERNEL", "", "Instructions to compute with, for tests and support; by default the fastest of the precision"),
-    setting(Compute, "batch-tokens", "N", "256", "The most tokens of one forward pass"),
-    setting(Compute, "queue-tokens", "N", "262144",
-        "The most tokens that may wait: half for calls, which are refused above, half for streams, which wait"),
-    setting(Compute, "embed-cache", "BYTES", "0",
-        "Memory for vectors of texts that may come again, such as 256MiB; 0 for none"),
-    setting(Compute, "stall-after", "DURATION", "250ms", "A reactor thread that is frozen this long is reported"),
-    setting(Compute, "dead-after", "DURATION", "30s", "A reactor that is frozen this long turns liveness NOT_SERVING"),
-    setting(Judge, "judge-url", "URL", "",
-        "An OpenAI-compatible endpoint, such as https://api.openai.com/v1 or http://127.0.0.1:11434/v1; needs judge-model"),
-    setting(Judge, "judge-model", "MODEL", "", "The model that judges, by the endpoint's name for it"),
-    Setting { secret: true, ..from(&["OPENAI_API_KEY"], setting(Judge, "judge-key", "KEY", "",
-        "The endpoint's API key; better set in the environment, or as a file, than as a flag")) },
-    setting(Judge, "judge-key-file", "FILE", "", "A file with the key, read at the start; comes before judge-key"),
-    setting(Judge, "judge-concurrency", "N", "32", "Requests to the judge under way at one time, at most; it finds out how many are well"),
-    setting(Judge, "judge-requests-per-minute", "N", "", "Requests to the judge in a minute; by default only its own limits count"),
-    setting(Judge, "judge-tokens-per-minute", "N", "", "Tokens of requests to the judge in a minute; by default only its own limits count"),
-    setting(Judge, "judge-queue", "N", "1024", "Requests that may wait for the judge; metrics that need one more fail"),
-    setting(Judge, "judge-connect-timeout", "DURATION", "5s", "To connect to the judge"),
-    setting(Judge, "judge-timeout", "DURATION", "60s", "For one answer of the judge; a call's deadline may leave less"),
-    setting(Judge, "judge-attempts", "N", "3", "Tries of one request to the judge"),
-    setting(Judge, "judge-max-tokens", "N", "4096", "Tokens of one answer of the judge, at most"),
-    setting(Judge, "judge-temperature", "NUMBER", "0", "From 0 to 2; where several judgements are drawn it is never 0"),
-    setting(Judge, "judge-seed", "N", "", "For endpoints that take a seed"),
-    setting(Judge, "judge-cache", "BYTES", "64MiB", "Memory for answers of the judge that may be asked for again; 0 for none"),
-    setting(Judge, "judge-price-prompt", "USD", "", "For a million tokens of prompts; with it, costs are told in US dollars"),
-    setting(Judge, "judge-price-cached", "USD", "",
-        "For a million tokens of prompts that the endpoint had cached; by default as judge-price-prompt"),
-    setting(Judge, "judge-price-completion", "USD", "", "For a million tokens of answers"),
-    setting(Judge, "judge-record", "FILE", "", "Add every answer of the judge to this file"),
-    setting(Judge, "judge-replay", "FILE", "", "Answer from such a file alone, and never ask the judge"),
-    from(&["OTEL_EXPORTER_OTLP_ENDPOINT"], setting(Telemetry, "otlp-endpoint", "URL", "",
-        "A collector's OTLP over gRPC, such as http://127.0.0.1:4317; without it nothing is sent and no span is made")),
-    Setting { secret: true, ..from(&["OTEL_EXPORTER_OTLP_HEADERS"], setting(Telemetry, "otlp-headers", "LIST", "",
-        "NAME=VALUE, several with commas, sent to the collector; better set in the environment than as a flag")) },
-    setting(Telemetry, "otlp-signals", "LIST", "traces,events", "What is sent: traces, events (results of evaluations), metrics (those of /metrics)"),
-    setting(Telemetry, "otlp-metrics-every", "DURATION", "60s", "How often metrics are sent"),
-    setting(Telemetry, "otlp-timeout", "DURATION", "10s", "For one try of one request to the collector"),
-    setting(Telemetry, "otlp-queue", "N", "4096", "Spans and events that may wait to be sent; those beyond are dropped and counted"),
-    from(&["OTEL_SERVICE_NAME"], setting(Telemetry, "service-name", "NAME", "assay", "service.name of all that is sent")),
-    from(&["OTEL_RESOURCE_ATTRIBUTES"], setting(Telemetry, "resource-attributes", "LIST", "",
-        "NAME=VALUE, several with commas, such as k8s.pod.name=a: where the process runs")),
-    from(&["OTEL_TRACES_SAMPLER"], setting(Telemetry, "trace-sampler", "SAMPLER", "parentbased_traceidratio",
-        "always_on, always_off or traceidratio; with parentbased_ before it, a caller that sends a traceparent decides")),
-    from(&["OTEL_TRACES_SAMPLER_ARG"], setting(Telemetry, "trace-sample-ratio", "NUMBER", "1", "From 0 to 1: the share of traces that traceidratio takes")),
-    setting(Log, "log-sample-ratio", "NUMBER", "1",
-        "From 0 to 1: the share of calls with a log line (at debug) among those that ended OK and were not slow"),
-    setting(Log, "log-slow-after", "DURATION", "1s", "From here on a call is slow, and always has its log line"),
-    from(&["RUST_LOG"], setting(Log, "log", "FILTER", "info", "error, warn, info, debug or trace, or directives such as info,assay=debug")),
-    setting(Log, "log-format", "FORMAT", "text", "text or json"),
-    setting(Log, "heartbeat", "DURATION", "10ms", "How often the reactor measures its own lag"),
-    setting(Log, "stall-sample", "DURATION", "25ms", "How often the reactor's threads are looked at from outside"),
+pub(crate) const SETTINGS: &[Setting] = &[
+    setting(Serving, "listen", Text("ADDRESS"), "127.0.0.1:50051",
+        "Addresses to serve on, with commas between: HOST:PORT (port 0 picks a free one) or unix:PATH"),
+    setting(Serving, "admin-listen", Text("ADDRESS"), "0.0.0.0:9090",
+        "Address of the admin port with health, /livez, /readyz and /metrics; off disables it"),
+    setting(Serving, "max-inputs", count(1, 65_536), "512", "Maximum number of inputs in one request"),
+    setting(Serving, "max-input-bytes", bytes(1, 64 * MIB), "128KiB", "Maximum size of one input in bytes of UTF-8"),
+    setting(Serving, "max-message-bytes", bytes(1, 256 * MIB), "16MiB", "Maximum size of one request message"),
+    setting(Serving, "default-deadline", duration(MILLISECOND, DAY), "60s", "Deadline of calls and stream inputs that set none"),
+    setting(Serving, "stream-inputs", count(1, 65_536), "64",
+        "Maximum in-flight inputs per stream. Above it the server stops reading, and HTTP/2 flow control slows the client"),
+    setting(Serving, "max-contexts", count(1, 65_536), "128",
+        "Maximum number of retrieved contexts in one sample; reference contexts have the same limit"),
+    setting(Serving, "max-sample-bytes", bytes(1, 64 * MIB), "1MiB", "Maximum size of all texts of one sample in bytes of UTF-8"),
+    setting(Serving, "max-evaluations", count(1, 65_536), "256",
+        "Maximum number of samples evaluated concurrently. Above it calls are refused and streams wait"),
+    setting(Serving, "stream-samples", count(1, 65_536), "32",
+        "Maximum in-flight samples per stream. Above it the server stops reading, and HTTP/2 flow control slows the client"),
+    setting(Serving, "connection-streams", count(1, 65_536), "256", "Maximum concurrent calls and streams per connection"),
+    setting(Serving, "max-calls", count(1, 1_000_000), "1024",
+        "Maximum number of open calls and streams over all connections. Health checks have as many of their own"),
+    setting(Serving, "max-connections", count(1, 1_000_000), "1024",
+        "Maximum number of open connections. Lowered where the process may open too few files"),
+    setting(Serving, "max-connections-per-address", count(1, 1_000_000), "",
+        "Maximum number of open connections from one IP address; default half of max-connections"),
+    setting(Serving, "message-memory", bytes(MIB, TIB), "128MiB",
+        "Memory for messages in flight, half for requests and half for answers. Each call has 64 KiB of either besides"),
+    setting(Serving, "body-timeout", duration(MILLISECOND, HOUR), "10s",
+        "Maximum time from a message's first byte to its last"),
+    setting(Serving, "handshake-timeout", duration(MILLISECOND, HOUR), "5s",
+        "Maximum time for the TLS handshake of a new connection, and as much until its first request"),
+    setting(Serving, "connection-idle", duration(MILLISECOND, DAY), "15m",
+        "Time without a call after which a connection is closed"),
+    setting(Serving, "connection-age", Text("DURATION"), "1h",
+        "Age at which a connection is closed once its calls have ended; off to keep it"),
+    setting(Serving, "keepalive", duration(SECOND, DAY), "30s",
+        "Interval of HTTP/2 pings on a silent connection, and the time it has to answer one before it is closed"),
+    setting(Serving, "drain-wait", duration(Duration::ZERO, HOUR), "0s",
+        "Time at shutdown between NOT_SERVING and the end of accepting; give load balancers some seconds"),
+    setting(Serving, "drain-limit", duration(Duration::ZERO, DAY), "25s", "Maximum time at shutdown for calls in flight to finish"),
+    setting(Serving, "reflection", Bool, "true", "Serve gRPC reflection, v1 and v1alpha"),
+    setting(Serving, "reactor-threads", count(1, 1024), "", "Number of event loop threads; default 2, or 1 on a single core"),
+    setting(Security, "tls-cert", Text("FILE"), "",
+        "PEM file with the server's certificate and its intermediates. Enables TLS on every HOST:PORT of listen; needs tls-key"),
+    setting(Security, "tls-key", Text("FILE"), "", "PEM file with the private key of tls-cert"),
+    setting(Security, "tls-client-ca", Text("FILE"), "",
+        "PEM file with certificate authorities. A client without a certificate of one of them is refused"),
+    setting(Security, "token-file", Text("FILE"), "",
+        "File of bearer tokens, one `NAME:TOKEN [METHOD…]` per line. Without methods a token authorizes every method"),
+    setting(Security, "open-services", Text("LIST"), "health", "Services that need no token: health, reflection, both with a comma between, or none"),
+    setting(Security, "reload-every", duration(MILLISECOND, DAY), "2s",
+        "Interval between checks of the certificate and token files for changes. SIGHUP checks them at once"),
+    setting(Security, "caller-calls", count(1, 1_000_000), "",
+        "Maximum concurrent calls and streams per caller: a token's name, else a client certificate, else an address. Default: no limit"),
+    setting(Security, "caller-requests-per-minute", count(1, 1_000_000_000), "",
+        "Maximum number of calls and streams that one caller begins per minute. Default: no limit"),
+    setting(Security, "callers", count(1, 1_000_000), "4096",
+        "Maximum number of callers tracked for rate limiting. Further callers share one limit"),
+    setting(Model, "model", Text("MODEL"), "sentence-transformers/all-MiniLM-L6-v2", "Directory of a model, or its id on the hub"),
+    setting(Model, "revision", Text("REVISION"), "main", "Branch, tag or commit on the hub"),
+    from(&["HF_ENDPOINT"], setting(Model, "hub-endpoint", Url, "https://huggingface.co", "URL of the hub or of a mirror")),
+    Setting { secret: true, ..from(&["HF_TOKEN"], setting(Model, "hub-token", Text("TOKEN"), "",
+        "Access token for private and gated models. Set it in the environment rather than as a flag")) },
+    from(&["HF_HUB_CACHE"], setting(Model, "cache-dir", Text("DIR"), "",
+        "Directory of the hub's cache; default hub under HF_HOME, or ~/.cache/huggingface/hub")),
+    from(&["HF_HUB_OFFLINE"], setting(Model, "offline", Bool, "false", "Use cached files only and never the network")),
+    setting(Model, "hub-connect-timeout", duration(MILLISECOND, HOUR), "10s", "Timeout for connecting to the hub"),
+    setting(Model, "hub-idle-timeout", duration(MILLISECOND, HOUR), "30s", "Maximum time without a byte from the hub before the request is retried"),
+    setting(Model, "hub-total-timeout", duration(MILLISECOND, DAY), "30m", "Timeout of one attempt to fetch the whole model"),
+    setting(Model, "hub-attempts", count(1, 100), "5", "Maximum number of tries of one request to the hub within one attempt"),
+    setting(Model, "hub-max-listing-bytes", bytes(KIB, GIB), "8MiB", "Maximum size of the hub's list of files"),
+    setting(Model, "hub-max-file-bytes", bytes(KIB, 16 * TIB), "64GiB", "Maximum size of one file of a model"),
+    setting(Model, "hub-max-small-file-bytes", bytes(KIB, 16 * TIB), "128MiB",
+        "Maximum size of one JSON file of a model, and of any file whose size the hub does not announce"),
+    setting(Model, "hub-disk-reserve", bytes(0, TIB), "64MiB", "Free space that a download leaves on the volume of cache-dir"),
+    setting(Model, "retry-pause", duration(MILLISECOND, DAY), "60s", "Maximum pause between attempts to load the model"),
+    setting(Model, "max-tokens", count(1, 131_072), "", "Maximum tokens per input, if below the model's own limit. Default: the model's limit"),
+    setting(Model, "pooling", Text("POOLING"), "", "Pooling of token vectors: cls, mean or last-token. Default: as the model's files say"),
+    setting(Compute, "threads", count(1, 1024), "", "Number of compute threads; default the number of cores that the process may use"),
+    setting(Compute, "text-threads", count(1, 1024), "", "Number of threads that tokenize; default half the compute threads, at least 1"),
+    setting(Compute, "score-threads", count(1, 1024), "", "Number of threads that compare texts; default as many as text-threads"),
+    setting(Compute, "precision", Text("PRECISION"), "auto",
+        "auto, f32, bf16, f16 or int8. auto picks the fastest whose vectors have a cosine of at least 0.9999 to those of f32"),
+    setting(Compute, "kernel", Text("KERNEL"), "", "Instruction set to compute with, for tests and support; default the fastest for the precision"),
+    setting(Compute, "batch-tokens", count(1, 1_048_576), "256", "Maximum tokens per forward pass"),
+    setting(Compute, "queue-tokens", count(1, 1_073_741_824), "262144",
+        "Maximum tokens that wait: half for calls, which are refused above it, and half for streams, which wait"),
+    setting(Compute, "embed-cache", bytes(0, TIB), "0", "Memory for cached vectors, such as 256MiB; 0 disables the cache"),
+    setting(Compute, "stall-after", duration(MILLISECOND, HOUR), "250ms", "Time after which a frozen reactor thread is reported as a stall"),
+    setting(Compute, "dead-after", duration(MILLISECOND, DAY), "30s", "Time after which a frozen reactor turns liveness NOT_SERVING"),
+    setting(Judge, "judge-url", Url, "",
+        "URL of an OpenAI-compatible endpoint, such as https://api.openai.com/v1 or http://127.0.0.1:11434/v1; needs judge-model"),
+    setting(Judge, "judge-model", Text("MODEL"), "", "Name of the judge's model at the endpoint"),
+    Setting { secret: true, ..from(&["OPENAI_API_KEY"], setting(Judge, "judge-key", Text("KEY"), "",
+        "API key of the endpoint. Set it in the environment or as a file rather than as a flag")) },
+    setting(Judge, "judge-key-file", Text("FILE"), "", "File with the API key, read at the start; takes precedence over judge-key"),
+    setting(Judge, "judge-concurrency", count(1, 65_536), "32",
+        "Maximum concurrent requests to the judge. The server adapts below this limit to what the endpoint sustains"),
+    setting(Judge, "judge-requests-per-minute", count(1, 1_000_000_000), "", "Rate limit of requests to the judge. Default: the endpoint's own limits"),
+    setting(Judge, "judge-tokens-per-minute", count(1, 4_000_000_000), "", "Rate limit of tokens sent to and answered by the judge. Default: the endpoint's own limits"),
+    setting(Judge, "judge-queue", count(1, 1_000_000), "1024", "Maximum number of requests that wait for the judge. A metric that needs one more fails"),
+    setting(Judge, "judge-connect-timeout", duration(MILLISECOND, HOUR), "5s", "Timeout for connecting to the judge"),
+    setting(Judge, "judge-timeout", duration(MILLISECOND, DAY), "60s", "Timeout of one request to the judge; the call's deadline may leave less"),
+    setting(Judge, "judge-attempts", count(1, 100), "3", "Maximum number of tries of one request to the judge"),
+    setting(Judge, "judge-max-tokens", count(1, 1_000_000), "4096", "Maximum tokens of one answer of the judge"),
+    setting(Judge, "judge-temperature", decimal("NUMBER", 0.0, 2.0), "0", "Sampling temperature; never 0 where several judgements are drawn"),
+    setting(Judge, "judge-seed", count(0, i64::MAX as u64), "", "Seed for endpoints that take one. Default: none is sent"),
+    setting(Judge, "judge-cache", bytes(0, TIB), "64MiB", "Memory for cached answers of the judge; 0 disables the cache"),
+    setting(Judge, "judge-price-prompt", decimal("USD", 0.0, 1e6), "", "Price of a million prompt tokens. With it, costs are reported in US dollars"),
+    setting(Judge, "judge-price-cached", decimal("USD", 0.0, 1e6), "",
+        "Price of a million prompt tokens that the endpoint had cached; default as judge-price-prompt"),
+    setting(Judge, "judge-price-completion", decimal("USD", 0.0, 1e6), "", "Price of a million answer tokens"),
+    setting(Judge, "judge-record", Text("FILE"), "", "File to which every answer of the judge is appended"),
+    setting(Judge, "judge-replay", Text("FILE"), "", "File of recorded answers to answer from; the judge is never asked"),
+    from(&["OTEL_EXPORTER_OTLP_ENDPOINT"], setting(Telemetry, "otlp-endpoint", Url, "",
+        "URL of a collector that takes OTLP over gRPC, such as http://127.0.0.1:4317. Without it nothing is exported and no span is made")),
+    Setting { secret: true, ..from(&["OTEL_EXPORTER_OTLP_HEADERS"], setting(Telemetry, "otlp-headers", Text("LIST"), "",
+        "Headers of requests to the collector, NAME=VALUE with commas between. Set them in the environment rather than as a flag")) },
+    setting(Telemetry, "otlp-signals", Text("LIST"), "traces,events", "Exported signals: traces, events (results of evaluations), metrics (those of /metrics)"),
+    setting(Telemetry, "otlp-metrics-every", duration(MILLISECOND, DAY), "60s", "Interval between exports of metrics"),
+    setting(Telemetry, "otlp-timeout", duration(MILLISECOND, HOUR), "10s", "Timeout of one try of one request to the collector"),
+    setting(Telemetry, "otlp-queue", count(1, 1_000_000), "4096", "Maximum number of spans and events that wait for export. Further ones are dropped and counted"),
+    from(&["OTEL_SERVICE_NAME"], setting(Telemetry, "service-name", Text("NAME"), "assay", "service.name of all exported telemetry")),
+    from(&["OTEL_RESOURCE_ATTRIBUTES"], setting(Telemetry, "resource-attributes", Text("LIST"), "",
+        "Attributes of the process, NAME=VALUE with commas between, such as k8s.pod.name=a")),
+    from(&["OTEL_TRACES_SAMPLER"], setting(Telemetry, "trace-sampler", Text("SAMPLER"), "parentbased_traceidratio",
+        "always_on, always_off or traceidratio. With parentbased_ before it, a caller that sends a traceparent decides")),
+    from(&["OTEL_TRACES_SAMPLER_ARG"], setting(Telemetry, "trace-sample-ratio", decimal("NUMBER", 0.0, 1.0), "1", "Share of traces that traceidratio samples")),
+    setting(Log, "log-sample-ratio", decimal("NUMBER", 0.0, 1.0), "1",
+        "Share of calls with a log line (at debug) among those that ended OK and were not slow"),
+    setting(Log, "log-slow-after", duration(MILLISECOND, DAY), "1s", "Duration from which a call is slow and always has its log line"),
+    from(&["RUST_LOG"], setting(Log, "log", Text("FILTER"), "info", "error, warn, info, debug or trace, or directives such as info,assay=debug")),
+    setting(Log, "log-format", Text("FORMAT"), "text", "Format of log lines: text or json"),
+    setting(Log, "heartbeat", duration(MILLISECOND, MINUTE), "10ms", "Interval at which the reactor measures its own lag"),
+    setting(Log, "stall-sample", duration(MILLISECOND, MINUTE), "25ms", "Interval at which the watchdog samples the reactor's threads"),
 ];
 
 impl Setting {
@@ -200,13 +222,23 @@ impl Setting {
         self.key().trim_start_matches("judge_").to_owned()
     }
 
+    /// A value as it may be shown: URLs without credentials. Secrets are never shown at all.
+    pub fn without_credentials(&self, value: &str) -> String {
+        match self.kind {
+            Kind::Url => shown_url(value),
+            _ => value.to_owned(),
+        }
+    }
+
     fn argument(&self) -> Arg {
-        let default =
-            if self.default.is_empty() { String::new() } else { format!(" [default: {}]", self.default) };
+        let note = |name: &str, value: Option<String>| value.map(|value| format!(" [{name}: {value}]"));
+        let default = note("default", Some(self.default.to_owned()).filter(|default| !default.is_empty()));
+        let range = note("range", self.kind.range());
+        let notes = [default, range].into_iter().flatten().collect::<String>();
         Arg::new(self.name)
             .long(self.name)
-            .value_name(self.placeholder)
-            .help(format!("{}{default} [env: {}]", self.help, self.variable()))
+            .value_name(self.kind.placeholder())
+            .help(format!("{}{notes} [env: {}]", self.help, self.variable()))
             .help_heading(self.group.title())
             .action(ArgAction::Set)
             .num_args(1)
@@ -219,7 +251,7 @@ pub(crate) fn arguments(groups: &[Group]) -> Vec<Arg> {
     let file = Arg::new("config")
         .long("config")
         .value_name("FILE")
-        .help("A TOML file with settings, such as max_inputs = 64 [env: ASSAY_CONFIG]");
+        .help("TOML file with settings, such as max_inputs = 64 [env: ASSAY_CONFIG]");
     let settings = SETTINGS.iter().filter(|setting| groups.contains(&setting.group));
     std::iter::once(file).chain(settings.map(Setting::argument)).collect()
 }
@@ -228,8 +260,11 @@ pub(crate) fn arguments(groups: &[Group]) -> Vec<Arg> {
 pub fn markdown() -> String {
     let row = |setting: &Setting| {
         let default = if setting.default.is_empty() { "".into() } else { format!("`{}`", setting.default) };
-        format!("| `--{}` | `{}` | {default} | {} |\n", setting.name, setting.variable(), setting.help)
+        let range = setting.kind.range().unwrap_or_default();
+        let (name, variable) = (setting.name, setting.variable());
+        format!("| `--{name}` | `{variable}` | {default} | {range} | {} |\n", setting.help)
     };
-    let header = "| flag | environment | default | what it sets |\n| --- | --- | --- | --- |\n".to_owned();
+    let header = "| flag | environment | default | range | what it sets |\n| --- | --- | --- | --- | --- |\n"
+        .to_owned();
     header + &SETTINGS.iter().map(row).collect::<String>()
 }

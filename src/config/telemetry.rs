@@ -1,8 +1,6 @@
 //! What is told of the process: log lines, and what goes to a collector.
 
-use std::time::Duration;
-
-use super::{count, positive_duration, reader::Reader, text};
+use super::{reader::Reader, text};
 use crate::{
     rpc::CallLog,
     telemetry::{
@@ -20,35 +18,27 @@ pub(super) fn log(r: &mut Reader) -> Settings {
 }
 
 pub(super) fn call_log(r: &mut Reader) -> CallLog {
-    CallLog {
-        ratio: r.required("log-sample-ratio", 1.0, ratio),
-        slow_after: r.required("log-slow-after", Duration::ZERO, positive_duration),
-    }
+    CallLog { ratio: r.decimal("log-sample-ratio"), slow_after: r.duration("log-slow-after") }
 }
 
 /// None without an endpoint; the other settings are checked all the same.
 pub(super) fn otlp(r: &mut Reader) -> Option<otlp::Settings> {
     let endpoint = |endpoint: &str| otlp::check_endpoint(endpoint).map(|()| endpoint.to_owned());
     let endpoint = r.optional("otlp-endpoint", endpoint);
-    let ratio = r.required("trace-sample-ratio", 1.0, ratio);
+    let ratio = r.decimal("trace-sample-ratio");
     let stand_in = Sampling { follows_caller: true, ratio };
     let settings = otlp::Settings {
         endpoint: endpoint.clone().unwrap_or_default(),
         headers: r.optional("otlp-headers", headers).unwrap_or_default(),
-        timeout: r.required("otlp-timeout", Duration::ZERO, positive_duration),
-        queue: r.required("otlp-queue", 1, count),
+        timeout: r.duration("otlp-timeout"),
+        queue: r.whole("otlp-queue"),
         signals: r.required("otlp-signals", Signals::default(), str::parse),
-        metrics_every: r.required("otlp-metrics-every", Duration::ZERO, positive_duration),
+        metrics_every: r.duration("otlp-metrics-every"),
         sampling: r.required("trace-sampler", stand_in, |name| Sampling::named(name, ratio)),
         service: r.required("service-name", String::new(), text),
         resource: r.optional("resource-attributes", pairs).unwrap_or_default(),
     };
     endpoint.map(|_| settings)
-}
-
-fn ratio(value: &str) -> Result<f64, String> {
-    let parsed = value.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
-    parsed.ok_or_else(|| "a number from 0 to 1 is needed".into())
 }
 
 fn headers(value: &str) -> Result<Vec<Header>, String> {
@@ -116,11 +106,5 @@ mod tests {
             let mistake = headers(bad).expect_err(bad);
             assert!(!mistake.contains("planted"), "{mistake}");
         }
-    }
-
-    #[test]
-    fn a_ratio_is_from_0_to_1() {
-        assert_eq!((ratio("0"), ratio("0.25"), ratio("1")), (Ok(0.0), Ok(0.25), Ok(1.0)));
-        assert!(["-0.1", "1.1", "NaN", "some"].iter().all(|text| ratio(text).is_err()));
     }
 }

@@ -29,6 +29,9 @@ use crate::secret::Secret;
 /// How long a start waits to hear whether a model that it already has was changed.
 const FRESHNESS_LIMIT: Duration = Duration::from_secs(5);
 
+/// Files of one model: shards of weights, and a few of JSON. Each costs a request.
+const MAX_FILES: usize = 1000;
+
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// A directory, or a hub id such as `org/name`.
@@ -49,6 +52,14 @@ pub struct Settings {
     pub attempts: u32,
     /// The first pause between attempts; it doubles, with jitter, up to 30 s.
     pub backoff: Duration,
+    /// Bytes of the hub's list of files.
+    pub max_listing_bytes: u64,
+    /// Bytes of one file.
+    pub max_file_bytes: u64,
+    /// Bytes of one JSON file, and of any file whose size the hub does not announce.
+    pub max_small_file_bytes: u64,
+    /// Free space that a download leaves on the volume of the cache.
+    pub disk_reserve_bytes: u64,
 }
 
 impl Settings {
@@ -65,6 +76,10 @@ impl Settings {
             total_timeout: Duration::from_secs(30 * 60),
             attempts: 5,
             backoff: Duration::from_millis(500),
+            max_listing_bytes: 8 << 20,
+            max_file_bytes: 64 << 30,
+            max_small_file_bytes: 128 << 20,
+            disk_reserve_bytes: 64 << 20,
         }
     }
 
@@ -121,7 +136,7 @@ fn from_hub(
 ) -> Result<ModelFiles, SourceError> {
     check_id(&settings.model)?;
     check_revision(settings.revision())?;
-    let cache = RepoCache::new(&settings.cache_dir, &settings.model);
+    let cache = RepoCache::new(settings);
     let cached = cache.complete(settings.revision());
     // A commit never changes, so there is nothing to ask.
     if settings.offline || (cached.is_some() && is_commit(settings.revision())) {
@@ -197,6 +212,10 @@ impl Source<'_> {
         let commit = &listing.sha;
         let place = || format!("{} at {commit} on {}", self.settings.model, self.hub.host());
         let mut files = select::wanted(&listing.paths()).map_err(|lack| lack.at(place()))?;
+        if files.len() > MAX_FILES {
+            let reason = format!("the model has {} files, the limit is {MAX_FILES}", files.len());
+            return Err(SourceError::Unusable { what: place(), reason });
+        }
         files.retain(|file| !self.cache.has(commit, file));
         if !files.is_empty() {
             self.fetcher(commit).fetch_all(&files).await?;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cache;
+mod limits;
 mod trouble;
 
 use std::{cell::RefCell, fs};

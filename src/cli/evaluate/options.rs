@@ -6,6 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
 use super::sample;
 use crate::{
+    config::Kind,
     evaluate::{
         metric::{Group, Metric, Selection},
         text::Language,
@@ -41,6 +42,9 @@ Examples:
       --judge-url https://api.example.com/v1 --judge-model big --budget-usd 5
   assay evaluate --input samples.jsonl --output scores.jsonl --retry-failed      only what failed, once more";
 
+const CONCURRENCY: Kind = Kind::Count { min: 1, max: 65_536 };
+const DEADLINE: Kind = Kind::Duration { min: Duration::from_millis(1), max: Duration::from_hours(24) };
+
 #[derive(Clone, Debug)]
 pub(super) struct Options {
     pub input: String,
@@ -74,15 +78,12 @@ pub(super) fn arguments() -> Vec<Arg> {
         .value_parser(select),
         option("language", "LANGUAGE", "en, zh or other, where a sample names none; found out by default")
             .value_parser(|name: &str| sample::language(name).ok_or("en, zh or other is needed")),
-        option("concurrency", "N", "Samples that are evaluated at one time").default_value("8").value_parser(
-            |number: &str| match number.parse::<usize>() {
-                Ok(number @ 1..) => Ok(number),
-                _ => Err("a whole number above 0 is needed"),
-            },
-        ),
-        option("deadline", "DURATION", "For each sample; what is known by then is told")
+        option("concurrency", "N", "Maximum number of samples evaluated concurrently")
+            .default_value("8")
+            .value_parser(|text: &str| CONCURRENCY.whole(text)),
+        option("deadline", "DURATION", "Deadline of each sample; what is known by then is written")
             .default_value("120s")
-            .value_parser(humantime::parse_duration),
+            .value_parser(|text: &str| DEADLINE.duration(text)),
         option("judge", "NAME", "The profile of the judge; by default the first"),
         option("budget-calls", "N", "Calls of the judge in this run").value_parser(value_parser!(u32)),
         option("budget-tokens", "N", "Tokens of the judge in this run").value_parser(value_parser!(u64)),
@@ -116,7 +117,7 @@ impl Options {
             html: text("html").map(PathBuf::from),
             metrics: flags.get_one("metrics").cloned(),
             language: flags.get_one("language").copied(),
-            concurrency: flags.get_one("concurrency").copied().unwrap_or(1),
+            concurrency: flags.get_one("concurrency").map_or(1, |&number: &u64| number as usize),
             deadline: flags.get_one("deadline").copied().unwrap_or_default(),
             budget: BudgetLimits {
                 calls: flags.get_one("budget-calls").copied(),

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::{ModelFiles, error::SourceError, select};
+use super::{ModelFiles, Settings, error::SourceError, select};
 
 /// Lock files of other processes cannot notify, so they are asked again this often.
 const LOCK_POLL: Duration = Duration::from_millis(50);
@@ -23,14 +23,19 @@ pub(super) struct RepoCache {
     cache_dir: PathBuf,
     repo_dir: PathBuf,
     lock_dir: PathBuf,
+    /// Free space that is left to others on the volume.
+    reserve_bytes: u64,
 }
 
 impl RepoCache {
-    pub(super) fn new(cache_dir: &Path, id: &str) -> Self {
+    /// The id of `settings` must have passed `check_id`.
+    pub(super) fn new(settings: &Settings) -> Self {
+        let (cache_dir, id) = (&settings.cache_dir, &settings.model);
         let folder = format!("models--{}", id.replace('/', "--"));
         Self {
-            id: id.to_owned(),
-            cache_dir: cache_dir.to_owned(),
+            id: id.clone(),
+            reserve_bytes: settings.disk_reserve_bytes,
+            cache_dir: cache_dir.clone(),
             repo_dir: cache_dir.join(&folder),
             lock_dir: cache_dir.join(".locks").join(folder),
         }
@@ -81,7 +86,12 @@ impl RepoCache {
         for dir in [&self.repo_dir.join("blobs"), &self.lock_dir] {
             fs::create_dir_all(dir).map_err(at(dir))?;
         }
-        let free_bytes = self.free_bytes();
+        self.check_room(needed_bytes)
+    }
+
+    /// Refuses what would leave less than the reserve.
+    pub(super) fn check_room(&self, needed_bytes: u64) -> Result<(), SourceError> {
+        let (free_bytes, needed_bytes) = (self.free_bytes(), needed_bytes.saturating_add(self.reserve_bytes));
         if needed_bytes > free_bytes {
             return Err(SourceError::DiskFull { path: self.cache_dir.clone(), needed_bytes, free_bytes });
         }

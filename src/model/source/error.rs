@@ -32,6 +32,8 @@ pub enum SourceError {
         path.display(), ByteSize(*needed_bytes), ByteSize(*free_bytes)
     )]
     DiskFull { path: PathBuf, needed_bytes: u64, free_bytes: u64 },
+    #[error("{what} is larger than {} allow; raise {setting} if the hub is trusted", ByteSize(*limit))]
+    TooLarge { what: String, limit: u64, setting: &'static str },
     #[error("cannot write {} ({cause}); make it writable or set HF_HOME", path.display())]
     Cache { path: PathBuf, cause: io::Error },
     #[error(
@@ -76,6 +78,7 @@ impl SourceError {
             | Self::Denied { .. }
             | Self::NotCached { .. }
             | Self::DiskFull { .. }
+            | Self::TooLarge { .. }
             | Self::Cache { .. }
             | Self::Unusable { .. }
             | Self::Client { .. } => true,

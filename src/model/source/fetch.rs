@@ -48,7 +48,9 @@ impl Fetcher<'_> {
     pub(super) async fn fetch_all(&self, files: &[String]) -> Result<(), SourceError> {
         let mut remotes = Vec::new();
         for file in files {
-            remotes.push(self.describe(file).await?);
+            let remote = self.describe(file).await?;
+            self.check_announced(&remote)?;
+            remotes.push(remote);
         }
         let total_bytes = sum_bytes(&remotes, |_| true);
         let missing_bytes = sum_bytes(&remotes, |remote| !self.is_stored(remote));
@@ -68,6 +70,32 @@ impl Fetcher<'_> {
         let what = format!("HEAD {file} from {}", self.hub.host());
         let attempt = async || self.hub.describe(&self.path(file)).await;
         retry(self.settings, self.progress, &what, attempt).await
+    }
+
+    /// Refuses what is too large by its own account, and weights of which neither size nor checksum is known: nothing
+    /// would tell whether they are whole.
+    fn check_announced(&self, remote: &Remote) -> Result<(), SourceError> {
+        if let (None, None, false) = (remote.bytes, &remote.sha256, is_json(&remote.file)) {
+            let what = format!("{} from {}", remote.file, self.hub.host());
+            let reason = "it has neither a size nor a checksum".to_owned();
+            return Err(SourceError::Unusable { what, reason });
+        }
+        let (limit, _) = self.limit(remote);
+        if remote.bytes.is_some_and(|bytes| bytes > limit) { Err(self.too_large(remote)) } else { Ok(()) }
+    }
+
+    /// The most bytes that the file may have, and the setting that says so.
+    fn limit(&self, remote: &Remote) -> (u64, &'static str) {
+        let settings = self.settings;
+        match remote.bytes {
+            Some(_) if !is_json(&remote.file) => (settings.max_file_bytes, "hub-max-file-bytes"),
+            _ => (settings.max_small_file_bytes, "hub-max-small-file-bytes"),
+        }
+    }
+
+    fn too_large(&self, remote: &Remote) -> SourceError {
+        let (limit, setting) = self.limit(remote);
+        SourceError::TooLarge { what: format!("{} from {}", remote.file, self.hub.host()), limit, setting }
     }
 
     async fn fetch(&self, job: &Job<'_>) -> Result<(), SourceError> {
@@ -95,6 +123,11 @@ impl Fetcher<'_> {
         let furthest_bytes = Cell::new(file_bytes(job.partial));
         let attempt = async || {
             let outcome = self.download_once(job).await;
+            if let Err(Failure::Final(SourceError::DiskFull { .. } | SourceError::TooLarge { .. })) = &outcome
+            {
+                // Nobody would come back for it: it only holds space that others need.
+                let _ = fs::remove_file(job.partial);
+            }
             let bytes = file_bytes(job.partial);
             let advanced = bytes > furthest_bytes.get();
             furthest_bytes.set(bytes.max(furthest_bytes.get()));
@@ -144,20 +177,37 @@ impl Fetcher<'_> {
         from: u64,
     ) -> Result<u64, Failure> {
         let (mut bytes, mut reported) = (from, from);
+        let most = job.remote.bytes.unwrap_or_else(|| self.limit(job.remote).0);
         self.report(job, bytes);
         loop {
             let chunk = timeout(self.settings.idle_timeout, response.chunk()).await;
             let chunk = chunk.map_err(|_| self.hub.stalled())?.map_err(|error| self.hub.trouble(error))?;
             let Some(chunk) = chunk else { break };
+            if bytes + chunk.len() as u64 > most {
+                return Err(self.beyond(job));
+            }
             file.write_all(&chunk).map_err(|cause| self.write_error(job, cause))?;
             bytes += chunk.len() as u64;
             if bytes - reported >= REPORT_STEP_BYTES {
                 self.report(job, bytes);
                 reported = bytes;
+                self.cache.check_room(0)?;
             }
         }
         self.report(job, bytes);
         Ok(bytes)
+    }
+
+    /// More came than was announced, or than a file without a size may have.
+    fn beyond(&self, job: &Job<'_>) -> Failure {
+        match job.remote.bytes {
+            None => self.too_large(job.remote).into(),
+            Some(bytes) => {
+                // What has arrived is part of another file.
+                let _ = fs::remove_file(job.partial);
+                Trouble::new(format!("the body is longer than the {bytes} bytes that were announced")).into()
+            }
+        }
     }
 
     fn report(&self, job: &Job<'_>, file_fetched_bytes: u64) {
@@ -199,6 +249,10 @@ impl Fetcher<'_> {
     fn write_error(&self, job: &Job<'_>, cause: io::Error) -> SourceError {
         self.cache.write_error(job.partial, job.remote.bytes.unwrap_or(0), cause)
     }
+}
+
+fn is_json(file: &str) -> bool {
+    file.ends_with(".json")
 }
 
 fn sum_bytes(remotes: &[Remote], counts: impl Fn(&Remote) -> bool) -> u64 {

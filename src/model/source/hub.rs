@@ -20,12 +20,14 @@ use super::{
     error::{Failure, SourceError, Trouble},
     verify::is_sha256,
 };
-use crate::secret::Secret;
+use crate::secret::{Secret, shown_url};
 
 /// A renamed repository or a mirror takes one or two hops; more is a loop.
 const MAX_HOPS: usize = 5;
 /// A server that asks for a longer pause than this is asked again sooner.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
+/// Repositories of models have some dozens.
+const MAX_LISTED_FILES: usize = 50_000;
 const LINKED_ETAG: &str = "x-linked-etag";
 const LINKED_SIZE: &str = "x-linked-size";
 
@@ -37,6 +39,7 @@ pub(super) struct Hub {
     endpoint: Url,
     token: Option<Secret>,
     idle_timeout: Duration,
+    max_listing_bytes: u64,
 }
 
 /// What a revision means right now.
@@ -76,6 +79,7 @@ impl Hub {
             endpoint: parse_url(&settings.endpoint)?,
             token: settings.token.clone(),
             idle_timeout: settings.idle_timeout,
+            max_listing_bytes: settings.max_listing_bytes,
         })
     }
 
@@ -87,24 +91,51 @@ impl Hub {
     /// Asks what `revision` of `id` is and which files it has.
     pub(super) async fn list(&self, id: &str, revision: &str) -> Result<Listing, Failure> {
         let what = format!("{id} at revision {revision}");
-        let url = self.url(&format!("api/models/{id}/revision/{}", revision.replace('/', "%2F")))?;
+        let url = self.url(&format!("api/models/{id}/revision/{}", revision.replace('/', "%2F")));
         let response = self.follow(Method::GET, url, &what).await?.response;
-        let body = timeout(self.idle_timeout, response.bytes()).await.map_err(|_| self.stalled())?;
-        let body = body.map_err(|error| self.trouble(error))?;
+        let body = self.read_listing(response, &what).await?;
         let listing: Listing = serde_json::from_slice(&body).map_err(|error| {
             unusable(&what, format!("the list of files is not what a hub sends ({error})"))
         })?;
+        if listing.siblings.len() > MAX_LISTED_FILES {
+            let files = listing.siblings.len();
+            return Err(
+                unusable(&what, format!("it lists {files} files, the limit is {MAX_LISTED_FILES}")).into()
+            );
+        }
         if !is_commit(&listing.sha) {
             return Err(unusable(&what, "the list of files names no commit".to_owned()).into());
         }
         Ok(listing)
     }
 
+    /// Reads piece by piece, so that a list that is too large is never held.
+    async fn read_listing(&self, mut response: Response, what: &str) -> Result<Vec<u8>, Failure> {
+        let limit = self.max_listing_bytes;
+        let too_large = || SourceError::TooLarge {
+            what: format!("the list of files of {what} from {}", self.host()),
+            limit,
+            setting: "hub-max-listing-bytes",
+        };
+        if response.content_length().is_some_and(|bytes| bytes > limit) {
+            return Err(too_large().into());
+        }
+        let mut body = Vec::new();
+        loop {
+            let chunk = timeout(self.idle_timeout, response.chunk()).await.map_err(|_| self.stalled())?;
+            let Some(chunk) = chunk.map_err(|error| self.trouble(error))? else { return Ok(body) };
+            if (body.len() + chunk.len()) as u64 > limit {
+                return Err(too_large().into());
+            }
+            body.extend_from_slice(&chunk);
+        }
+    }
+
     /// Asks for a file's size and checksum.
     pub(super) async fn describe(&self, path: &FilePath<'_>) -> Result<Remote, Failure> {
         let what = path.to_string();
         let Answer { response, first_etag } =
-            self.follow(Method::HEAD, self.url(&path.resolve())?, &what).await?;
+            self.follow(Method::HEAD, self.url(&path.resolve()), &what).await?;
         let headers = response.headers();
         let linked_etag = header(headers, LINKED_ETAG).map(bare);
         // Only the linked tag is a checksum: storage behind the hub has tags of its own that look alike.
@@ -120,7 +151,7 @@ impl Hub {
 
     /// Starts a download at byte `from`. The answer may be the whole file all the same (status 200).
     pub(super) async fn open(&self, path: &FilePath<'_>, from: u64) -> Result<Response, Failure> {
-        let url = self.url(&path.resolve())?;
+        let url = self.url(&path.resolve());
         let mut request = self.authorized(self.download.get(url.clone()), &url);
         if from > 0 {
             request = request.header(RANGE, format!("bytes={from}-"));
@@ -210,8 +241,11 @@ impl Hub {
         }
     }
 
-    fn url(&self, path: &str) -> Result<Url, SourceError> {
-        parse_url(&format!("{}/{path}", self.endpoint.as_str().trim_end_matches('/')))
+    /// A query of the endpoint, such as the key of a mirror, stays behind the path.
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.endpoint.clone();
+        url.set_path(&format!("{}/{path}", self.endpoint.path().trim_end_matches('/')));
+        url
     }
 }
 
@@ -253,7 +287,7 @@ fn client(settings: &Settings, redirects: Policy) -> Result<Client, SourceError>
 
 fn parse_url(text: &str) -> Result<Url, SourceError> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-    url.ok_or_else(|| SourceError::BadEndpoint { endpoint: text.to_owned() })
+    url.ok_or_else(|| SourceError::BadEndpoint { endpoint: shown_url(text) })
 }
 
 fn origin(url: &Url) -> String {

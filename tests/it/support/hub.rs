@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use self::answer::{Inner, Role, Shared, router};
+use self::answer::{Inner, Role, Shared, UnsizedFile, router};
 use super::server::Server;
 
 /// The only repository of the stand-in.
@@ -109,6 +109,20 @@ impl Hub {
     /// Whoever comes without this token meets a gated repository.
     pub fn require_token(&self, token: &str) {
         lock(&self.shared.inner).required_token = Some(token.to_owned());
+    }
+
+    pub fn list_without_end(&self) {
+        lock(&self.shared.inner).lists_without_end = true;
+    }
+
+    /// So many more files in the list, none of which is there.
+    pub fn list_beside(&self, files: usize) {
+        lock(&self.shared.inner).listed_beside = files;
+    }
+
+    /// Tells neither size nor checksum of this file.
+    pub fn hide_size(&self, name: &str, is_endless: bool) {
+        lock(&self.shared.inner).unsized_file = Some(UnsizedFile { name: name.to_owned(), is_endless });
     }
 
     /// Whether any request for storage carried an Authorization header.

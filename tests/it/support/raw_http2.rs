@@ -57,7 +57,6 @@ pub fn headers(stream: u32, path: &str, further: &[(&str, &str)]) -> Vec<u8> {
 #[derive(Debug)]
 pub struct Received {
     pub kind: u8,
-    pub stream: u32,
     pub payload: Vec<u8>,
 }
 
@@ -84,10 +83,10 @@ impl Peer {
     pub async fn receive(&mut self) -> Option<Received> {
         let mut header = [0; 9];
         self.0.read_exact(&mut header).await.ok()?;
-        let [a, b, c, kind, _flags, stream @ ..] = header;
+        let [a, b, c, kind, ..] = header;
         let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
         self.0.read_exact(&mut payload).await.ok()?;
-        Some(Received { kind, stream: u32::from_be_bytes(stream) & (u32::MAX >> 1), payload })
+        Some(Received { kind, payload })
     }
 
     /// Frames until the connection ends.

@@ -36,7 +36,19 @@ pub struct Inner {
     pub ignores_ranges: bool,
     pub required_token: Option<String>,
     pub storage_saw_token: bool,
+    /// The list never ends.
+    pub lists_without_end: bool,
+    /// Files of the list that are not there, beside the others.
+    pub listed_beside: usize,
+    /// A file of which no size is told, nor a checksum.
+    pub unsized_file: Option<UnsizedFile>,
     pub hashes: HashMap<(PathBuf, u64, SystemTime), String>,
+}
+
+#[derive(Clone)]
+pub struct UnsizedFile {
+    pub name: String,
+    pub is_endless: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -129,8 +141,16 @@ impl Shared {
         if revision != "main" && revision != commit {
             return (StatusCode::NOT_FOUND, [("x-error-code", "RevisionNotFound")]).into_response();
         }
-        let siblings: Vec<_> =
-            self.files().iter().map(|file| serde_json::json!({ "rfilename": file })).collect();
+        let (without_end, beside) = {
+            let inner = lock(&self.inner);
+            (inner.lists_without_end, inner.listed_beside)
+        };
+        if without_end {
+            return endless(&format!("{{\"sha\": \"{commit}\", \"siblings\": ["), "{\"rfilename\": \"a\"},");
+        }
+        let beside = (0..beside).map(|number| format!("beside-{number}"));
+        let files = self.files().into_iter().chain(beside);
+        let siblings: Vec<_> = files.map(|file| serde_json::json!({ "rfilename": file })).collect();
         let list = serde_json::json!({ "id": MODEL_ID, "sha": commit, "siblings": siblings });
         ([(header::CONTENT_TYPE, "application/json")], list.to_string()).into_response()
     }
@@ -156,7 +176,7 @@ impl Shared {
         let (hash, bytes) = (self.hash(path), fs::metadata(path).expect("a served file").len());
         let value = |text: String| text.parse::<http::HeaderValue>().expect("plain ASCII");
         headers.insert("x-repo-commit", value(self.commit()));
-        if is_weights(file) {
+        if is_weights(file) && self.unsized_file(file).is_none() {
             headers.insert("x-linked-etag", value(format!("\"{hash}\"")));
             headers.insert("x-linked-size", value(bytes.to_string()));
         } else {
@@ -164,11 +184,22 @@ impl Shared {
         }
     }
 
+    fn unsized_file(&self, file: &str) -> Option<UnsizedFile> {
+        lock(&self.inner).unsized_file.clone().filter(|unsized_file| unsized_file.name == file)
+    }
+
     /// Storage has tags of its own, which look like checksums and are none.
     fn content(&self, file: &str, method: &Method, headers: &HeaderMap) -> Response {
         let Ok(whole) = fs::read(self.model_dir.join(file)) else {
             return StatusCode::NOT_FOUND.into_response();
         };
+        if let Some(unsized_file) = self.unsized_file(file) {
+            let whole = String::from_utf8_lossy(&whole);
+            return match unsized_file.is_endless {
+                true => endless(&whole, &" ".repeat(4096)),
+                false => Body::from_stream(head(Bytes::from(whole.into_owned()), usize::MAX)).into_response(),
+            };
+        }
         let ranges = !lock(&self.inner).ignores_ranges;
         let from = start_of_range(headers).filter(|_| ranges).unwrap_or(0);
         if from > 0 && from >= whole.len() {
@@ -247,6 +278,13 @@ fn head(bytes: Bytes, length: usize) -> impl futures::Stream<Item = std::io::Res
         tokio::task::yield_now().await;
         Ok(Bytes::new())
     }))
+}
+
+/// A body without a length, and without an end.
+fn endless(start: &str, more: &str) -> Response {
+    let (start, more) = (Bytes::from(start.to_owned()), Bytes::from(more.to_owned()));
+    let pieces = stream::iter([start]).chain(stream::repeat(more));
+    Body::from_stream(pieces.map(Ok::<_, std::convert::Infallible>)).into_response()
 }
 
 fn redirect(location: &str) -> Option<Response> {
