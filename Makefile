@@ -7,7 +7,7 @@ JUDGE ?= smollm2
 PROFILE ?= release
 BIN = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/assay
 
-.PHONY: run build model test lint deny sbom clients judge ragas-compare bulk deploy-check dashboard deploy-drill proxies report-test bench bench-peers bench-avx2 bench-serving bench-soak goldens ragas-goldens lexical-goldens help
+.PHONY: run build model test lint deny sbom clients judge ragas-compare bulk attack attack-quick deploy-check dashboard deploy-drill proxies report-test bench bench-peers bench-avx2 bench-serving bench-soak goldens ragas-goldens lexical-goldens help
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,12 @@ ragas-compare: model build ## The same samples scored by RAGAS and by Assay; ARG
 
 bulk: model build ## Ray Data and PySpark over two sidecars, some of it killed; the figures go into docs/CLIENTS.md
 	ASSAY_BIN=$(BIN) ASSAY_MODEL_DIR=$(MODEL) clients/bulk.sh $(ARGS)
+
+attack: model build ## Attacks on the binary from this machine, with a polite caller beside each (ARGS=--help)
+	python3 scripts/attack/attack.py $(BIN) $(MODEL) $(ARGS)
+
+attack-quick: model build ## The most telling attacks, a few seconds each
+	python3 scripts/attack/attack.py $(BIN) $(MODEL) --quick $(ARGS)
 
 deploy-check: model build ## Manifests, chart, alerts and dashboard against linters, schemas and the binary
 	deploy/check.sh $(BIN) $(MODEL)

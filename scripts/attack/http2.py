@@ -1,0 +1,196 @@
+"""HTTP/2 and gRPC by hand: a client that can break the rules, and needs no library."""
+
+import socket
+import ssl
+import struct
+import time
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
+END_STREAM, ACK, END_HEADERS = 1, 1, 4
+INITIAL_WINDOW_SIZE = 4
+
+EMBED = "/assay.v1.EmbeddingService/Embed"
+EMBED_STREAM = "/assay.v1.EmbeddingService/EmbedStream"
+TOKENIZE = "/assay.v1.EmbeddingService/Tokenize"
+EVALUATE = "/assay.v1.EvaluationService/Evaluate"
+HEALTH = "/grpc.health.v1.Health/Check"
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def settings(**values: int) -> bytes:
+    """A SETTINGS frame; `window` is the initial window of streams."""
+    payload = b"".join(struct.pack(">HI", INITIAL_WINDOW_SIZE, value) for value in values.values())
+    return frame(SETTINGS, 0, 0, payload)
+
+
+def headers(stream: int, path: str, **further: str) -> bytes:
+    """The HEADERS frame of a call, as literals that no table keeps. Underscores in names stand for hyphens."""
+    fixed = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost"}
+    fixed |= {"content-type": "application/grpc", "te": "trailers"}
+    block = b""
+    for name, value in (fixed | {name.replace("_", "-"): value for name, value in further.items()}).items():
+        for text in (name, value):
+            assert len(text) < 127
+        block += bytes([0, len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+    return frame(HEADERS, END_HEADERS, stream, block)
+
+
+def message(payload: bytes, compressed: bool = False) -> bytes:
+    return bytes([compressed]) + struct.pack(">I", len(payload)) + payload
+
+
+def varint(number: int) -> bytes:
+    encoded = b""
+    while number > 127:
+        encoded += bytes([number & 127 | 128])
+        number >>= 7
+    return encoded + bytes([number])
+
+
+def field(number: int, content: bytes | str) -> bytes:
+    """A field of protobuf that holds a text or a message."""
+    content = content.encode() if isinstance(content, str) else content
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def inputs(*texts: str) -> bytes:
+    """An EmbedRequest or a TokenizeRequest."""
+    return b"".join(field(1, text) for text in texts)
+
+
+def evaluation(metrics: list[str], response: str, contexts: list[str], reference: str = "") -> bytes:
+    """An EvaluateRequest."""
+    sample = field(1, "what is it?") + field(2, response) + b"".join(field(3, field(1, text)) for text in contexts)
+    sample += field(4, reference) if reference else b""
+    return field(1, sample) + b"".join(field(2, field(1, name)) for name in metrics)
+
+
+class Closed(Exception):
+    """The server has ended the connection."""
+
+
+class Connection:
+    """One connection. Reads block for at most `timeout` seconds."""
+
+    def __init__(self, port: int, window: int | None = None, preface: bool = True, tls: bool = False, timeout: float = 10):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            context.set_alpn_protocols(["h2"])
+            self.socket = context.wrap_socket(self.socket)
+        self.next_stream, self.left = 1, b""
+        self.sendable, self.stream_window = 65535, 65535
+        self.peer_window = 65535
+        if preface:
+            self.send(PREFACE + (settings(window=window) if window is not None else settings()))
+
+    def send(self, data: bytes) -> None:
+        try:
+            self.socket.sendall(data)
+        except OSError as error:
+            raise Closed(str(error)) from error
+
+    def receive(self) -> tuple[int, int, int, bytes]:
+        """The next frame: kind, flags, stream, payload. Answers SETTINGS and PING, and keeps the windows."""
+        header = self._read(9)
+        length = int.from_bytes(header[:3], "big")
+        kind, flags, stream = header[3], header[4], int.from_bytes(header[5:], "big") & 0x7FFFFFFF
+        payload = self._read(length)
+        if kind == SETTINGS and not flags & ACK:
+            for at in range(0, length, 6):
+                name, value = struct.unpack(">HI", payload[at : at + 6])
+                if name == INITIAL_WINDOW_SIZE:
+                    self.peer_window = value
+            self.send(frame(SETTINGS, ACK, 0))
+        elif kind == PING and not flags & ACK:
+            self.send(frame(PING, ACK, 0, payload))
+        elif kind == WINDOW_UPDATE:
+            increment = int.from_bytes(payload, "big")
+            if stream == 0:
+                self.sendable += increment
+            else:
+                self.stream_window += increment
+        elif kind == DATA:
+            if length:
+                update = struct.pack(">I", length)
+                self.send(frame(WINDOW_UPDATE, 0, 0, update) + frame(WINDOW_UPDATE, 0, stream, update))
+        return kind, flags, stream, payload
+
+    def begin(self, path: str, **further: str) -> int:
+        """Sends the headers of a call; returns its stream."""
+        stream, self.next_stream = self.next_stream, self.next_stream + 2
+        self.send(headers(stream, path, **further))
+        return stream
+
+    def body(self, stream: int, data: bytes, end: bool = True) -> None:
+        """Sends a body within the windows."""
+        self.stream_window = self.peer_window
+        while data:
+            room = min(self.sendable, self.stream_window, 1 << 14, len(data))
+            if room <= 0:
+                kind, _, on, _ = self.receive()
+                if kind == GOAWAY or (kind in (RST_STREAM, HEADERS) and on == stream):
+                    raise Closed("the call has ended")
+                continue
+            part, data = data[:room], data[room:]
+            self.sendable -= room
+            self.stream_window -= room
+            self.send(frame(DATA, END_STREAM if end and not data else 0, stream, part))
+
+    def call(self, path: str, payload: bytes, compressed: str = "", **further: str) -> bytes | None:
+        """One unary call: the body of the answer, or None for an answer without a message."""
+        if compressed:
+            further["grpc_encoding"] = compressed
+        stream = self.begin(path, **further)
+        try:
+            self.body(stream, message(payload, bool(compressed)))
+        except Closed:
+            return None
+        return self.answer(stream)
+
+    def answer(self, stream: int) -> bytes | None:
+        answer = b""
+        while True:
+            kind, flags, on, payload = self.receive()
+            if kind == GOAWAY:
+                raise Closed("GOAWAY")
+            if on != stream:
+                continue
+            if kind == DATA:
+                answer += payload
+            if kind == RST_STREAM:
+                return None
+            if flags & END_STREAM and kind in (DATA, HEADERS):
+                return answer or None
+
+    def drain(self, seconds: float) -> None:
+        """Reads and drops what comes, until nothing does or the time is over."""
+        until = time.monotonic() + seconds
+        self.socket.settimeout(min(seconds, 1.0))
+        try:
+            while time.monotonic() < until:
+                if not self.socket.recv(1 << 16):
+                    return
+        except OSError:
+            return
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def _read(self, count: int) -> bytes:
+        while len(self.left) < count:
+            try:
+                data = self.socket.recv(1 << 16)
+            except OSError as error:
+                raise Closed(str(error)) from error
+            if not data:
+                raise Closed("end of the connection")
+            self.left += data
+        taken, self.left = self.left[:count], self.left[count:]
+        return taken
