@@ -102,6 +102,7 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
         evaluate: evaluate::Settings {
             threads: r.optional("score-threads", count).unwrap_or(text_threads),
             evaluations: r.required("max-evaluations", 1, count),
+            sentences: r.required("max-sentences", 1, count),
         },
         judges: judges::settings(r, sources),
         stall: stall::Settings {

@@ -8,6 +8,7 @@
 
 mod freeze;
 mod lag;
+mod recent;
 mod sampler;
 mod throttle;
 
@@ -25,6 +26,7 @@ use tokio::task::AbortHandle;
 use tracing::warn;
 
 use lag::{LagSummary, Schedule};
+use recent::RecentLag;
 use sampler::{Sampler, Watched};
 
 #[derive(Clone, Debug)]
@@ -136,6 +138,12 @@ impl Reader {
         }
     }
 
+    /// The longest lag of a heartbeat in the last three to four seconds: what a timer that is set now has to expect. Some
+    /// loads of memory.
+    pub fn recent_lag(&self) -> Duration {
+        self.shared.recent_lag.max()
+    }
+
     /// False once the runtime has run neither its heartbeat nor a task handed in from outside for `dead_after`; true
     /// again as soon as it runs one.
     pub fn is_alive(&self) -> bool {
@@ -171,6 +179,7 @@ struct LastRpc {
 struct Shared {
     workers: usize,
     lag: LagSummary,
+    recent_lag: RecentLag,
     lag_seconds: Histogram,
     stalls: Counter,
     frozen_workers: Gauge,
@@ -203,6 +212,7 @@ impl Shared {
         Self {
             workers,
             lag: LagSummary::new(),
+            recent_lag: RecentLag::new(),
             lag_seconds,
             stalls,
             frozen_workers,
@@ -213,6 +223,7 @@ impl Shared {
 
     fn record_lag(&self, lag: Duration) {
         self.lag.record(lag);
+        self.recent_lag.record(lag);
         self.lag_seconds.observe(lag.as_secs_f64());
     }
 

@@ -57,7 +57,7 @@ const fn from(fallbacks: &'static [&'static str], setting: Setting) -> Setting {
 use Group::{Compute, Judge, Log, Model, Security, Serving, Telemetry};
 
 #[rustfmt::skip]
-pub(crate) const SETTINGS: [Setting; 85] = [
+pub(crate) const SETTINGS: [Setting; 86] = [
     setting(Serving, "listen", "ADDRESS", "127.0.0.1:50051",
         "Where to serve: HOST:PORT (port 0 picks one) or unix:PATH; several with commas"),
     setting(Serving, "admin-listen", "ADDRESS", "0.0.0.0:9090",
@@ -111,6 +111,8 @@ pub(crate) const SETTINGS: [Setting; 85] = [
     setting(Compute, "threads", "N", "", "Compute threads; by default as many as the cores that the process may use"),
     setting(Compute, "text-threads", "N", "", "Threads that cut texts into tokens; by default half the compute threads, at least 1"),
     setting(Compute, "score-threads", "N", "", "Threads that compare texts; by default as many as text-threads"),
+    setting(Compute, "max-sentences", "N", "2048",
+        "Sentences of one sample that vector metrics compare; a sample with more is answered NOT_APPLICABLE by them"),
     setting(Compute, "precision", "PRECISION", "auto", "auto, f32, bf16, f16 or int8; auto is the fastest whose vectors have a cosine of 0.9999 or more to those of f32"),
     setting(Compute, "kernel", "KERNEL", "", "Instructions to compute with, for tests and support; by default the fastest of the precision"),
     setting(Compute, "batch-tokens", "N", "256", "The most tokens of one forward pass"),
