@@ -104,6 +104,7 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
         evaluate: evaluate::Settings {
             threads: r.optional_whole("score-threads").unwrap_or(text_threads),
             evaluations: r.whole("max-evaluations"),
+            sentences: r.whole("max-sentences"),
         },
         judges: judges::settings(r, sources),
         stall: stall(r),

@@ -20,6 +20,11 @@ impl Deadline {
         Deadline(self.0.checked_sub(by).unwrap_or(self.0))
     }
 
+    /// As much after this one, within the same bounds.
+    pub fn later(self, by: Duration) -> Deadline {
+        Deadline(self.0.checked_add(by.min(LONGEST)).unwrap_or(self.0))
+    }
+
     pub fn instant(self) -> Instant {
         self.0
     }

@@ -10,6 +10,7 @@ pub mod judged;
 pub mod lexical;
 pub mod metric;
 mod pool;
+pub mod progress;
 mod prompts;
 pub mod result;
 pub mod sample;
@@ -25,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{StreamExt, future::join, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
@@ -37,9 +38,10 @@ use crate::{
 
 use assess::Assessment;
 use metric::Selection;
-use pool::Pool;
-use result::MetricResult;
-use sample::{Reading, Sample};
+use pool::{Pool, Ticket};
+use result::{Failure, MetricResult};
+use sample::{Fields, Reading, Sample};
+use steps::Asked;
 use text::Language;
 
 #[derive(Clone, Debug)]
@@ -48,6 +50,13 @@ pub struct Settings {
     pub threads: usize,
     /// Samples that may be evaluated at one time.
     pub evaluations: usize,
+    /// Sentences of one sample, response and retrieved contexts together, of which vectors are made.
+    pub sentences: usize,
+}
+
+impl Settings {
+    /// 128 contexts of 15 sentences and a response of 128; their vectors take 3 MiB at 384 dimensions.
+    pub const SENTENCES: usize = 2048;
 }
 
 /// Cloneable handle to the judges, the embedding model and the threads that compare texts.
@@ -60,6 +69,7 @@ struct Shared {
     pool: Pool,
     places: Arc<Semaphore>,
     evaluations: usize,
+    sentences: usize,
 }
 
 /// One sample and how to evaluate it.
@@ -68,8 +78,10 @@ pub struct Task {
     pub selections: Vec<Selection>,
     /// None where none is configured.
     pub judge: Option<Judge>,
-    /// Its deadline is the one by which all results are known.
+    /// Its deadline is the one by which the judge and the model have answered.
     pub call: Call,
+    /// By when all results are told, whatever is still being computed; after the deadline of `call`.
+    pub answer_by: Deadline,
     /// Of the judge's reasons; None for the sample's.
     pub reason_language: Option<Language>,
 }
@@ -101,9 +113,9 @@ impl Evaluator {
     /// # Errors
     /// If the operating system gives no thread.
     pub fn start(settings: &Settings, embedder: Embedder, judges: Vec<Judge>) -> io::Result<Evaluator> {
-        let (pool, evaluations) = (Pool::start(settings.threads)?, settings.evaluations);
-        let places = Arc::new(Semaphore::new(evaluations));
-        Ok(Evaluator(Arc::new(Shared { embedder, judges, pool, places, evaluations })))
+        let &Settings { threads, evaluations, sentences } = settings;
+        let (pool, places) = (Pool::start(threads)?, Arc::new(Semaphore::new(evaluations)));
+        Ok(Evaluator(Arc::new(Shared { embedder, judges, pool, places, evaluations, sentences })))
     }
 
     /// Those that are configured; the first is the default.
@@ -131,22 +143,33 @@ impl Evaluator {
 
     /// All metrics of one sample side by side, or, where a budget may not be enough for all, those first that cost
     /// least; `told` hears of each as soon as it is known. Never fails: what goes wrong is the status of the metrics
-    /// that needed it. Ends at the deadline of `task.call` with what is known.
+    /// that needed it. Ends by `task.answer_by` with what is known.
     pub async fn evaluate(&self, task: Task, mut told: impl FnMut(&MetricResult)) -> Evaluation {
+        self.evaluate_rendered(task, |_| (), |result, ()| told(result)).await
+    }
+
+    /// As [`Evaluator::evaluate`]; `told` hears also what `render` made of the result on the threads that computed it.
+    pub async fn evaluate_rendered<P: Send + 'static>(
+        &self,
+        task: Task,
+        render: fn(&MetricResult) -> P,
+        mut told: impl FnMut(&MetricResult, P),
+    ) -> Evaluation {
         let begun = Instant::now();
-        let Task { sample, selections, judge, call, reason_language } = task;
+        let Task { sample, selections, judge, call, answer_by, reason_language } = task;
         let budget = call.budget.clone();
         let sample = Arc::new(sample);
-        let reading = self.read(&sample, call.deadline).await;
-        let assessment = Assessment::new(&self.0, Arc::clone(&sample), reading, judge, call, reason_language);
+        let read = self.read(&sample, Ticket { caller: call.caller, deadline: answer_by }).await;
+        let asked = Asked { judge, call, reason_language };
+        let assessment = Assessment::new(&self.0, Arc::clone(&sample), read, asked, answer_by);
         let mut results: Vec<Option<MetricResult>> = selections.iter().map(|_| None).collect();
-        let mut waiting = by_cost(&selections);
+        let mut waiting = by_cost(selections);
         while !waiting.is_empty() {
             let count = affordable(&waiting, budget.calls_left());
-            let begin = |(index, selection)| traced(&assessment, index, selection, &sample.id);
+            let begin = |(index, selection)| traced(&assessment, index, selection, &sample.id, render);
             let mut pending: FuturesUnordered<_> = waiting.drain(..count).map(begin).collect();
-            while let Some((index, result)) = pending.next().await {
-                told(&result);
+            while let Some((index, result, rendered)) = pending.next().await {
+                told(&result, rendered);
                 results[index] = Some(result);
             }
         }
@@ -157,28 +180,44 @@ impl Evaluator {
             embedding_model: assessment.embedding_model(),
         }
     }
-}
 
-impl Evaluator {
-    /// Leaves the reactor, as texts are long and the first one compiles the patterns of refusals. Where the deadline
-    /// comes first there is nothing to read for.
-    async fn read(&self, sample: &Arc<Sample>, deadline: Deadline) -> Reading {
-        let texts = Arc::clone(sample);
-        self.0.pool.run(deadline, move || Reading::of(&texts)).await.unwrap_or_default()
+    /// Runs work on the threads that compute metrics; None where it is not done by `deadline`, or panics.
+    pub async fn off_reactor<T: Send + 'static>(
+        &self,
+        caller: u64,
+        deadline: Deadline,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        self.0.pool.run(Ticket { caller, deadline }, move |_| Ok(work())).await.ok()
+    }
+
+    /// Leaves the reactor, as texts are long and the first one compiles the patterns of refusals.
+    async fn read(
+        &self,
+        sample: &Arc<Sample>,
+        ticket: Ticket,
+    ) -> (Result<Fields, Failure>, Result<Reading, Failure>) {
+        let (for_fields, for_reading) = (Arc::clone(sample), Arc::clone(sample));
+        join(
+            self.0.pool.run(ticket, move |_| Ok(Fields::of(&for_fields))),
+            self.0.pool.run(ticket, move |progress| Reading::of(&for_reading, progress)),
+        )
+        .await
     }
 }
 
 /// The result of one selection, with a span of its own around all that it takes.
-async fn traced(
+async fn traced<P: Send + 'static>(
     assessment: &Assessment<'_>,
     index: usize,
-    selection: &Selection,
+    selection: Arc<Selection>,
     response_id: &str,
-) -> (usize, MetricResult) {
+    render: fn(&MetricResult) -> P,
+) -> (usize, MetricResult, P) {
     let span = Scope::current().child(|| format!("evaluate {}", selection.metric.definition().name));
-    let result = span.scope().around(assessment.result(index, selection)).await;
+    let (result, rendered) = span.scope().around(assessment.result(index, &selection, render)).await;
     event::tell(span, &result, response_id);
-    (index, result)
+    (index, result, rendered)
 }
 
 /// Questions are asked side by side, so their times don't add up to the sample's.
@@ -188,15 +227,15 @@ fn in_all(cost: Cost, elapsed: Duration) -> Cost {
 }
 
 /// Metrics that cost the judge least come first, so that a budget goes furthest.
-fn by_cost(selections: &[Selection]) -> Vec<(usize, &Selection)> {
-    let mut order: Vec<_> = selections.iter().enumerate().collect();
+fn by_cost(selections: Vec<Selection>) -> Vec<(usize, Arc<Selection>)> {
+    let mut order: Vec<_> = selections.into_iter().map(Arc::new).enumerate().collect();
     order.sort_by_key(|(_, selection)| selection.metric.definition().judge_calls);
     order
 }
 
 /// How many of the first go side by side, at least one: all that the calls left would pay for if they shared none.
 /// Those behind wait, so that a call which a cheap metric still needs isn't spent on a dear one that ends unfinished.
-fn affordable(waiting: &[(usize, &Selection)], calls_left: Option<u32>) -> usize {
+fn affordable(waiting: &[(usize, Arc<Selection>)], calls_left: Option<u32>) -> usize {
     let Some(left) = calls_left.filter(|left| *left > 0) else { return waiting.len() };
     let sums = waiting.iter().scan(0, |sum, (_, selection)| {
         *sum += selection.metric.definition().judge_calls;

@@ -229,6 +229,7 @@ fn services(context: &Context) -> Routes {
         limits: limits.clone(),
         terms: Terms { unanswered: limits.stream_samples, ..terms },
         callers: AtomicU64::new(0),
+        reactor: reactor.clone(),
     };
     let evaluations = EvaluationServiceServer::new(evaluations)
         .max_decoding_message_size(limits.message_bytes)

@@ -39,6 +39,8 @@ use writer::{Collected, Done, Writer};
 
 /// What a shell gives a program that SIGINT ended.
 const INTERRUPTED: u8 = 130;
+/// To compute with what the judge has answered by the deadline of a sample.
+const TO_COMPUTE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Of lines that are no samples; more would only bury the rest of the log.
 const WARNINGS: u64 = 20;
@@ -223,18 +225,20 @@ impl Scoring<'_> {
     }
 
     fn task(&self, sample: &crate::evaluate::sample::Sample) -> Task {
+        let deadline = Deadline::after(self.plan.options.deadline);
         Task {
             sample: sample.clone(),
             selections: self.plan.selections.clone(),
             judge: self.judge.clone(),
             call: Call {
-                deadline: Deadline::after(self.plan.options.deadline),
+                deadline,
                 // Costs are told for each sample.
                 budget: self.budget.part(),
                 caller: 0,
                 use_cache: true,
                 trace: Trace::default(),
             },
+            answer_by: deadline.later(TO_COMPUTE),
             reason_language: None,
         }
     }

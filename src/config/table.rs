@@ -147,6 +147,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting(Compute, "threads", count(1, 1024), "", "Number of compute threads; default the number of cores that the process may use"),
     setting(Compute, "text-threads", count(1, 1024), "", "Number of threads that tokenize; default half the compute threads, at least 1"),
     setting(Compute, "score-threads", count(1, 1024), "", "Number of threads that compare texts; default as many as text-threads"),
+    setting(Compute, "max-sentences", count(1, 65_536), "2048",
+        "Maximum number of sentences of one sample that vector metrics compare. With more they answer NOT_APPLICABLE"),
     setting(Compute, "precision", Text("PRECISION"), "auto",
         "auto, f32, bf16, f16 or int8. auto picks the fastest whose vectors have a cosine of at least 0.9999 to those of f32"),
     setting(Compute, "kernel", Text("KERNEL"), "", "Instruction set to compute with, for tests and support; default the fastest for the precision"),

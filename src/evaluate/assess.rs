@@ -10,19 +10,49 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     Shared,
     judged::custom,
+    lexical::text_context,
     metric::{Metric, Selection},
+    progress::{Progress, Stopped},
     result::{Claim, Failure, MetricResult, Status},
-    sample::{Field, Reading, Sample},
+    sample::{Field, Fields, Reading, Sample},
     score::{Estimate, Score},
-    steps::{Bill, Steps, Taken},
+    steps::{Asked, Bill, Steps, Taken},
     text::Language,
 };
-use crate::judge::{Call, Cost, Judge, JudgeError};
+use crate::{
+    deadline::Deadline,
+    judge::{Cost, JudgeError},
+};
 
 /// One sample on its way through its metrics.
 pub(super) struct Assessment<'a> {
     steps: Steps<'a>,
+    fields: Result<Fields, Failure>,
+    answer_by: Deadline,
 }
+
+/// What is left of a metric once all that it needs is there: arithmetic, on the threads for it.
+struct Work(Box<dyn FnOnce(Progress<'_>) -> Result<Finding, Stopped> + Send>);
+
+impl Work {
+    /// That takes no longer than a slice.
+    fn of(compute: impl FnOnce() -> Finding + Send + 'static) -> Work {
+        Work(Box::new(move |_| Ok(compute())))
+    }
+
+    /// That asks in between whether it is still wanted.
+    fn sliced(compute: impl FnOnce(Progress<'_>) -> Result<Finding, Stopped> + Send + 'static) -> Work {
+        Work(Box::new(compute))
+    }
+
+    /// Nothing is left.
+    fn done(finding: Finding) -> Work {
+        Work::of(|| finding)
+    }
+}
+
+/// What becomes of a metric.
+type Found = Result<Work, Failure>;
 
 /// What a metric found.
 #[derive(Default)]
@@ -59,13 +89,12 @@ impl Finding {
 }
 
 /// The steps that a metric took.
-struct Sheet<'a> {
-    selection: &'a Selection,
+struct Sheet {
     index: usize,
     bill: Bill,
 }
 
-impl Sheet<'_> {
+impl Sheet {
     fn take<T>(&mut self, taken: Taken<T>) -> Result<Arc<T>, Failure> {
         self.bill.extend(taken.bill);
         taken.product
@@ -76,12 +105,11 @@ impl<'a> Assessment<'a> {
     pub fn new(
         shared: &'a Shared,
         sample: Arc<Sample>,
-        reading: Reading,
-        judge: Option<Judge>,
-        call: Call,
-        reason_language: Option<Language>,
+        (fields, reading): (Result<Fields, Failure>, Result<Reading, Failure>),
+        asked: Asked,
+        answer_by: Deadline,
     ) -> Assessment<'a> {
-        Assessment { steps: Steps::new(shared, sample, reading, judge, call, reason_language) }
+        Assessment { steps: Steps::new(shared, sample, reading, asked, answer_by), fields, answer_by }
     }
 
     /// Of all answers of the judge so far.
@@ -90,27 +118,58 @@ impl<'a> Assessment<'a> {
     }
 
     pub fn language(&self) -> Language {
-        self.steps.reading.language
+        self.steps.language()
     }
 
     pub fn embedding_model(&self) -> Option<String> {
         self.steps.embedding_model()
     }
 
-    /// `index` is the selection's own.
-    pub async fn result(&self, index: usize, selection: &Selection) -> MetricResult {
-        let missing = selection.metric.definition().missing(&self.steps.sample);
-        let mut sheet = Sheet { selection, index, bill: Bill::new() };
-        let finding = if missing.is_empty() {
-            self.find(&mut sheet).await
-        } else {
-            Ok(Finding::of(Estimate::NotApplicable(""), lacks(&missing)))
+    /// The result of one selection, with what `render` makes of it on the threads that compute it. `index` is the
+    /// selection's own. Ends in time, whatever is still being computed.
+    pub async fn result<P: Send + 'static>(
+        &self,
+        index: usize,
+        selection: &Arc<Selection>,
+        render: fn(&MetricResult) -> P,
+    ) -> (MetricResult, P) {
+        let mut sheet = Sheet { index, bill: Bill::new() };
+        let work = self.find(&selection.metric, &mut sheet);
+        let work = tokio::time::timeout_at(self.answer_by.instant().into(), work).await;
+        let mut cost = Cost::default();
+        sheet.bill.into_values().for_each(|step| cost += step);
+        let computed = match work.unwrap_or(Err(Failure::DeadlineExceeded)) {
+            Ok(Work(work)) => self.compute(work, (Arc::clone(selection), cost.clone()), render).await,
+            Err(failure) => Err(failure),
         };
-        result(sheet, finding)
+        computed.unwrap_or_else(|failure| {
+            let result = result(selection, cost, Err(failure));
+            let rendered = render(&result);
+            (result, rendered)
+        })
     }
 
-    async fn find(&self, sheet: &mut Sheet<'_>) -> Result<Finding, Failure> {
-        match &sheet.selection.metric {
+    async fn compute<P: Send + 'static>(
+        &self,
+        work: Box<dyn FnOnce(Progress<'_>) -> Result<Finding, Stopped> + Send>,
+        (selection, cost): (Arc<Selection>, Cost),
+        render: fn(&MetricResult) -> P,
+    ) -> Result<(MetricResult, P), Failure> {
+        let work = move |progress: Progress<'_>| {
+            let result = result(&selection, cost, Ok(work(progress)?));
+            let rendered = render(&result);
+            Ok((result, rendered))
+        };
+        self.steps.compute(work).await
+    }
+
+    async fn find(&self, metric: &Metric, sheet: &mut Sheet) -> Found {
+        let fields = self.fields.as_ref().map_err(Clone::clone)?;
+        let missing = metric.definition().missing_where(|field| fields.has(field));
+        if !missing.is_empty() {
+            return Ok(Work::done(Finding::of(Estimate::NotApplicable(""), lacks(&missing))));
+        }
+        match metric {
             Metric::Faithfulness => self.faithfulness(sheet).await,
             Metric::ContextRecall => self.context_recall(sheet).await,
             Metric::ContextPrecision => self.context_precision(sheet, true).await,
@@ -138,6 +197,10 @@ impl<'a> Assessment<'a> {
             Metric::SemanticSimilarity(options) => self.semantic_similarity(options).await,
             Metric::EmbeddingGroundedness => self.embedding_groundedness().await,
             Metric::EmbeddingRelevance => self.embedding_relevance().await,
+            Metric::TextContextPrecision(options) => {
+                self.text_context(options, text_context::precision_of).await
+            }
+            Metric::TextContextRecall(options) => self.text_context(options, text_context::recall_of).await,
             metric => self.lexical(metric).await,
         }
     }
@@ -148,9 +211,7 @@ fn lacks(missing: &[Field]) -> String {
     format!("the sample has no {}", names.join(" and no "))
 }
 
-fn result(sheet: Sheet<'_>, finding: Result<Finding, Failure>) -> MetricResult {
-    let mut cost = Cost::default();
-    sheet.bill.into_values().for_each(|step| cost += step);
+fn result(selection: &Selection, cost: Cost, finding: Result<Finding, Failure>) -> MetricResult {
     let (finding, failure) = match finding {
         Ok(finding) => (finding, None),
         Err(failure) => (Finding { reason: failure.to_string(), ..Finding::default() }, Some(failure)),
@@ -171,8 +232,8 @@ fn result(sheet: Sheet<'_>, finding: Result<Finding, Failure>) -> MetricResult {
         _ => finding.reason,
     };
     MetricResult {
-        metric: sheet.selection.metric.clone(),
-        label: sheet.selection.label.clone(),
+        metric: selection.metric.clone(),
+        label: selection.label.clone(),
         status,
         score,
         bounds,

@@ -88,8 +88,13 @@ impl Definition {
 
     /// The fields that the sample lacks.
     pub fn missing(&self, sample: &Sample) -> Vec<Field> {
-        let all = self.needs.iter().filter(|field| !sample.has(**field));
-        let has_one = self.any_of.is_empty() || self.any_of.iter().any(|field| sample.has(*field));
+        self.missing_where(|field| sample.has(field))
+    }
+
+    /// The fields that are needed and not there.
+    pub(super) fn missing_where(&self, has: impl Fn(Field) -> bool) -> Vec<Field> {
+        let all = self.needs.iter().filter(|field| !has(**field));
+        let has_one = self.any_of.is_empty() || self.any_of.iter().any(|field| has(*field));
         let any = self.any_of.first().filter(|_| !has_one);
         all.chain(any).copied().collect()
     }

@@ -1,18 +1,43 @@
-//! Threads that compare texts, so that the reactor doesn't.
+//! Threads that compute metrics, so that the reactor doesn't.
+//!
+//! Work is done in slices. Between slices a job ends if nobody waits for it any more, and gives way to the jobs of other
+//! callers, who take turns: however much one caller asks for, another waits for one slice of it.
+
+mod turns;
 
 use std::{
     io,
-    sync::{Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
 
-use super::result::Failure;
+use super::{
+    progress::{Progress, Stopped},
+    result::Failure,
+};
 use crate::{deadline::Deadline, priority::Priority};
+use turns::Turns;
+
+/// How long a job keeps its thread before others have their turn. Slices are shorter as a rule, and are not cut.
+const TURN: Duration = Duration::from_millis(5);
+
+/// Whose work it is, and by when its result is needed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ticket {
+    /// A number for the call or stream that asks.
+    pub caller: u64,
+    pub deadline: Deadline,
+}
+
+/// One turn of a job; false once it is done.
+type Job = Box<dyn FnMut() -> bool + Send>;
 
 pub(super) struct Pool {
     /// None while it is dropped.
     threads: Option<rayon::ThreadPool>,
+    waiting: Arc<Mutex<Turns<Job>>>,
     /// Hears of each thread's end.
     ended: Mutex<mpsc::Receiver<()>>,
 }
@@ -34,33 +59,91 @@ impl Pool {
                 tracing::error!("comparing texts panicked; its metric is answered with FAILED")
             })
             .build();
-        Ok(Pool { threads: Some(pool.map_err(io::Error::other)?), ended: Mutex::new(ended) })
+        let threads = Some(pool.map_err(io::Error::other)?);
+        Ok(Pool { threads, waiting: Arc::default(), ended: Mutex::new(ended) })
     }
 
-    /// Runs `work` on one of the threads. Work whose caller left before it began is dropped.
+    /// Runs `work` on one of the threads. Work whose caller left before it began is dropped there.
     ///
     /// # Errors
     /// [`Failure::DeadlineExceeded`]; [`Failure::Defect`] if the work panics.
     pub async fn run<T: Send + 'static>(
         &self,
-        deadline: Deadline,
-        work: impl FnOnce() -> T + Send + 'static,
+        ticket: Ticket,
+        work: impl FnOnce(Progress<'_>) -> Result<T, Stopped> + Send + 'static,
     ) -> Result<T, Failure> {
-        // Bounded by the samples that may be evaluated at one time, and by the metrics of each.
+        let mut work = Some(work);
+        let once = move |progress: Progress<'_>| match work.take() {
+            Some(work) => work(progress).map(Some),
+            None => Err(Stopped),
+        };
+        self.run_in_slices(ticket, once).await
+    }
+
+    /// Runs `slice` again and again until it gives the result.
+    ///
+    /// # Errors
+    /// As [`Pool::run`].
+    pub async fn run_in_slices<T: Send + 'static>(
+        &self,
+        ticket: Ticket,
+        mut slice: impl FnMut(Progress<'_>) -> Result<Option<T>, Stopped> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let deadline = ticket.deadline;
         let (done, result) = oneshot::channel();
-        let threads = self.threads.as_ref().expect("it is there until it is dropped");
-        threads.spawn(move || {
-            if !done.is_closed() && !deadline.has_passed() {
-                // A caller that left needs no result.
-                let _ = done.send(work());
+        let mut done = Some(done);
+        let turn = move || {
+            let Some(open) = &done else { return false };
+            let is_wanted = || !open.is_closed() && !deadline.has_passed();
+            match one_turn(Progress::new(&is_wanted), &mut slice) {
+                Ok(None) => return true,
+                Ok(Some(value)) => {
+                    // A caller that left needs no result.
+                    let _ = done.take().map(|done| done.send(value));
+                }
+                Err(Stopped) => drop(done.take()),
             }
-        });
+            false
+        };
+        // Bounded by the samples that may be evaluated at one time, and by the metrics of each.
+        lock(&self.waiting).push(ticket.caller, Box::new(turn));
+        let waiting = Arc::clone(&self.waiting);
+        self.threads.as_ref().expect("it is there until it is dropped").spawn(move || next_turn(waiting));
         match tokio::time::timeout_at(deadline.instant().into(), result).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(_)) if !deadline.has_passed() => Err(Failure::Defect),
             _ => Err(Failure::DeadlineExceeded),
         }
     }
+}
+
+/// Slices until there is a result or the turn is over.
+fn one_turn<T>(
+    progress: Progress<'_>,
+    slice: &mut impl FnMut(Progress<'_>) -> Result<Option<T>, Stopped>,
+) -> Result<Option<T>, Stopped> {
+    let begun = Instant::now();
+    loop {
+        progress.check()?;
+        let value = slice(progress)?;
+        if value.is_some() || begun.elapsed() >= TURN {
+            return Ok(value);
+        }
+    }
+}
+
+/// Gives a turn to whichever job is next: there are as many calls of this to come as jobs that wait.
+fn next_turn(waiting: Arc<Mutex<Turns<Job>>>) {
+    let next = lock(&waiting).pop();
+    let Some((caller, mut job)) = next else { return };
+    if job() {
+        lock(&waiting).push(caller, job);
+        rayon::spawn(move || next_turn(waiting));
+    }
+}
+
+fn lock(waiting: &Mutex<Turns<Job>>) -> std::sync::MutexGuard<'_, Turns<Job>> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends the threads when what they have begun is done, and waits for them.
@@ -75,44 +158,4 @@ impl Drop for Pool {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test waits for its futures")]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn work_that_panics_costs_itself_alone() {
-        let pool = Pool::start(1).expect("a thread");
-        let soon = Deadline::after(Duration::from_secs(20));
-        let failed = pool.run(soon, || panic!("on purpose")).await;
-        assert!(matches!(failed, Err::<(), _>(Failure::Defect)));
-        assert_eq!(pool.run(soon, || 7).await.expect("it goes on"), 7);
-    }
-
-    #[test]
-    fn a_pool_that_is_dropped_waits_for_what_its_threads_have_begun() {
-        let pool = Pool::start(2).expect("threads");
-        let (begin, begun) = mpsc::channel();
-        let (finish, finished) = mpsc::channel::<()>();
-        let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let mark = std::sync::Arc::clone(&done);
-        let threads = pool.threads.as_ref().expect("it is there");
-        threads.spawn(move || {
-            begin.send(()).expect("it is waited for");
-            finished.recv().expect_err("the other end is dropped");
-            mark.store(true, std::sync::atomic::Ordering::SeqCst);
-        });
-        begun.recv().expect("it begins");
-        drop(finish);
-        drop(pool);
-        assert!(done.load(std::sync::atomic::Ordering::SeqCst));
-    }
-
-    #[tokio::test]
-    async fn work_whose_deadline_passed_is_not_begun() {
-        let pool = Pool::start(1).expect("a thread");
-        let failed = pool.run(Deadline::after(Duration::ZERO), || panic!("it began")).await;
-        assert!(matches!(failed, Err::<(), _>(Failure::DeadlineExceeded)));
-    }
-}
+mod tests;

@@ -1,10 +1,13 @@
 //! What is scored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use super::text::{self, Language};
+use super::{
+    progress::{Progress, Stopped},
+    text::{self, Language},
+};
 
 /// One answer with what it was made from. An empty text is an unset one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,12 +44,28 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    pub fn of(sample: &Sample) -> Reading {
-        Reading {
-            language: sample.detect_language(),
+    pub fn of(sample: &Sample, progress: Progress<'_>) -> Result<Reading, Stopped> {
+        let language = sample.detect_language();
+        progress.check()?;
+        Ok(Reading {
+            language,
             response_refuses: text::is_refusal(&sample.response),
             reference_refuses: text::is_refusal(&sample.reference),
-        }
+        })
+    }
+}
+
+/// Fields that a sample has.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fields(BTreeSet<Field>);
+
+impl Fields {
+    pub fn of(sample: &Sample) -> Fields {
+        Fields(Field::ALL.into_iter().filter(|field| sample.has(*field)).collect())
+    }
+
+    pub fn has(&self, field: Field) -> bool {
+        self.0.contains(&field)
     }
 }
 
@@ -64,6 +83,17 @@ pub enum Field {
 }
 
 impl Field {
+    const ALL: [Field; 8] = [
+        Field::UserInput,
+        Field::Response,
+        Field::RetrievedContexts,
+        Field::RetrievedContextIds,
+        Field::Reference,
+        Field::ReferenceContexts,
+        Field::ReferenceContextIds,
+        Field::Rubrics,
+    ];
+
     /// As in `Sample`; the ids stand in their contexts.
     pub fn name(self) -> &'static str {
         match self {
@@ -106,6 +136,11 @@ impl Sample {
         self.language.unwrap_or_else(detect)
     }
 
+    /// The retrieved contexts, one after another.
+    pub(super) fn joined_contexts(&self) -> String {
+        joined(&self.retrieved_contexts)
+    }
+
     /// UTF-8 bytes of all texts.
     pub fn bytes(&self) -> usize {
         let contexts = self.retrieved_contexts.iter().chain(&self.reference_contexts);
@@ -115,6 +150,12 @@ impl Sample {
             + contexts.map(|context| context.text.len()).sum::<usize>()
             + rubrics.sum::<usize>()
     }
+}
+
+/// Each context on lines of its own.
+pub(super) fn joined(contexts: &[Context]) -> String {
+    let texts: Vec<&str> = contexts.iter().map(|context| context.text.as_str()).collect();
+    texts.join("\n")
 }
 
 fn is_blank(text: &str) -> bool {

@@ -3,7 +3,9 @@
 
 mod ask;
 mod attribute;
+mod compare;
 mod each;
+mod vectors;
 mod verify;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -13,28 +15,50 @@ use tokio::sync::OnceCell;
 
 use super::{
     Shared,
+    lexical::text_context::Similarities,
+    pool::Ticket,
+    progress::{Progress, Stopped},
     prompts::Template,
     result::Failure,
     sample::{Reading, Sample},
     text::Language,
-    vector::cosine,
     verdicts,
 };
 use crate::{
-    embed::{EmbedError, InputOptions, Vector, VectorEncoding, VectorOptions},
+    deadline::Deadline,
     judge::{Call, Cost, Judge},
-    model::Truncation,
 };
 
-pub(super) use ask::{Answer, Question};
+pub(super) use ask::{Answer, Question, at_most, part};
 pub(super) use each::Each;
+pub(super) use vectors::{Rowed, Sentences};
 pub(super) use verify::{Row, Table};
+
+/// Questions to the judge, of one step, that are in flight at one time.
+const QUESTIONS_AT_ONCE: usize = 8;
 
 /// A text of the sample that makes claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Side {
     Response,
     Reference,
+}
+
+impl Side {
+    pub fn text(self, sample: &Sample) -> &str {
+        match self {
+            Side::Response => &sample.response,
+            Side::Reference => &sample.reference,
+        }
+    }
+}
+
+/// Who is asked for a sample, and for whom.
+pub(super) struct Asked {
+    pub judge: Option<Judge>,
+    pub call: Call,
+    /// Language of the judge's reasons; None for the sample's.
+    pub reason_language: Option<Language>,
 }
 
 /// What was asked of the judge: metrics that share it name it the same.
@@ -86,38 +110,50 @@ impl<T> Both<T> {
 /// Verdicts on each of several things, in their order; none where the judge gave none.
 pub(super) type Answers = Vec<Option<Answer<bool>>>;
 
+/// A step that asks no judge, and so costs nothing.
+type Free<T> = OnceCell<Result<Arc<T>, Failure>>;
+
 pub(super) struct Steps<'a> {
     pub shared: &'a Shared,
     pub sample: Arc<Sample>,
-    pub reading: Reading,
-    /// Of the judge's reasons.
-    pub reason_language: Language,
+    /// Why it is missing, where it is.
+    pub reading: Result<Reading, Failure>,
+    /// Language of the judge's reasons; None for the sample's.
+    pub reason_language: Option<Language>,
     pub judge: Option<Judge>,
     pub call: Call,
+    ticket: Ticket,
     claims: Both<Memo<Vec<String>>>,
     by_contexts: Both<Memo<Table>>,
     by_other: Both<Memo<Table>>,
     useful: Both<Memo<Answers>>,
     reference_entities: Memo<Vec<String>>,
     context_entities: Memo<Vec<String>>,
-    embedding_model: OnceCell<String>,
+    /// By measure.
+    similarities: [Free<Similarities>; 4],
+    sentences: Free<Sentences>,
+    context_rows: Free<Rowed>,
+    answer_rows: Free<Rowed>,
+    embedding: OnceCell<vectors::Embedding>,
 }
 
 impl<'a> Steps<'a> {
+    /// `answer_by` is when whatever is still computed is of no use.
     pub fn new(
         shared: &'a Shared,
         sample: Arc<Sample>,
-        reading: Reading,
-        judge: Option<Judge>,
-        call: Call,
-        reason_language: Option<Language>,
+        reading: Result<Reading, Failure>,
+        asked: Asked,
+        answer_by: Deadline,
     ) -> Steps<'a> {
+        let Asked { judge, call, reason_language } = asked;
         Steps {
             shared,
             sample,
             reading,
-            reason_language: reason_language.unwrap_or(reading.language),
+            reason_language,
             judge,
+            ticket: Ticket { caller: call.caller, deadline: answer_by },
             call,
             claims: Both::default(),
             by_contexts: Both::default(),
@@ -125,99 +161,86 @@ impl<'a> Steps<'a> {
             useful: Both::default(),
             reference_entities: Memo::default(),
             context_entities: Memo::default(),
-            embedding_model: OnceCell::new(),
+            similarities: Default::default(),
+            sentences: Free::default(),
+            context_rows: Free::default(),
+            answer_rows: Free::default(),
+            embedding: OnceCell::new(),
         }
     }
 
-    /// The id of the model that made vectors, where any were made.
-    pub fn embedding_model(&self) -> Option<String> {
-        self.embedding_model.get().cloned()
+    /// Computes on the threads for it.
+    ///
+    /// # Errors
+    /// [`Failure::DeadlineExceeded`]; [`Failure::Defect`] if the work panics.
+    pub async fn compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Progress<'_>) -> Result<T, Stopped> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.shared.pool.run(self.ticket, work).await
+    }
+
+    /// As [`Steps::compute`], from the sample, whose texts are long.
+    pub async fn derive<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(&Sample) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let sample = Arc::clone(&self.sample);
+        self.compute(move |_| Ok(make(&sample))).await
+    }
+
+    /// The language of the sample, as far as it is known.
+    pub fn language(&self) -> Language {
+        self.reading.as_ref().map_or(Language::default(), |reading| reading.language)
     }
 
     pub fn text_of(&self, side: Side) -> &str {
-        match side {
-            Side::Response => &self.sample.response,
-            Side::Reference => &self.sample.reference,
-        }
+        side.text(&self.sample)
     }
 
     /// The claims that a text makes; none of a refusal.
     pub async fn claims(&self, side: Side) -> Taken<Vec<String>> {
         let take = || async {
-            let source = self.text_of(side);
-            let refuses = match side {
-                Side::Response => self.reading.response_refuses,
-                Side::Reference => self.reading.reference_refuses,
-            };
-            if refuses {
-                return Taken { product: Ok(Arc::default()), bill: Bill::new() };
+            let refuses = self.reading.as_ref().map(|reading| match side {
+                Side::Response => reading.response_refuses,
+                Side::Reference => reading.reference_refuses,
+            });
+            match refuses {
+                Ok(true) => return Taken { product: Ok(Arc::default()), bill: Bill::new() },
+                Ok(false) => {}
+                Err(failure) => return Taken { product: Err(failure.clone()), bill: Bill::new() },
             }
             let question = Question::new(Template::Claims)
                 .part("question", json!(self.sample.user_input))
-                .part("text", json!(source));
+                .part("text", json!(self.text_of(side)));
             let (claims, cost) = self.ask::<verdicts::Claims>(question).await;
             let said = |claims: verdicts::Claims| {
-                let claims = claims.claims.0.into_iter().filter(|claim| !claim.trim().is_empty());
-                Arc::new(claims.collect())
+                let claims = at_most("claims", claims.claims.0)?.into_iter();
+                Ok(Arc::new(claims.filter(|claim| !claim.trim().is_empty()).collect()))
             };
-            Taken { product: claims.map(said), bill: Bill::from([(Step::Claims(side), cost)]) }
+            Taken { product: claims.and_then(said), bill: Bill::from([(Step::Claims(side), cost)]) }
         };
         self.claims.of(side).get_or_init(take).await.clone()
     }
 
     pub async fn reference_entities(&self) -> Taken<Vec<String>> {
-        let take = || self.entities(Step::EntitiesOfReference, self.sample.reference.clone());
+        let take = || self.entities(Step::EntitiesOfReference, |sample| json!(sample.reference));
         self.reference_entities.get_or_init(take).await.clone()
     }
 
     pub async fn context_entities(&self) -> Taken<Vec<String>> {
-        let take = || {
-            let contexts = self.sample.retrieved_contexts.iter();
-            let texts: Vec<&str> = contexts.map(|context| context.text.as_str()).collect();
-            self.entities(Step::EntitiesOfContexts, texts.join("\n"))
-        };
+        let take = || self.entities(Step::EntitiesOfContexts, |sample| json!(sample.joined_contexts()));
         self.context_entities.get_or_init(take).await.clone()
     }
 
-    async fn entities(&self, step: Step, of: String) -> Taken<Vec<String>> {
-        let question = Question::new(Template::Entities).part("text", json!(of));
-        let (entities, cost) = self.ask::<verdicts::Entities>(question).await;
-        let product = entities.map(|entities| Arc::new(entities.entities.0));
-        Taken { product, bill: Bill::from([(step, cost)]) }
-    }
-
-    /// Their vectors, of unit length, and whether one of them was cut at its end to fit the model.
-    pub async fn vectors(&self, texts: Vec<String>) -> Result<(Vec<Vec<f32>>, bool), Failure> {
-        let failed = |error: EmbedError| Failure::Embed(Arc::new(error));
-        let engine = self.shared.embedder.ready().map_err(failed)?;
-        let model = engine.model();
-        // Fails where another metric was first.
-        let _ = self.embedding_model.set(model.id.clone());
-        let prompt = model.default_prompt_name.as_ref().and_then(|name| model.prompts.get(name));
-        let options = InputOptions {
-            prompt: prompt.map(String::as_str).unwrap_or_default().into(),
-            truncation: Truncation::End,
-            vector: VectorOptions {
-                dimensions: model.dimensions,
-                normalize: true,
-                encoding: VectorEncoding::Float32Values,
-            },
+    async fn entities(&self, step: Step, of: fn(&Sample) -> serde_json::Value) -> Taken<Vec<String>> {
+        let text = match self.derive(of).await {
+            Ok(text) => text,
+            Err(failure) => return Taken { product: Err(failure), bill: Bill::new() },
         };
-        let flow = engine.flow();
-        let embed = |text| engine.embed_in_stream(flow, text, options.clone(), self.call.deadline);
-        let embedded = futures::future::try_join_all(texts.into_iter().map(embed)).await.map_err(failed)?;
-        let truncated = embedded.iter().any(|input| input.truncated);
-        let vectors = embedded.into_iter().map(|input| match input.vector {
-            Vector::Values(values) => Ok(values),
-            Vector::Bytes(_) | Vector::Int8 { .. } => Err(Failure::Defect),
-        });
-        Ok((vectors.collect::<Result<_, _>>()?, truncated))
-    }
-
-    /// The cosine of response and reference, and whether one of them was cut.
-    pub async fn similarity(&self) -> Result<(f64, bool), Failure> {
-        let texts = vec![self.sample.response.clone(), self.sample.reference.clone()];
-        let (vectors, truncated) = self.vectors(texts).await?;
-        Ok((cosine(&vectors[0], &vectors[1]), truncated))
+        let question = Question::new(Template::Entities).part("text", text);
+        let (entities, cost) = self.ask::<verdicts::Entities>(question).await;
+        let product = entities.and_then(|entities| at_most("entities", entities.entities.0).map(Arc::new));
+        Taken { product, bill: Bill::from([(step, cost)]) }
     }
 }

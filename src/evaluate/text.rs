@@ -9,7 +9,7 @@ mod sentences;
 mod words;
 
 pub use language::{Language, detect};
-pub use locate::{code_points, locate};
+pub use locate::{Haystack, code_points, locate};
 pub use normalize::normalize;
 pub use refusal::is_refusal;
 pub use sentences::sentences;

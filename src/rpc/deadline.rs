@@ -19,6 +19,8 @@ const LEAST_ROUNDED: Duration = Duration::from_secs(10);
 const ANSWER_SHARE: u32 = 50;
 const LEAST_FOR_ANSWER: Duration = Duration::from_millis(20);
 const MOST_FOR_ANSWER: Duration = Duration::from_millis(250);
+/// Timers and tasks of the reactor that follow each other until an answer has left.
+const LAGS: u32 = 4;
 
 /// The caller's own deadline, if it named one that can be read.
 pub(super) fn of(headers: &HeaderMap) -> Option<Deadline> {
@@ -32,14 +34,31 @@ fn callers_own(timeout: Duration) -> Duration {
     timeout.saturating_sub(rounding.max(MARGIN).min(timeout / 2))
 }
 
-/// By when all that is to be told must be known, so that it reaches the caller before `deadline`.
-pub(super) fn for_work(deadline: Deadline) -> Deadline {
-    deadline.earlier(for_answer(deadline.remaining()))
+/// The steps of an answer that must reach its caller before a deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Schedule {
+    /// By when judge and model have answered.
+    pub work: Deadline,
+    /// By when everything is computed.
+    pub computed: Deadline,
+    /// By when the answer is written.
+    pub written: Deadline,
+}
+
+/// `lag` is how late the reactor has run its timers of late: each of the steps may be as late.
+pub(super) fn schedule(deadline: Deadline, lag: Duration) -> Schedule {
+    let kept = for_answer(deadline.remaining(), lag);
+    Schedule {
+        work: deadline.earlier(kept),
+        computed: deadline.earlier(kept / 2),
+        written: deadline.earlier(kept / 4),
+    }
 }
 
 /// Of what is left to answer in, the part that is kept for the answer itself.
-fn for_answer(left: Duration) -> Duration {
-    (left / ANSWER_SHARE).clamp(LEAST_FOR_ANSWER, MOST_FOR_ANSWER).min(left / 2)
+fn for_answer(left: Duration, lag: Duration) -> Duration {
+    let least = (left / ANSWER_SHARE).clamp(LEAST_FOR_ANSWER, MOST_FOR_ANSWER);
+    (least + LAGS * lag).min(left / 2)
 }
 
 /// At most 8 digits and a unit. Source: gRPC over HTTP/2, *Timeout*.
@@ -83,9 +102,21 @@ mod tests {
         for (left, expected) in
             [(0, 0), (10, 5), (40, 20), (100, 20), (1000, 20), (5000, 100), (12_500, 250), (60_000, 250)]
         {
-            let kept = for_answer(Duration::from_millis(left));
+            let kept = for_answer(Duration::from_millis(left), Duration::ZERO);
             assert_eq!(kept, Duration::from_millis(expected), "{left} ms");
         }
+    }
+
+    #[test]
+    fn more_is_kept_for_the_answer_where_the_reactor_is_late() {
+        for (left, lag, expected) in
+            [(60_000, 1, 254), (60_000, 500, 2250), (1000, 50, 220), (1000, 500, 500)]
+        {
+            let kept = for_answer(Duration::from_millis(left), Duration::from_millis(lag));
+            assert_eq!(kept, Duration::from_millis(expected), "{left} ms, {lag} ms late");
+        }
+        let schedule = schedule(Deadline::after(Duration::from_secs(5)), Duration::ZERO);
+        assert!(schedule.work < schedule.computed && schedule.computed < schedule.written);
     }
 
     #[test]

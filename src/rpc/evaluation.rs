@@ -36,6 +36,7 @@ use crate::{
         ListMetricsRequest, ListMetricsResponse, evaluate_stream_response::Event,
         evaluation_service_server::EvaluationService,
     },
+    stall,
     trace::Scope,
 };
 
@@ -49,6 +50,7 @@ pub(super) struct Evaluations {
     pub terms: Terms,
     /// Numbers for callers: a call and a stream are one each.
     pub callers: AtomicU64,
+    pub reactor: stall::Reader,
 }
 
 #[tonic::async_trait]
@@ -62,7 +64,8 @@ impl EvaluationService for Evaluations {
         let asked = convert::request(request.into_inner(), &self.limits, self.evaluator.judges())?;
         work.until_ready(&asked, deadline).await?;
         let _place = self.evaluator.try_enter().map_err(|full| status::of_full(&full))?;
-        let response = work.score(asked, deadline, |_| ()).await.response();
+        let scored = work.score(asked, deadline, |_| (), |_, ()| ()).await;
+        let response = work.response(&Arc::new(scored)).await;
         work.call.memory.take_answer(response.encoded_len()).await;
         Ok(Response::new(response))
     }
@@ -95,6 +98,7 @@ impl Evaluations {
             limits: self.limits.clone(),
             call,
             caller: self.callers.fetch_add(1, Ordering::Relaxed),
+            reactor: self.reactor.clone(),
         }
     }
 }
@@ -106,6 +110,7 @@ struct Work {
     limits: Limits,
     call: Call,
     caller: u64,
+    reactor: stall::Reader,
 }
 
 /// A sample that was scored, with the judge if one was needed.
@@ -114,11 +119,20 @@ struct Scored {
     id: String,
     evaluation: Evaluation,
     judge: Option<Judge>,
+    /// By when the answer is written.
+    written_by: Deadline,
 }
+
+/// Claims whose answer is written on the reactor: it takes less than 100 us.
+const FEW_CLAIMS: usize = 128;
 
 impl Scored {
     fn response(&self) -> EvaluateResponse {
         results::response(self.id.clone(), &self.evaluation, self.judge.as_ref())
+    }
+
+    fn claims(&self) -> usize {
+        self.evaluation.results.iter().map(|result| result.claims.len()).sum()
     }
 }
 
@@ -143,34 +157,54 @@ impl Work {
     }
 
     /// What is known when the time for the answer has come.
-    async fn score(&self, asked: Asked, deadline: Deadline, told: impl FnMut(&MetricResult)) -> Scored {
+    async fn score<P: Send + 'static>(
+        &self,
+        asked: Asked,
+        deadline: Deadline,
+        render: fn(&MetricResult) -> P,
+        told: impl FnMut(&MetricResult, P),
+    ) -> Scored {
         let Asked { sample, selections, judge, budget, use_cache, reason_language } = asked;
         let (id, judge) = (sample.id.clone(), self.evaluator.judge(&judge).cloned());
         let is_judged = selections.iter().any(|s| s.metric.definition().judge_calls > 0);
+        let schedule = deadline::schedule(deadline, self.reactor.recent_lag());
         let call = judge::Call {
-            deadline: deadline::for_work(deadline),
+            deadline: schedule.work,
             budget: Budget::new(budget),
             caller: self.caller,
             use_cache,
             trace: self.call.trace.clone(),
         };
-        let task = Task { sample, selections, judge: judge.clone(), call, reason_language };
-        let evaluation = self.evaluator.evaluate(task, told).await;
-        Scored { id, evaluation, judge: judge.filter(|_| is_judged) }
+        let answer_by = schedule.computed;
+        let task = Task { sample, selections, judge: judge.clone(), call, answer_by, reason_language };
+        let evaluation = self.evaluator.evaluate_rendered(task, render, told).await;
+        Scored { id, evaluation, judge: judge.filter(|_| is_judged), written_by: schedule.written }
+    }
+
+    /// Long answers are made where metrics are computed, unless that would make them late.
+    async fn response(&self, scored: &Arc<Scored>) -> EvaluateResponse {
+        if scored.claims() <= FEW_CLAIMS {
+            return scored.response();
+        }
+        let theirs = Arc::clone(scored);
+        let made = self.evaluator.off_reactor(self.caller, scored.written_by, move || theirs.response());
+        made.await.unwrap_or_else(|| scored.response())
     }
 
     /// One sample of a stream; waits for its turn.
     async fn score_in_stream(
         &self,
         request: EvaluateStreamRequest,
-        told: impl FnMut(&MetricResult),
-    ) -> Result<Scored, Status> {
+        told: impl FnMut(&MetricResult, proto::MetricResult),
+    ) -> Result<(Arc<Scored>, EvaluateResponse), Status> {
         let deadline = self.deadline()?;
         let asked = convert::stream_request(request, &self.limits, self.evaluator.judges())?;
         self.until_ready(&asked, deadline).await?;
         let place = tokio::time::timeout_at(deadline.instant().into(), self.evaluator.enter()).await;
         let _place = place.map_err(|_| status::deadline_exceeded())?;
-        Ok(self.score(asked, deadline, told).await)
+        let scored = Arc::new(self.score(asked, deadline, results::result, told).await);
+        let response = self.response(&scored).await;
+        Ok((scored, response))
     }
 }
 
@@ -190,7 +224,7 @@ struct Step {
 
 enum What {
     Metric(Box<proto::MetricResult>),
-    Scored(Box<Scored>),
+    Scored(Arc<Scored>, Box<EvaluateResponse>),
     Refused(Status),
 }
 
@@ -209,10 +243,11 @@ impl Exchange for EvaluateStream {
         let scoring = async move {
             // Who reads the steps outlives this, but for a caller who left.
             let tell = |what| drop(steps.send(Step { id: id.clone(), what }));
-            let scoring = work.score_in_stream(request, |r| tell(What::Metric(Box::new(results::result(r)))));
+            let scoring = work.score_in_stream(request, |_, result| tell(What::Metric(Box::new(result))));
             let scored = span.scope().around(scoring).await;
             span.end_with(&scored, status::name);
-            tell(scored.map_or_else(What::Refused, |scored| What::Scored(Box::new(scored))));
+            let told = |(scored, response)| What::Scored(scored, Box::new(response));
+            tell(scored.map_or_else(What::Refused, told));
         };
         let scoring = scoring.into_stream().filter_map(|()| future::ready(None));
         futures::stream::select(UnboundedReceiverStream::new(told), scoring).boxed()
@@ -224,9 +259,9 @@ impl Exchange for EvaluateStream {
         }
         let event = match what {
             What::Metric(result) => Event::Result(*result),
-            What::Scored(scored) => {
+            What::Scored(scored, response) => {
                 self.totals.add(&scored.evaluation);
-                Event::Sample(scored.response())
+                Event::Sample(*response)
             }
             What::Refused(status) => {
                 self.totals.refused += 1;

@@ -1,24 +1,25 @@
 //! Metrics that need no judge: they compare texts, on the threads for it, or vectors.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
-use super::{Assessment, Finding, by_claims::noting_cut};
+use super::{Assessment, Finding, Found, Work, by_claims::noting_cut};
 use crate::evaluate::{
     lexical::{
         Pair, Retrieval, Tokens,
         bleu::{self, Tokenizer},
-        chrf, exact_match, id_context, quoted_spans, rouge, string_presence, string_similarity, text_context,
+        chrf, exact_match, id_context, quoted_spans, rouge, string_presence, string_similarity,
+        text_context::{self, Similarities},
         token_f1,
     },
     metric::Metric,
+    progress::{Progress, Stopped},
     result::Failure,
     sample::{Context, Sample},
     score::Estimate,
-    text::{Language, sentences},
-    vector::{embedding_groundedness, embedding_relevance, semantic_similarity},
+    steps::Sentences,
+    text::Language,
+    vector::{BestOf, Rows, embedding_groundedness, embedding_relevance, semantic_similarity},
 };
-
-type Found = Result<Finding, Failure>;
 
 impl Assessment<'_> {
     pub(super) async fn lexical(&self, metric: &Metric) -> Found {
@@ -26,74 +27,119 @@ impl Assessment<'_> {
             Metric::QuotedSpans => "the response quotes nothing",
             _ => "there is nothing to compare",
         };
-        let (sample, language, metric) =
-            (Arc::clone(&self.steps.sample), self.steps.reading.language, metric.clone());
-        let compare = move || compare(&metric, &sample, language);
-        let score = self.steps.shared.pool.run(self.steps.call.deadline, compare).await?;
-        Ok(Finding::of(score.map_or(Estimate::NotApplicable(nothing), Estimate::Exact), ""))
+        let language = self.steps.reading.as_ref().map_err(Clone::clone)?.language;
+        let (sample, metric) = (Arc::clone(&self.steps.sample), metric.clone());
+        Ok(Work::sliced(move |progress| {
+            let score = compare(&metric, &sample, language, progress)?;
+            Ok(Finding::of(score.map_or(Estimate::NotApplicable(nothing), Estimate::Exact), ""))
+        }))
+    }
+
+    /// `score` takes the table and the threshold.
+    pub(super) async fn text_context(
+        &self,
+        options: &text_context::Options,
+        score: fn(&Similarities, f64) -> Option<f64>,
+    ) -> Found {
+        let similarities = self.steps.similarities(options.measure).await?;
+        let threshold = options.threshold;
+        Ok(Work::of(move || {
+            let nothing = Estimate::NotApplicable("there is nothing to compare");
+            Finding::of(score(&similarities, threshold).map_or(nothing, Estimate::Exact), "")
+        }))
     }
 
     pub(super) async fn semantic_similarity(&self, options: &semantic_similarity::Options) -> Found {
-        let texts = vec![self.steps.sample.response.clone(), self.steps.sample.reference.clone()];
-        let (vectors, cut) = self.steps.vectors(texts).await?;
-        let estimate = semantic_similarity::score(&vectors[0], &vectors[1], options);
-        Ok(noting_cut(Finding::of(estimate, ""), cut))
+        let (answers, options) = (self.steps.answer_rows().await?, options.clone());
+        Ok(Work::of(move || {
+            let (response, reference) = (answers.rows.row(0), answers.rows.row(1));
+            let estimate = semantic_similarity::score(response, reference, &options);
+            noting_cut(Finding::of(estimate, ""), answers.cut)
+        }))
     }
 
     pub(super) async fn embedding_groundedness(&self) -> Found {
-        let contexts = &self.steps.sample.retrieved_contexts;
-        let (response, mut rest) = self.sentences(&self.steps.sample.response, contexts).await?;
-        let count = response.len();
-        let texts = response.into_iter().chain(rest.drain(..).flatten()).collect();
-        let (mut response, cut) = self.steps.vectors(texts).await?;
-        let contexts = response.split_off(count);
-        let finding = Finding::of(embedding_groundedness::score(&response, &contexts), "");
-        Ok(noting_cut(finding, cut))
+        let sentences = match self.few_sentences().await? {
+            Ok(sentences) => sentences,
+            Err(too_many) => return Ok(too_many),
+        };
+        let response = self.steps.response_rows(&sentences).await?;
+        let contexts = self.steps.context_rows(&sentences).await?;
+        Ok(Work::sliced(move |progress| {
+            let best = best_of(&response.rows, &contexts.rows, 0..contexts.rows.len(), progress)?;
+            let estimate = embedding_groundedness::score(&best, contexts.rows.len());
+            Ok(noting_cut(Finding::of(estimate, ""), response.cut || contexts.cut))
+        }))
     }
 
     pub(super) async fn embedding_relevance(&self) -> Found {
-        let sample = &self.steps.sample;
-        let (_, contexts) = self.sentences("", &sample.retrieved_contexts).await?;
-        let lengths: Vec<usize> = contexts.iter().map(Vec::len).collect();
-        let texts = std::iter::once(sample.user_input.clone()).chain(contexts.into_iter().flatten());
-        let (mut vectors, cut) = self.steps.vectors(texts.collect()).await?;
-        let mut rest = vectors.split_off(1).into_iter();
-        let contexts: Vec<Vec<Vec<f32>>> =
-            lengths.into_iter().map(|length| rest.by_ref().take(length).collect()).collect();
-        let finding = Finding::of(embedding_relevance::score(&vectors[0], &contexts), "");
-        Ok(noting_cut(finding, cut))
+        let sentences = match self.few_sentences().await? {
+            Ok(sentences) => sentences,
+            Err(too_many) => return Ok(too_many),
+        };
+        let input = self.steps.vectors(std::iter::once(self.steps.sample.user_input.clone())).await?;
+        let contexts = self.steps.context_rows(&sentences).await?;
+        let ranges = sentences.by_context();
+        Ok(Work::sliced(move |progress| {
+            let mut best = Vec::with_capacity(ranges.len());
+            for range in ranges.into_iter().filter(|range| !range.is_empty()) {
+                best.extend(best_of(&input.rows, &contexts.rows, range, progress)?);
+            }
+            let finding = Finding::of(embedding_relevance::score(&best), "");
+            Ok(noting_cut(finding, input.cut || contexts.cut))
+        }))
     }
 
-    /// Of a text, and of each context.
-    async fn sentences(
-        &self,
-        text: &str,
-        contexts: &[Context],
-    ) -> Result<(Vec<String>, Vec<Vec<String>>), Failure> {
-        let (text, contexts) = (text.to_owned(), contexts.to_vec());
-        let cut = |text: &str| sentences(text).into_iter().map(|range| text[range].to_owned()).collect();
-        let work = move || (cut(&text), contexts.iter().map(|context| cut(&context.text)).collect());
-        self.steps.shared.pool.run(self.steps.call.deadline, work).await
+    /// The sentences of the sample, or, where they are more than may be compared, the finding that says so.
+    async fn few_sentences(&self) -> Result<Result<Arc<Sentences>, Work>, Failure> {
+        let (sentences, limit) = (self.steps.sentences().await?, self.steps.shared.sentences);
+        if sentences.count <= limit {
+            return Ok(Ok(sentences));
+        }
+        let reason =
+            format!("the sample has {} sentences; the limit is {limit} (max-sentences)", sentences.count);
+        Ok(Err(Work::done(Finding::of(Estimate::NotApplicable(""), reason))))
     }
 }
 
-/// None where there is nothing to compare. Metrics that ask the judge or need vectors have no such score.
-fn compare(metric: &Metric, sample: &Sample, language: Language) -> Option<f64> {
+/// For each row of `left` the highest cosine with one of these rows of `right`.
+fn best_of(
+    left: &Rows,
+    right: &Rows,
+    range: Range<usize>,
+    progress: Progress<'_>,
+) -> Result<Vec<f64>, Stopped> {
+    let mut best = BestOf::default();
+    loop {
+        progress.check()?;
+        if let Some(best) = best.compare_more(left, right, range.clone()) {
+            return Ok(best.to_vec());
+        }
+    }
+}
+
+/// None where there is nothing to compare. Metrics that ask the judge, or need vectors or a table, have no such score.
+fn compare(
+    metric: &Metric,
+    sample: &Sample,
+    language: Language,
+    progress: Progress<'_>,
+) -> Result<Option<f64>, Stopped> {
     let pair = Pair { response: &sample.response, reference: &sample.reference };
-    match metric {
+    Ok(match metric {
         Metric::Bleu(options) => {
             let tokenizer = match options.tokenizer {
                 Tokenizer::Auto => Tokenizer::of(language),
                 tokenizer => tokenizer,
             };
-            bleu::score(pair, &bleu::Options { tokenizer, ..options.clone() })
+            bleu::score_while(pair, &bleu::Options { tokenizer, ..options.clone() }, progress)?
         }
         Metric::Rouge(options) => {
             let tokens = tokens(options.tokens, language);
-            rouge::score(pair, &rouge::Options { tokens, ..options.clone() })
+            rouge::score_while(pair, &rouge::Options { tokens, ..options.clone() }, progress)?
         }
-        Metric::Chrf(options) => chrf::score(pair, options),
-        Metric::StringSimilarity(options) => Some(string_similarity::score(pair, options)),
+        Metric::Chrf(options) => chrf::score_while(pair, options, progress)?,
+        Metric::StringSimilarity(options) => Some(string_similarity::score_while(pair, options, progress)?),
         Metric::ExactMatch(options) => Some(exact_match::score(pair, options)),
         Metric::StringPresence(options) => string_presence::score(pair, options),
         Metric::TokenF1 => {
@@ -101,18 +147,13 @@ fn compare(metric: &Metric, sample: &Sample, language: Language) -> Option<f64> 
         }
         Metric::IdContextPrecision => retrieval(sample, |context| &context.id, id_context::precision),
         Metric::IdContextRecall => retrieval(sample, |context| &context.id, id_context::recall),
-        Metric::TextContextPrecision(options) => {
-            retrieval(sample, |context| &context.text, |contexts| text_context::precision(contexts, options))
-        }
-        Metric::TextContextRecall(options) => {
-            retrieval(sample, |context| &context.text, |contexts| text_context::recall(contexts, options))
-        }
         Metric::QuotedSpans => {
             let contexts: Vec<&str> = sample.retrieved_contexts.iter().map(|c| c.text.as_str()).collect();
-            quoted_spans::score(&sample.response, &contexts, &quoted_spans::Options::default())
+            let options = quoted_spans::Options::default();
+            quoted_spans::score_while(&sample.response, &contexts, &options, progress)?
         }
         _ => None,
-    }
+    })
 }
 
 fn tokens(tokens: Tokens, language: Language) -> Tokens {

@@ -1,9 +1,11 @@
 //! Metrics that ask questions of their own: ratings, generated questions, entities, summaries, refusals.
 
-use futures::future::join;
-use serde_json::{Value, json};
+use std::sync::Arc;
 
-use super::{Assessment, Finding, Sheet, by_claims::noting_cut};
+use futures::future::join;
+use serde_json::json;
+
+use super::{Assessment, Finding, Found, Sheet, Work, by_claims::noting_cut};
 use crate::{
     evaluate::{
         judged::{
@@ -12,21 +14,21 @@ use crate::{
         },
         prompts::Template,
         result::{Claim, Failure, Origin},
+        sample::{Field, Sample, joined},
         score::Estimate,
-        steps::{Each, Question, Step},
+        steps::{Each, Question, Rowed, Step, at_most, part},
         vector::cosine,
         verdicts::{
-            Accuracy, Keyphrases, Refusal, Relevance, SummaryAnswer, SummaryAnswers, SummaryQuestions,
+            self, Accuracy, Keyphrases, Refusal, Relevance, SummaryAnswer, SummaryAnswers, SummaryQuestions,
         },
     },
-    judge::{Cost, lenient::Rating},
+    judge::{Cost, Part, lenient::Rating},
 };
 
-type Found = Result<Finding, Failure>;
 type Rated = (Result<(Rating, String), Failure>, Cost);
 
 impl Assessment<'_> {
-    pub(super) async fn answer_accuracy(&self, sheet: &mut Sheet<'_>) -> Found {
+    pub(super) async fn answer_accuracy(&self, sheet: &mut Sheet) -> Found {
         let sample = &self.steps.sample;
         let ask = |template| {
             let question = Question::new(template)
@@ -42,35 +44,41 @@ impl Assessment<'_> {
         two_judges(sheet, rated.into(), answer_accuracy::HIGHEST)
     }
 
-    pub(super) async fn context_relevance(&self, sheet: &mut Sheet<'_>) -> Found {
-        let (question, contexts) = (self.steps.sample.user_input.trim(), self.joined_contexts());
-        if question.contains(&contexts) {
-            return Ok(Finding::of(Estimate::Exact(0.0), "the contexts only repeat the question"));
-        }
-        let ask = |template| {
+    pub(super) async fn context_relevance(&self, sheet: &mut Sheet) -> Found {
+        let parts = self.steps.derive(|sample| {
+            let repeats = sample.user_input.trim().contains(sample.joined_contexts().trim());
+            (!repeats).then(|| [contexts_part(sample), contexts_part(sample)])
+        });
+        let Some([first, second]) = parts.await? else {
+            let nothing = Estimate::Exact(0.0);
+            return Ok(Work::done(Finding::of(nothing, "the contexts only repeat the question")));
+        };
+        let ask = |template, contexts| {
             let question = Question::new(template)
-                .part("contexts", self.contexts())
+                .parts(vec![contexts])
                 .part("question", json!(self.steps.sample.user_input));
             self.rate(question)
         };
-        let rated = join(ask(Template::ContextRelevanceA), ask(Template::ContextRelevanceB)).await;
-        two_judges(sheet, rated.into(), context_relevance::HIGHEST)
+        let rated = join(ask(Template::ContextRelevanceA, first), ask(Template::ContextRelevanceB, second));
+        two_judges(sheet, rated.await.into(), context_relevance::HIGHEST)
     }
 
-    pub(super) async fn response_groundedness(&self, sheet: &mut Sheet<'_>) -> Found {
-        if self.joined_contexts().contains(self.steps.sample.response.trim()) {
-            return Ok(Finding::of(
-                Estimate::Exact(1.0),
-                "the response stands word for word in the contexts",
-            ));
-        }
-        let ask = |template| {
+    pub(super) async fn response_groundedness(&self, sheet: &mut Sheet) -> Found {
+        let parts = self.steps.derive(|sample| {
+            let stands = sample.joined_contexts().trim().contains(sample.response.trim());
+            (!stands).then(|| [contexts_part(sample), contexts_part(sample)])
+        });
+        let Some([first, second]) = parts.await? else {
+            let reason = "the response stands word for word in the contexts";
+            return Ok(Work::done(Finding::of(Estimate::Exact(1.0), reason)));
+        };
+        let ask = |template, contexts| {
             let question = Question::new(template)
-                .part("contexts", self.contexts())
+                .parts(vec![contexts])
                 .part("response", json!(self.steps.sample.response));
             self.rate(question)
         };
-        let rated = join(ask(Template::GroundednessA), ask(Template::GroundednessB)).await;
+        let rated = join(ask(Template::GroundednessA, first), ask(Template::GroundednessB, second)).await;
         two_judges(sheet, rated.into(), response_groundedness::HIGHEST)
     }
 
@@ -79,20 +87,9 @@ impl Assessment<'_> {
         (answer.map(|answer| (answer.rating, answer.reason)), cost)
     }
 
-    fn contexts(&self) -> Value {
-        let contexts = self.steps.sample.retrieved_contexts.iter().enumerate();
-        contexts.map(|(n, context)| json!({"id": format!("s{}", n + 1), "text": context.text})).collect()
-    }
-
-    fn joined_contexts(&self) -> String {
-        let texts: Vec<&str> =
-            self.steps.sample.retrieved_contexts.iter().map(|context| context.text.as_str()).collect();
-        texts.join("\n").trim().to_owned()
-    }
-
     pub(super) async fn answer_relevancy(
         &self,
-        sheet: &mut Sheet<'_>,
+        sheet: &mut Sheet,
         options: &answer_relevancy::Options,
     ) -> Found {
         let question = Question::new(Template::Question).part("response", json!(self.steps.sample.response));
@@ -104,76 +101,36 @@ impl Assessment<'_> {
         if let Some(failure) = failure.clone().filter(|_| given.is_empty()) {
             return Err(failure);
         }
-        let texts = given.iter().map(|question| question.question.clone());
-        let texts = std::iter::once(self.steps.sample.user_input.clone()).chain(texts).collect();
-        let (vectors, cut) = self.steps.vectors(texts).await?;
-        let mut similarities = vectors[1..].iter().map(|vector| cosine(&vectors[0], vector));
-        let questions: Vec<Option<answer_relevancy::Question>> = answers
-            .iter()
-            .map(|answer| {
-                let noncommittal = answer.as_ref().ok()?.noncommittal.0;
-                Some(answer_relevancy::Question { similarity: similarities.next()?, noncommittal })
-            })
-            .collect();
-        let (estimate, mean) = answer_relevancy::score(&questions);
-        let evasive = questions.iter().flatten().filter(|question| question.noncommittal).count();
-        let reason = format!("{evasive} of {} questions come from a noncommittal response", given.len());
-        let claims = given.iter().enumerate().map(|(index, question)| Claim {
-            id: format!("q{}", index + 1),
-            origin: Origin::Question,
-            text: question.question.clone(),
-            verdict: Some(!question.noncommittal.0),
-            reason: String::new(),
-            evidence: Vec::new(),
-            evidence_unverified: false,
-        });
-        let finding = Finding::of(estimate, reason).counting(&questions);
-        let finding = Finding { claims: claims.collect(), missing: failure, ..finding };
-        Ok(noting_cut(finding.detail("mean_cosine", mean.unwrap_or(f64::NAN)), cut))
+        let texts: Vec<String> = given.iter().map(|question| question.question.clone()).collect();
+        let texts = std::iter::once(self.steps.sample.user_input.clone()).chain(texts);
+        let vectors = self.steps.vectors(texts).await?;
+        Ok(Work::of(move || relevancy(&answers, &vectors, failure)))
     }
 
-    pub(super) async fn context_entity_recall(&self, sheet: &mut Sheet<'_>) -> Found {
+    pub(super) async fn context_entity_recall(&self, sheet: &mut Sheet) -> Found {
         let entities = join(self.steps.reference_entities(), self.steps.context_entities()).await;
         let (reference, contexts) = (sheet.take(entities.0), sheet.take(entities.1));
         let (reference, contexts) = (reference?, contexts?);
         let reason =
             format!("the reference names {} entities, the contexts {}", reference.len(), contexts.len());
-        Ok(Finding::of(context_entity_recall::score(&reference, &contexts), reason))
+        Ok(Work::of(move || Finding::of(context_entity_recall::score(&reference, &contexts), reason)))
     }
 
-    pub(super) async fn summary_score(
-        &self,
-        sheet: &mut Sheet<'_>,
-        options: &summary_score::Options,
-    ) -> Found {
-        let sample = &self.steps.sample;
-        let of_reference = sample.reference_contexts.iter().any(|context| !context.text.trim().is_empty());
-        let contexts = if of_reference { &sample.reference_contexts } else { &sample.retrieved_contexts };
-        let text = contexts.iter().map(|context| context.text.as_str()).collect::<Vec<_>>().join("\n");
+    pub(super) async fn summary_score(&self, sheet: &mut Sheet, options: &summary_score::Options) -> Found {
+        let text = self.steps.derive(|sample| {
+            let of_reference = sample.has(Field::ReferenceContexts);
+            joined(if of_reference { &sample.reference_contexts } else { &sample.retrieved_contexts })
+        });
+        let text = text.await?;
         let mut spent = Cost::default();
         let answered = self.summary_answers(&text, &mut spent).await;
         sheet.bill.insert(Step::Own(sheet.index), spent);
         let (answers, failure) = answered?;
-        let answered: Vec<Option<bool>> =
-            answers.iter().map(|(_, answer)| answer.as_ref().map(|answer| answer.answered.0)).collect();
-        let lengths =
-            summary_score::Lengths { summary: sample.response.chars().count(), text: text.chars().count() };
-        let yes = answered.iter().filter(|verdict| **verdict == Some(true)).count();
-        let reason = format!("the summary answers {yes} of {} questions", answered.len());
-        let claims = answers.iter().enumerate().map(|(index, (question, answer))| Claim {
-            id: format!("q{}", index + 1),
-            origin: Origin::Question,
-            text: question.clone(),
-            verdict: answer.as_ref().map(|answer| answer.answered.0),
-            reason: answer.as_ref().map(|answer| answer.reason.clone()).unwrap_or_default(),
-            evidence: Vec::new(),
-            evidence_unverified: false,
-        });
-        let finding = Finding::of(summary_score::score(&answered, lengths, options), reason);
-        let finding = Finding { claims: claims.collect(), missing: failure, ..finding.counting(&answered) };
-        Ok(finding
-            .detail("summary_code_points", lengths.summary as f64)
-            .detail("text_code_points", lengths.text as f64))
+        let (sample, options) = (Arc::clone(&self.steps.sample), options.clone());
+        Ok(Work::of(move || {
+            let (summary, text) = (sample.response.chars().count(), text.chars().count());
+            summary_finding(answers, summary_score::Lengths { summary, text }, &options, failure)
+        }))
     }
 
     /// Questions made from the text, with whether the summary answers each.
@@ -187,10 +144,10 @@ impl Assessment<'_> {
         *spent += cost;
         let question = Question::new(Template::SummaryQuestions)
             .part("text", json!(text))
-            .part("keyphrases", json!(keyphrases?.keyphrases.0));
+            .part("keyphrases", json!(at_most("keyphrases", keyphrases?.keyphrases.0)?));
         let (questions, cost) = self.steps.ask::<SummaryQuestions>(question).await;
         *spent += cost;
-        let questions = questions?.questions.0;
+        let questions = at_most("questions", questions?.questions.0)?;
         let each = Each::<SummaryAnswers, SummaryAnswer> {
             letter: 'q',
             count: questions.len(),
@@ -213,10 +170,11 @@ impl Assessment<'_> {
         }
     }
 
-    pub(super) async fn refusal(&self, sheet: &mut Sheet<'_>) -> Found {
+    pub(super) async fn refusal(&self, sheet: &mut Sheet) -> Found {
         let sample = &self.steps.sample;
-        if self.steps.reading.response_refuses {
-            return Ok(Finding::of(Estimate::Exact(1.0), "the response is a known form of refusal"));
+        if self.steps.reading.as_ref().map_err(Clone::clone)?.response_refuses {
+            let reason = "the response is a known form of refusal";
+            return Ok(Work::done(Finding::of(Estimate::Exact(1.0), reason)));
         }
         let question = Question::new(Template::Refusal)
             .part("question", json!(sample.user_input))
@@ -225,12 +183,79 @@ impl Assessment<'_> {
         sheet.bill.insert(Step::Own(sheet.index), cost);
         let answer = answer?;
         let score = f64::from(u8::from(answer.refusal.0));
-        Ok(Finding::of(Estimate::Exact(score), answer.reason).counting(&[Some(())]))
+        let finding = Finding::of(Estimate::Exact(score), answer.reason);
+        Ok(Work::of(move || finding.counting(&[Some(())])))
     }
 }
 
+/// Questions that the judge made from the response, by their nearness to the user's: that is the first vector.
+fn relevancy(
+    answers: &[Result<verdicts::Question, Failure>],
+    vectors: &Rowed,
+    failure: Option<Failure>,
+) -> Finding {
+    let given: Vec<&verdicts::Question> = answers.iter().filter_map(|answer| answer.as_ref().ok()).collect();
+    let rows = &vectors.rows;
+    let mut similarities = (1..rows.len()).map(|index| cosine(rows.row(0), rows.row(index)));
+    let questions: Vec<Option<answer_relevancy::Question>> = answers
+        .iter()
+        .map(|answer| {
+            let noncommittal = answer.as_ref().ok()?.noncommittal.0;
+            Some(answer_relevancy::Question { similarity: similarities.next()?, noncommittal })
+        })
+        .collect();
+    let (estimate, mean) = answer_relevancy::score(&questions);
+    let evasive = questions.iter().flatten().filter(|question| question.noncommittal).count();
+    let reason = format!("{evasive} of {} questions come from a noncommittal response", given.len());
+    let claims = given.iter().enumerate().map(|(index, question)| Claim {
+        id: format!("q{}", index + 1),
+        origin: Origin::Question,
+        text: question.question.clone(),
+        verdict: Some(!question.noncommittal.0),
+        reason: String::new(),
+        evidence: Vec::new(),
+        evidence_unverified: false,
+    });
+    let finding = Finding::of(estimate, reason).counting(&questions);
+    let finding = Finding { claims: claims.collect(), missing: failure, ..finding };
+    noting_cut(finding.detail("mean_cosine", mean.unwrap_or(f64::NAN)), vectors.cut)
+}
+
+/// Questions with whether the summary answers them.
+fn summary_finding(
+    answers: Vec<(String, Option<SummaryAnswer>)>,
+    lengths: summary_score::Lengths,
+    options: &summary_score::Options,
+    failure: Option<Failure>,
+) -> Finding {
+    let answered: Vec<Option<bool>> =
+        answers.iter().map(|(_, answer)| answer.as_ref().map(|answer| answer.answered.0)).collect();
+    let yes = answered.iter().filter(|verdict| **verdict == Some(true)).count();
+    let reason = format!("the summary answers {yes} of {} questions", answered.len());
+    let claims = answers.into_iter().enumerate().map(|(index, (text, answer))| Claim {
+        id: format!("q{}", index + 1),
+        origin: Origin::Question,
+        text,
+        verdict: answer.as_ref().map(|answer| answer.answered.0),
+        reason: answer.map(|answer| answer.reason).unwrap_or_default(),
+        evidence: Vec::new(),
+        evidence_unverified: false,
+    });
+    let finding = Finding::of(summary_score::score(&answered, lengths, options), reason);
+    let finding = Finding { claims: claims.collect(), missing: failure, ..finding.counting(&answered) };
+    finding
+        .detail("summary_code_points", lengths.summary as f64)
+        .detail("text_code_points", lengths.text as f64)
+}
+
+fn contexts_part(sample: &Sample) -> Part {
+    let contexts = sample.retrieved_contexts.iter().enumerate();
+    let items = contexts.map(|(n, context)| json!({"id": format!("s{}", n + 1), "text": context.text}));
+    part("contexts", items.collect())
+}
+
 /// Two ratings up to `highest`; the form of the answers holds them to their scale.
-fn two_judges(sheet: &mut Sheet<'_>, rated: [Rated; 2], highest: u32) -> Found {
+fn two_judges(sheet: &mut Sheet, rated: [Rated; 2], highest: u32) -> Found {
     let mut spent = Cost::default();
     rated.iter().for_each(|(_, cost)| spent += cost.clone());
     sheet.bill.insert(Step::Own(sheet.index), spent);
@@ -242,10 +267,12 @@ fn two_judges(sheet: &mut Sheet<'_>, rated: [Rated; 2], highest: u32) -> Found {
         return Err(failure.clone());
     }
     let reasons: Vec<String> = given.into_iter().flatten().map(|(_, reason)| reason).collect();
-    let finding = Finding::of(ratings::score(ratings, highest), reasons.join(" / ")).counting(&ratings);
-    let finding = Finding { missing: failure, ..finding };
-    Ok(["first_rating", "second_rating"]
-        .into_iter()
-        .zip(ratings)
-        .fold(finding, |finding, (name, rating)| finding.detail(name, rating.map_or(f64::NAN, f64::from))))
+    Ok(Work::of(move || {
+        let finding = Finding::of(ratings::score(ratings, highest), reasons.join(" / ")).counting(&ratings);
+        let finding = Finding { missing: failure, ..finding };
+        ["first_rating", "second_rating"]
+            .into_iter()
+            .zip(ratings)
+            .fold(finding, |finding, (name, rating)| finding.detail(name, rating.map_or(f64::NAN, f64::from)))
+    }))
 }

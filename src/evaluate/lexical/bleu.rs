@@ -6,6 +6,7 @@
 //! smoothing: Chen and Cherry 2014, ACL W14-3346.
 
 use super::{Pair, ngrams::Overlap};
+use crate::evaluate::progress::{Progress, Stopped};
 
 mod tokenizer;
 
@@ -58,8 +59,17 @@ pub enum Smoothing {
 
 /// BLEU of the response against the reference; `None` if the reference is blank.
 pub fn score(pair: Pair<'_>, options: &Options) -> Option<f64> {
+    Progress::unlimited(|progress| score_while(pair, options, progress))
+}
+
+/// The same for as long as it is wanted.
+pub(in crate::evaluate) fn score_while(
+    pair: Pair<'_>,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<Option<f64>, Stopped> {
     if pair.reference.trim().is_empty() {
-        return None;
+        return Ok(None);
     }
     let tokenizer = options.tokenizer.resolve(pair.reference);
     let [response, reference] = [pair.response, pair.reference].map(|text| {
@@ -68,12 +78,10 @@ pub fn score(pair: Pair<'_>, options: &Options) -> Option<f64> {
     });
     if response.is_empty() && reference.is_empty() {
         // Markup that the tokenizer drops.
-        return Some(if pair.response == pair.reference { 1.0 } else { 0.0 });
+        return Ok(Some(if pair.response == pair.reference { 1.0 } else { 0.0 }));
     }
-    Some(
-        (brevity(response.len(), reference.len()) * mean_precision(&response, &reference, options))
-            .clamp(0.0, 1.0),
-    )
+    let precision = mean_precision(&response, &reference, options, progress)?;
+    Ok(Some((brevity(response.len(), reference.len()) * precision).clamp(0.0, 1.0)))
 }
 
 fn brevity(response: usize, reference: usize) -> f64 {
@@ -85,20 +93,28 @@ fn brevity(response: usize, reference: usize) -> f64 {
 }
 
 /// The geometric mean of the smoothed precisions of all orders.
-fn mean_precision(response: &[String], reference: &[String], options: &Options) -> f64 {
+fn mean_precision(
+    response: &[String],
+    reference: &[String],
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<f64, Stopped> {
     let max_order = options.max_order.clamp(1, LONGEST_ORDER);
-    let orders: Vec<Overlap> =
-        (1..=max_order).map(|order| Overlap::of_ngrams(response, reference, order.into())).collect();
+    let overlap = |order: u8| {
+        progress.check()?;
+        Ok(Overlap::of_ngrams(response, reference, order.into()))
+    };
+    let orders: Vec<Overlap> = (1..=max_order).map(overlap).collect::<Result<_, _>>()?;
     if orders.iter().all(|order| order.matched == 0) {
-        return 0.0;
+        return Ok(0.0);
     }
     let precisions = smoothed(&orders, options.smoothing);
     let divisor = if options.effective_order { precisions.len() } else { orders.len() };
     // Orders that the response is too short for have a precision of 0 unless they are left out.
     if precisions.len() < divisor {
-        return 0.0;
+        return Ok(0.0);
     }
-    (precisions.iter().map(|precision| precision.ln()).sum::<f64>() / divisor as f64).exp()
+    Ok((precisions.iter().map(|precision| precision.ln()).sum::<f64>() / divisor as f64).exp())
 }
 
 /// Precisions of the orders that the response has n-grams of.

@@ -5,6 +5,7 @@
 //! smoothing, divided by 100. Source: Popović 2015, ACL W15-3049; Popović 2017, ACL W17-4770.
 
 use super::{Pair, ngrams::Overlap};
+use crate::evaluate::progress::{Progress, Stopped};
 use std::hash::Hash;
 
 /// No n-gram is longer.
@@ -36,8 +37,17 @@ impl Default for Options {
 
 /// chrF of the response against the reference; `None` if the reference is blank.
 pub fn score(pair: Pair<'_>, options: &Options) -> Option<f64> {
+    Progress::unlimited(|progress| score_while(pair, options, progress))
+}
+
+/// The same for as long as it is wanted.
+pub(in crate::evaluate) fn score_while(
+    pair: Pair<'_>,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<Option<f64>, Stopped> {
     if pair.reference.trim().is_empty() {
-        return None;
+        return Ok(None);
     }
     let texts = [pair.response, pair.reference];
     let [response, reference] =
@@ -45,14 +55,25 @@ pub fn score(pair: Pair<'_>, options: &Options) -> Option<f64> {
     let characters = |text: &str| -> Vec<char> {
         text.chars().filter(|c| options.whitespace || !c.is_whitespace()).collect()
     };
-    let mut orders = overlaps(&characters(&response), &characters(&reference), options.char_order.max(1));
-    orders.extend(overlaps(&words(&response), &words(&reference), options.word_order));
-    Some(f_score(&orders, options.beta))
+    let (longest, [response_characters, reference_characters]) =
+        (options.char_order.max(1), [&response, &reference].map(|text| characters(text)));
+    let mut orders = overlaps(&response_characters, &reference_characters, longest, progress)?;
+    orders.extend(overlaps(&words(&response), &words(&reference), options.word_order, progress)?);
+    Ok(Some(f_score(&orders, options.beta)))
 }
 
-fn overlaps<T: Eq + Hash>(response: &[T], reference: &[T], max_order: u8) -> Vec<Overlap> {
+fn overlaps<T: Eq + Hash>(
+    response: &[T],
+    reference: &[T],
+    max_order: u8,
+    progress: Progress<'_>,
+) -> Result<Vec<Overlap>, Stopped> {
     let orders = 1..=usize::from(max_order.min(LONGEST_ORDER));
-    orders.map(|order| Overlap::of_ngrams(response, reference, order)).collect()
+    let overlap = |order| {
+        progress.check()?;
+        Ok(Overlap::of_ngrams(response, reference, order))
+    };
+    orders.map(overlap).collect()
 }
 
 /// Words, with the mark at their end apart, or else the one at their start.

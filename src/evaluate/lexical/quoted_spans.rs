@@ -7,7 +7,11 @@
 //! that begin in one context and end in the next.
 
 use super::ngrams::ratio;
-use crate::evaluate::text::{characters, normalize};
+use crate::evaluate::{
+    progress::{Progress, Stopped},
+    text::{characters, normalize},
+};
+use std::collections::HashMap;
 
 /// Opening and closing marks. The straight ones are the same at both ends.
 const PAIRS: [(char, char); 11] = [
@@ -42,16 +46,38 @@ impl Default for Options {
 
 /// Quotations found in the contexts / quotations; `None` if the response quotes nothing.
 pub fn score(response: &str, contexts: &[&str], options: &Options) -> Option<f64> {
+    Progress::unlimited(|progress| score_while(response, contexts, options, progress))
+}
+
+/// The same for as long as it is wanted.
+pub(in crate::evaluate) fn score_while(
+    response: &str,
+    contexts: &[&str],
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<Option<f64>, Stopped> {
     let spans: Vec<&str> = quotations(response)
         .into_iter()
         .filter(|span| characters(span).len() >= options.min_words.max(1))
         .collect();
-    let sources: Vec<String> = contexts.iter().map(|context| plain(context)).collect();
-    let is_verbatim = |span: &&&str| {
-        let sought = plain(span);
-        sources.iter().any(|source| source.contains(&sought))
-    };
-    (!spans.is_empty()).then(|| ratio(spans.iter().filter(is_verbatim).count(), spans.len()))
+    if spans.is_empty() {
+        return Ok(None);
+    }
+    let mut sources = Vec::with_capacity(contexts.len());
+    for context in contexts {
+        progress.check()?;
+        sources.push(plain(context));
+    }
+    // The same quotation is looked for once.
+    let mut is_verbatim: HashMap<String, bool> = HashMap::new();
+    let mut found = 0;
+    for span in &spans {
+        progress.check()?;
+        let stands = |sought: &String| sources.iter().any(|source| source.contains(sought));
+        let is_found = *is_verbatim.entry(plain(span)).or_insert_with_key(stands);
+        found += usize::from(is_found);
+    }
+    Ok(Some(ratio(found, spans.len())))
 }
 
 /// What stands between quotation marks, in order; of quotations in quotations only the outer one.

@@ -7,6 +7,7 @@
 //! tokens score 1 even if they have no n-gram, where the package gives 0. Source: Lin 2004, ACL W04-1013.
 
 use super::{Pair, ngrams::Overlap, porter, tokens::Tokens};
+use crate::evaluate::progress::{Progress, Stopped};
 use std::collections::HashMap;
 
 /// Shorter words are not stemmed.
@@ -57,23 +58,33 @@ pub enum Measure {
 
 /// ROUGE of the response against the reference; `None` if the reference is blank.
 pub fn score(pair: Pair<'_>, options: &Options) -> Option<f64> {
+    Progress::unlimited(|progress| score_while(pair, options, progress))
+}
+
+/// The same for as long as it is wanted.
+pub(in crate::evaluate) fn score_while(
+    pair: Pair<'_>,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<Option<f64>, Stopped> {
     if pair.reference.trim().is_empty() {
-        return None;
+        return Ok(None);
     }
     let [response, reference] = options.tokens.cut(pair, |text| english(text, options.stem));
     if response == reference {
-        return Some(1.0);
+        return Ok(Some(1.0));
     }
+    progress.check()?;
     let overlap = match options.variant {
         Variant::Rouge1 => Overlap::of_ngrams(&response, &reference, 1),
         Variant::Rouge2 => Overlap::of_ngrams(&response, &reference, 2),
-        Variant::RougeL => longest_common_subsequence(&response, &reference),
+        Variant::RougeL => longest_common_subsequence(&response, &reference, progress)?,
     };
-    Some(match options.measure {
+    Ok(Some(match options.measure {
         Measure::Precision => overlap.precision(),
         Measure::Recall => overlap.recall(),
         Measure::FMeasure => overlap.f1(),
-    })
+    }))
 }
 
 fn english(text: &str, stem: bool) -> Vec<String> {
@@ -84,7 +95,11 @@ fn english(text: &str, stem: bool) -> Vec<String> {
         .collect()
 }
 
-fn longest_common_subsequence(response: &[String], reference: &[String]) -> Overlap {
+fn longest_common_subsequence(
+    response: &[String],
+    reference: &[String],
+    progress: Progress<'_>,
+) -> Result<Overlap, Stopped> {
     let mut ids = HashMap::new();
     let [a, b] = [response, reference].map(|tokens| -> Vec<u32> {
         let mut id = |token| {
@@ -93,8 +108,11 @@ fn longest_common_subsequence(response: &[String], reference: &[String]) -> Over
         };
         tokens.iter().map(|token| id(token.as_str())).collect()
     });
-    let matched = rapidfuzz::distance::lcs_seq::similarity(a.iter().copied(), b.iter().copied());
-    Overlap { response: a.len(), reference: b.len(), matched }
+    let matched = progress.while_wanted(|watch| {
+        let [a, b] = [&a, &b].map(|tokens| watch.over(tokens.iter().copied()));
+        rapidfuzz::distance::lcs_seq::similarity(a, b)
+    })?;
+    Ok(Overlap { response: a.len(), reference: b.len(), matched })
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::{
     ngrams::ratio,
     string_similarity::{Measure, similarity},
 };
+use crate::evaluate::progress::{Progress, Stopped};
 
 /// When two contexts are the same.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,14 +30,23 @@ impl Default for Options {
 
 /// Average precision over the retrieved contexts; `None` without retrieved or reference contexts.
 pub fn precision(contexts: Retrieval<'_>, options: &Options) -> Option<f64> {
-    if contexts.retrieved.is_empty() || contexts.reference.is_empty() {
+    precision_of(&Similarities::of(contexts, options.measure), options.threshold)
+}
+
+/// Share of the reference contexts that were retrieved; `None` if there is none.
+pub fn recall(contexts: Retrieval<'_>, options: &Options) -> Option<f64> {
+    recall_of(&Similarities::of(contexts, options.measure), options.threshold)
+}
+
+/// As [`precision`].
+pub fn precision_of(similarities: &Similarities, threshold: f64) -> Option<f64> {
+    if similarities.retrieved == 0 || similarities.reference == 0 {
         return None;
     }
-    let best = contexts.retrieved.iter().map(|text| closest(text, contexts.reference, options.measure));
     let mut relevant = 0;
     let mut precisions = 0.0;
-    for (rank, similarity) in best.enumerate() {
-        if similarity >= options.threshold {
+    for (rank, similarity) in similarities.of_retrieved().enumerate() {
+        if similarity >= threshold {
             relevant += 1;
             precisions += ratio(relevant, rank + 1);
         }
@@ -44,16 +54,68 @@ pub fn precision(contexts: Retrieval<'_>, options: &Options) -> Option<f64> {
     Some(if relevant == 0 { 0.0 } else { precisions / relevant as f64 })
 }
 
-/// Share of the reference contexts that were retrieved; `None` if there is none.
-pub fn recall(contexts: Retrieval<'_>, options: &Options) -> Option<f64> {
-    let best = contexts.reference.iter().map(|text| closest(text, contexts.retrieved, options.measure));
-    let found = best.filter(|similarity| *similarity > options.threshold).count();
-    (!contexts.reference.is_empty()).then(|| ratio(found, contexts.reference.len()))
+/// As [`recall`].
+pub fn recall_of(similarities: &Similarities, threshold: f64) -> Option<f64> {
+    let found = similarities.of_reference().filter(|similarity| *similarity > threshold).count();
+    (similarities.reference > 0).then(|| ratio(found, similarities.reference))
 }
 
-/// The similarity to the text closest to this one; below any threshold if there is none.
-fn closest(text: &str, others: &[&str], measure: Measure) -> f64 {
-    others.iter().map(|other| similarity(other, text, measure)).fold(f64::NEG_INFINITY, f64::max)
+/// The similarity of each retrieved context to each reference context: what precision and recall are made of.
+#[derive(Clone, Debug)]
+pub struct Similarities {
+    retrieved: usize,
+    reference: usize,
+    /// Row by row, one row for each retrieved context.
+    values: Vec<f64>,
+}
+
+impl Similarities {
+    pub fn of(contexts: Retrieval<'_>, measure: Measure) -> Similarities {
+        let mut similarities = Similarities::before(contexts);
+        while !Progress::unlimited(|progress| similarities.compare_more(contexts, measure, progress)) {}
+        similarities
+    }
+
+    /// Before any two contexts are compared.
+    pub fn before(contexts: Retrieval<'_>) -> Similarities {
+        let (retrieved, reference) = (contexts.retrieved.len(), contexts.reference.len());
+        Similarities { retrieved, reference, values: Vec::with_capacity(retrieved * reference) }
+    }
+
+    /// Compares the next two of the same contexts; true once all are compared.
+    ///
+    /// # Errors
+    /// [`Stopped`] if nobody waits any more.
+    pub fn compare_more(
+        &mut self,
+        contexts: Retrieval<'_>,
+        measure: Measure,
+        progress: Progress<'_>,
+    ) -> Result<bool, Stopped> {
+        let (next, all) = (self.values.len(), self.retrieved * self.reference);
+        if next < all {
+            let (row, column) = (next / self.reference, next % self.reference);
+            let (retrieved, reference) = (contexts.retrieved[row], contexts.reference[column]);
+            self.values.push(similarity(reference, retrieved, measure, progress)?);
+        }
+        Ok(self.values.len() == all)
+    }
+
+    /// For each retrieved context the similarity to the reference context closest to it.
+    fn of_retrieved(&self) -> impl Iterator<Item = f64> {
+        self.values.chunks(self.reference.max(1)).map(|row| highest(row.iter().copied()))
+    }
+
+    /// For each reference context the similarity to the retrieved context closest to it.
+    fn of_reference(&self) -> impl Iterator<Item = f64> {
+        let column = |column| self.values.iter().skip(column).step_by(self.reference).copied();
+        (0..self.reference).map(move |index| highest(column(index)))
+    }
+}
+
+/// Below any threshold if there is none.
+fn highest(similarities: impl Iterator<Item = f64>) -> f64 {
+    similarities.fold(f64::NEG_INFINITY, f64::max)
 }
 
 #[cfg(test)]

@@ -1,18 +1,38 @@
 //! Questions as prompts, and one answer or several.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Steps;
 use crate::{
     evaluate::{prompts::Template, result::Failure, text::Language},
-    judge::{Cost, Part, Prompt, PromptLanguage, Reply, Verdict},
+    judge::{Cost, JudgeError, Part, Prompt, PromptLanguage, Reply, Verdict},
 };
+
+/// Claims, entities, questions or verdicts that are taken from one answer of the judge. A text of 128 KiB makes fewer
+/// claims than that, and metrics ask about each of them.
+const MOST_ITEMS: usize = 1024;
+
+/// The items of an answer.
+///
+/// # Errors
+/// [`JudgeError::Unreadable`] if there are more than anybody would want.
+pub(in crate::evaluate) fn at_most<T>(what: &str, items: Vec<T>) -> Result<Vec<T>, Failure> {
+    if items.len() <= MOST_ITEMS {
+        return Ok(items);
+    }
+    let detail = format!("it has {} {what}; the limit is {MOST_ITEMS}", items.len());
+    Err(Failure::Judge(JudgeError::Unreadable { detail }))
+}
 
 /// What the judge is asked: a template, what fills it, and the data.
 pub(in crate::evaluate) struct Question<'a> {
     template: Template,
     fill: Vec<(&'a str, &'a str)>,
     parts: Vec<Part>,
+}
+
+pub(in crate::evaluate) fn part(name: &'static str, value: Value) -> Part {
+    Part { name, value }
 }
 
 /// A verdict with the judge's reason.
@@ -34,32 +54,37 @@ impl<'a> Question<'a> {
 
     /// Parts that samples or steps share come first, for endpoints that cache prefixes.
     pub fn part(mut self, name: &'static str, value: Value) -> Question<'a> {
-        self.parts.push(Part { name, value });
+        self.parts.push(part(name, value));
         self
     }
 
-    /// Left out where it is empty.
-    pub fn optional(self, name: &'static str, text: &str) -> Question<'a> {
-        if text.is_empty() { self } else { self.part(name, json!(text)) }
+    pub fn parts(mut self, parts: Vec<Part>) -> Question<'a> {
+        self.parts.extend(parts);
+        self
     }
 }
 
 impl Steps<'_> {
-    fn prompt(&self, question: Question<'_>) -> Prompt {
-        let language = prompt_language(self.reading.language);
-        let reasons = prompt_language(self.reason_language);
-        Prompt {
+    fn prompt(&self, question: Question<'_>) -> Result<Prompt, Failure> {
+        let of_sample = self.reading.as_ref().map_err(Clone::clone)?.language;
+        let language = prompt_language(of_sample);
+        let reasons = prompt_language(self.reason_language.unwrap_or(of_sample));
+        Ok(Prompt {
             template: question.template.name(),
             version: question.template.version(),
             language,
             system: question.template.system(language, reasons, &question.fill),
             parts: question.parts,
-        }
+        })
     }
 
     pub async fn ask<V: Verdict>(&self, question: Question<'_>) -> (Result<V, Failure>, Cost) {
         let Some(judge) = &self.judge else { return (Err(Failure::JudgeNotConfigured), Cost::default()) };
-        let reply = judge.ask::<V>(&self.prompt(question), &self.call).await;
+        let prompt = match self.prompt(question) {
+            Ok(prompt) => prompt,
+            Err(failure) => return (Err(failure), Cost::default()),
+        };
+        let reply = judge.ask::<V>(&prompt, &self.call).await;
         (reply.verdict.map_err(Failure::Judge), reply.cost)
     }
 
@@ -72,7 +97,10 @@ impl Steps<'_> {
         let Some(judge) = &self.judge else {
             return (vec![Err(Failure::JudgeNotConfigured)], Cost::default());
         };
-        let prompt = self.prompt(question);
+        let prompt = match self.prompt(question) {
+            Ok(prompt) => prompt,
+            Err(failure) => return (vec![Err(failure)], Cost::default()),
+        };
         let replies: Vec<Reply<V>> = match samples {
             1 => vec![judge.ask(&prompt, &self.call).await],
             samples => judge.ask_many(&prompt, samples, &self.call).await,

@@ -6,7 +6,7 @@ use crate::{
     evaluate::{
         result::{Evidence, Place, Source},
         sample::Sample,
-        text::{code_points, locate},
+        text::{Haystack, code_points},
         verdicts::ClaimVerdict,
     },
     judge::lenient::Id,
@@ -26,6 +26,11 @@ impl Texts {
             Source::Response => &self.sample.response,
             Source::Reference => &self.sample.reference,
         }
+    }
+
+    /// To look for quotes in, in the order of the sources.
+    pub fn haystacks(&self) -> Vec<Haystack<'_>> {
+        (0..self.sources.len()).map(|index| Haystack::new(self.text(index))).collect()
     }
 
     fn evidence(&self, index: usize, place: Option<Place>) -> Evidence {
@@ -78,7 +83,7 @@ impl Opinion {
 }
 
 /// A verdict with its quote found again: in the sources that the judge names, else in any other.
-pub(super) fn opinion(verdict: ClaimVerdict, texts: &Texts) -> Opinion {
+pub(super) fn opinion(verdict: ClaimVerdict, texts: &Texts, haystacks: &[Haystack<'_>]) -> Opinion {
     let ClaimVerdict { reason, quote, sources, supported, .. } = verdict;
     if !supported.0 {
         return Opinion { supported: false, reason, evidence: Vec::new(), unverified: false };
@@ -89,8 +94,9 @@ pub(super) fn opinion(verdict: ClaimVerdict, texts: &Texts) -> Opinion {
         named = vec![0];
     }
     let found = |index: usize| {
-        let bytes = if quote.trim().is_empty() { None } else { locate(&quote, texts.text(index)) }?;
-        Some(Place { code_points: code_points(texts.text(index), bytes.clone()), bytes })
+        let haystack = &haystacks[index];
+        let bytes = if quote.trim().is_empty() { None } else { haystack.locate(&quote) }?;
+        Some(Place { code_points: code_points(haystack.text(), bytes.clone()), bytes })
     };
     let mut evidence: Vec<Evidence> =
         named.iter().map(|&index| texts.evidence(index, found(index))).collect();
@@ -120,6 +126,10 @@ mod tests {
             sample: Arc::new(sample),
             sources: (0..contexts.len()).map(Source::RetrievedContext).collect(),
         }
+    }
+
+    fn opinion(verdict: ClaimVerdict, texts: &Texts) -> Opinion {
+        super::opinion(verdict, texts, &texts.haystacks())
     }
 
     fn verdict(quote: &str, sources: &[&str], supported: bool) -> ClaimVerdict {

@@ -2,9 +2,13 @@
 
 use std::ops::Range;
 
-use futures::future::{BoxFuture, join, join_all};
+use futures::{
+    StreamExt,
+    future::{BoxFuture, join},
+    stream,
+};
 
-use super::{Question, Steps};
+use super::{QUESTIONS_AT_ONCE, Question, Steps, at_most};
 use crate::{
     evaluate::result::Failure,
     judge::{Cost, JudgeError, Verdict, lenient::Id},
@@ -50,17 +54,27 @@ impl<V, T> Each<'_, V, T> {
     pub fn id(letter: char, index: usize) -> String {
         format!("{letter}{}", index + 1)
     }
+}
 
-    /// The verdict for each of `indices` that has exactly one, or several that agree.
-    fn matched(&self, indices: &[usize], answer: V) -> Vec<(usize, T)> {
-        let mut verdicts = (self.verdicts)(answer);
-        if let ([index], [_]) = (indices, &verdicts[..]) {
+/// Which verdict is about which thing.
+struct Matching<V, T> {
+    letter: char,
+    verdicts: fn(V) -> Vec<(Id, T)>,
+    agree: fn(&T, &T) -> bool,
+    indices: Vec<usize>,
+}
+
+impl<V, T> Matching<V, T> {
+    /// The verdict for each of the indices that has exactly one, or several that agree.
+    fn matched(self, answer: V) -> Result<Vec<(usize, T)>, Failure> {
+        let mut verdicts = at_most("verdicts", (self.verdicts)(answer))?;
+        if let ([index], [_]) = (&self.indices[..], &verdicts[..]) {
             // Whatever the judge calls it, there is nothing else that it could mean.
-            return verdicts.pop().map(|(_, verdict)| (*index, verdict)).into_iter().collect();
+            return Ok(verdicts.pop().map(|(_, verdict)| (*index, verdict)).into_iter().collect());
         }
         let mut found = Vec::new();
-        for &index in indices {
-            let id = Self::id(self.letter, index);
+        for index in self.indices {
+            let id = Each::<V, T>::id(self.letter, index);
             let (own, rest): (Vec<_>, Vec<_>) = verdicts.into_iter().partition(|(given, _)| given.names(&id));
             verdicts = rest;
             let mut own = own.into_iter().map(|(_, verdict)| verdict);
@@ -68,7 +82,7 @@ impl<V, T> Each<'_, V, T> {
                 found.push((index, first));
             }
         }
-        found
+        Ok(found)
     }
 }
 
@@ -78,13 +92,16 @@ fn missing<T>(indices: &[usize], verdicts: &[(usize, T)]) -> Vec<usize> {
 }
 
 impl Steps<'_> {
-    pub async fn judge_each<V: Verdict, T: Send>(&self, each: &Each<'_, V, T>) -> Judged<T> {
+    pub async fn judge_each<V: Verdict, T: Send + 'static>(&self, each: &Each<'_, V, T>) -> Judged<T> {
         let ranges = (0..each.count).step_by(each.batch);
         let ranges = ranges.map(|from| from..each.count.min(from + each.batch));
         let batches = ranges.map(|range: Range<usize>| self.judge_batch(each, range.collect(), true));
-        let batches = join_all(batches).await;
-        let nothing = Found { verdicts: Vec::new(), failure: None, cost: Cost::default() };
-        let found = batches.into_iter().fold(nothing, Found::and);
+        let batches: Vec<BoxFuture<'_, Found<T>>> = batches.collect();
+        let mut batches = stream::iter(batches).buffered(QUESTIONS_AT_ONCE);
+        let mut found = Found { verdicts: Vec::new(), failure: None, cost: Cost::default() };
+        while let Some(batch) = batches.next().await {
+            found = found.and(batch);
+        }
         let mut judged = Judged {
             verdicts: (0..each.count).map(|_| None).collect(),
             failure: found.failure,
@@ -100,7 +117,7 @@ impl Steps<'_> {
         judged
     }
 
-    fn judge_batch<'b, V: Verdict, T: Send + 'b>(
+    fn judge_batch<'b, V: Verdict, T: Send + 'static>(
         &'b self,
         each: &'b Each<'_, V, T>,
         indices: Vec<usize>,
@@ -108,9 +125,12 @@ impl Steps<'_> {
     ) -> BoxFuture<'b, Found<T>> {
         Box::pin(async move {
             let (answer, cost) = self.ask::<V>((each.question)(&indices)).await;
+            let answer = match answer {
+                Ok(answer) => self.match_verdicts(each, &indices, answer).await,
+                Err(failure) => Err(failure),
+            };
             match answer {
-                Ok(answer) => {
-                    let verdicts = each.matched(&indices, answer);
+                Ok(verdicts) => {
                     let missing = missing(&indices, &verdicts);
                     let found = Found { verdicts, failure: None, cost };
                     match missing.len() {
@@ -133,7 +153,19 @@ impl Steps<'_> {
         })
     }
 
-    fn halves<'b, V: Verdict, T: Send + 'b>(
+    /// Judges may answer far more than they were asked, so this is not for the reactor.
+    async fn match_verdicts<V: Verdict, T: Send + 'static>(
+        &self,
+        each: &Each<'_, V, T>,
+        indices: &[usize],
+        answer: V,
+    ) -> Result<Vec<(usize, T)>, Failure> {
+        let Each { letter, verdicts, agree, .. } = *each;
+        let matching = Matching { letter, verdicts, agree, indices: indices.to_vec() };
+        self.compute(move |_| Ok(matching.matched(answer))).await?
+    }
+
+    fn halves<'b, V: Verdict, T: Send + 'static>(
         &'b self,
         each: &'b Each<'_, V, T>,
         mut indices: Vec<usize>,

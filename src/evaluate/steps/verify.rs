@@ -2,11 +2,11 @@
 
 use std::{ops::Range, sync::Arc};
 
-use futures::future::join_all;
+use futures::{FutureExt, StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Answers, Bill, Each, Question, Side, Step, Steps, Taken,
+    Answer, Answers, Bill, Each, QUESTIONS_AT_ONCE, Question, Side, Step, Steps, Taken,
     attribute::{Opinion, Texts, opinion},
 };
 use crate::{
@@ -75,10 +75,11 @@ impl Steps<'_> {
             return Taken { product: Ok(Arc::default()), bill };
         }
         let groups = self.groups(&sources).into_iter();
-        let groups = groups.map(|range| self.verify_by(&claims, &sources[range]));
+        let groups: Vec<_> = groups.map(|range| self.verify_by(&claims, &sources[range]).boxed()).collect();
         let mut opinions: Vec<Option<Opinion>> = Vec::new();
         let (mut failure, mut cost) = (None, Cost::default());
-        for (group, (judged, missing, spent)) in join_all(groups).await.into_iter().enumerate() {
+        let groups: Vec<_> = stream::iter(groups).buffered(QUESTIONS_AT_ONCE).collect().await;
+        for (group, (judged, missing, spent)) in groups.into_iter().enumerate() {
             failure = failure.or(missing);
             cost += spent;
             opinions = match group {
@@ -117,8 +118,13 @@ impl Steps<'_> {
         };
         let judged = self.judge_each(&each).await;
         let texts = texts.clone();
-        let opinions = self.shared.pool.run(self.call.deadline, move || {
-            judged.verdicts.into_iter().map(|verdict| Some(opinion(verdict?, &texts))).collect::<Vec<_>>()
+        let opinions = self.compute(move |progress| {
+            let haystacks = texts.haystacks();
+            let located = |verdict: Option<ClaimVerdict>| {
+                progress.check()?;
+                Ok(verdict.map(|verdict| opinion(verdict, &texts, &haystacks)))
+            };
+            judged.verdicts.into_iter().map(located).collect::<Result<Vec<_>, _>>()
         });
         match opinions.await {
             Ok(opinions) => (opinions, judged.failure, judged.cost),
@@ -154,7 +160,7 @@ impl Steps<'_> {
     async fn ask_usefulness(&self, answer: &str) -> (Result<Answers, Failure>, Cost) {
         let contexts = &self.sample.retrieved_contexts;
         let sources: Vec<Source> = (0..contexts.len()).map(Source::RetrievedContext).collect();
-        let groups = self.groups(&sources).into_iter().map(|range| async move {
+        let judge = |range: Range<usize>| async move {
             let from = range.start;
             let each = Each::<Usefulness, ContextVerdict> {
                 letter: 's',
@@ -171,9 +177,11 @@ impl Steps<'_> {
                 agree: |a, b| a.useful == b.useful,
             };
             self.judge_each(&each).await
-        });
+        };
+        let groups: Vec<_> = self.groups(&sources).into_iter().map(|range| judge(range).boxed()).collect();
         let (mut answers, mut failure, mut cost) = (Vec::new(), None, Cost::default());
-        for judged in join_all(groups).await {
+        let groups: Vec<_> = stream::iter(groups).buffered(QUESTIONS_AT_ONCE).collect().await;
+        for judged in groups {
             let verdicts = judged.verdicts.into_iter();
             answers.extend(verdicts.map(|v| v.map(|v| Answer { verdict: v.useful.0, reason: v.reason })));
             failure = failure.or(judged.failure);

@@ -1,5 +1,5 @@
 use caseless::Caseless;
-use std::ops::Range;
+use std::{cell::OnceCell, ops::Range};
 use unicode_normalization::char::{canonical_combining_class, decompose_canonical, decompose_compatible};
 
 /// How many places that match only in part of a character are tried before the search gives up.
@@ -11,19 +11,40 @@ const PLACES: usize = 64;
 /// space folded, and the first place wins where whole characters of the source match. The range found is never blank
 /// and `normalize` makes it equal to the quote. A blank quote is nowhere.
 pub fn locate(quote: &str, source: &str) -> Option<Range<usize>> {
-    let quote = quote.trim();
-    let sought = Folded::new(quote);
-    if sought.text.is_empty() {
-        return None;
+    Haystack::new(source).locate(quote)
+}
+
+/// A text in which many quotes are looked for: it is folded once, when the first quote does not stand in it as it is.
+pub struct Haystack<'a> {
+    text: &'a str,
+    folded: OnceCell<Folded>,
+}
+
+impl<'a> Haystack<'a> {
+    pub fn new(text: &'a str) -> Haystack<'a> {
+        Haystack { text, folded: OnceCell::new() }
     }
-    if let Some(start) = source.find(quote) {
-        return Some(start..start + quote.len());
+
+    pub fn text(&self) -> &'a str {
+        self.text
     }
-    let folded = Folded::new(source);
-    folded
-        .places(&sought.text)
-        .take(PLACES)
-        .find(|range| source.get(range.clone()).is_some_and(|found| Folded::new(found).text == sought.text))
+
+    /// As [`locate`].
+    pub fn locate(&self, quote: &str) -> Option<Range<usize>> {
+        let quote = quote.trim();
+        let sought = Folded::new(quote);
+        if sought.text.is_empty() {
+            return None;
+        }
+        if let Some(start) = self.text.find(quote) {
+            return Some(start..start + quote.len());
+        }
+        let reads_the_same = |range: &Range<usize>| {
+            self.text.get(range.clone()).is_some_and(|found| Folded::new(found).text == sought.text)
+        };
+        let folded = self.folded.get_or_init(|| Folded::new(self.text));
+        folded.places(&sought.text).take(PLACES).find(reads_the_same)
+    }
 }
 
 /// The same range counted in code points.

@@ -4,7 +4,6 @@
 //! sentence that contradicts a context is near to it. Source: the definition is Assay's, after the precision of BERTScore,
 //! arXiv:1904.09675, on sentences.
 
-use super::mean_of_best;
 use crate::evaluate::{
     metric::Definition,
     sample::Field::{Response, RetrievedContexts},
@@ -20,8 +19,10 @@ pub const DEFINITION: Definition = Definition {
     ..Definition::VECTOR
 };
 
-/// From the vectors of the sentences.
-pub fn score(response: &[Vec<f32>], contexts: &[Vec<f32>]) -> Estimate {
-    mean_of_best(response, contexts)
-        .map_or(Estimate::NotApplicable("there are no sentences to compare"), Estimate::Exact)
+/// `best` has for each sentence of the response the highest cosine with a sentence of the contexts.
+pub fn score(best: &[f64], context_sentences: usize) -> Estimate {
+    if best.is_empty() || context_sentences == 0 {
+        return Estimate::NotApplicable("there are no sentences to compare");
+    }
+    Estimate::Exact(best.iter().sum::<f64>() / best.len() as f64)
 }

@@ -3,7 +3,6 @@
 //! Range 0 to 1, higher is better. An approximation for use without a judge: a context that is near to a question
 //! need not answer it. Source: the definition is Assay's.
 
-use super::mean_of_best;
 use crate::evaluate::{
     metric::Definition,
     sample::Field::{RetrievedContexts, UserInput},
@@ -19,10 +18,8 @@ pub const DEFINITION: Definition = Definition {
     ..Definition::VECTOR
 };
 
-/// From the vectors of the input and of each context's sentences.
-pub fn score(input: &[f32], contexts: &[Vec<Vec<f32>>]) -> Estimate {
-    let input = [input.to_vec()];
-    let best: Vec<f64> = contexts.iter().filter_map(|context| mean_of_best(&input, context)).collect();
+/// `best` has for each context with sentences the highest cosine of one of them with the input.
+pub fn score(best: &[f64]) -> Estimate {
     if best.is_empty() {
         return Estimate::NotApplicable("there are no sentences to compare");
     }

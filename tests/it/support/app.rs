@@ -84,7 +84,11 @@ pub fn settings(model: impl Into<String>) -> Settings {
             security: rpc::guard::Security::default(),
             call_log: rpc::CallLog::default(),
         },
-        evaluate: evaluate::Settings { threads: 1, evaluations: 64 },
+        evaluate: evaluate::Settings {
+            threads: 1,
+            evaluations: 64,
+            sentences: evaluate::Settings::SENTENCES,
+        },
         judges: Vec::new(),
         stall: stall::Settings::default(),
         drain_wait: Duration::ZERO,

@@ -56,18 +56,22 @@ impl Bench {
         let dir = model.as_ref().map_or_else(|| "/nowhere".into(), |dir| dir.path().to_string_lossy());
         let embedder = Embedder::start(settings(dir).embed, &mut registry).expect("threads");
         let judges = Judge::start_all(&profiles, &mut registry).expect("sound settings");
-        let settings = evaluate::Settings { threads: 1, evaluations: 64 };
+        let sentences = evaluate::Settings::SENTENCES;
+        let settings = evaluate::Settings { threads: 1, evaluations: 64, sentences };
         let evaluator = Evaluator::start(&settings, embedder.clone(), judges).expect("threads");
         Bench { judge, evaluator, embedder, _model: model }
     }
 
     /// With the first judge, without cache and budget.
     pub fn task(&self, sample: Sample, metrics: impl IntoIterator<Item = Metric>) -> Task {
+        let call = call();
         Task {
             sample,
             selections: metrics.into_iter().map(Selection::of).collect(),
             judge: self.evaluator.judge("").cloned(),
-            call: call(),
+            // What is judged by the deadline is still to be computed.
+            answer_by: call.deadline.later(LIMIT / 4),
+            call,
             reason_language: None,
         }
     }

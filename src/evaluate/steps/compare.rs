@@ -1,0 +1,45 @@
+//! Contexts compared with each other as texts: one table for all metrics that need it.
+
+use std::sync::Arc;
+
+use super::Steps;
+use crate::evaluate::{
+    lexical::{Retrieval, string_similarity::Measure, text_context::Similarities},
+    result::Failure,
+    sample::{Context, Sample},
+};
+
+impl Steps<'_> {
+    /// Each retrieved context with each reference context.
+    pub async fn similarities(&self, measure: Measure) -> Result<Arc<Similarities>, Failure> {
+        let index = match measure {
+            Measure::Levenshtein => 0,
+            Measure::Hamming => 1,
+            Measure::Jaro => 2,
+            Measure::JaroWinkler => 3,
+        };
+        let sample = Arc::clone(&self.sample);
+        let take = || async move {
+            let mut similarities = None;
+            // One pair of texts is a slice.
+            let table = self.shared.pool.run_in_slices(self.ticket, move |progress| {
+                with_texts(&sample, |texts| {
+                    let table = similarities.get_or_insert_with(|| Similarities::before(texts));
+                    let is_done = table.compare_more(texts, measure, progress)?;
+                    Ok(if is_done { similarities.take() } else { None })
+                })
+            });
+            table.await.map(Arc::new)
+        };
+        self.similarities[index].get_or_init(take).await.clone()
+    }
+}
+
+fn with_texts<T>(sample: &Sample, work: impl FnOnce(Retrieval<'_>) -> T) -> T {
+    let (retrieved, reference) = (texts(&sample.retrieved_contexts), texts(&sample.reference_contexts));
+    work(Retrieval { retrieved: &retrieved, reference: &reference })
+}
+
+fn texts(contexts: &[Context]) -> Vec<&str> {
+    contexts.iter().map(|context| context.text.as_str()).collect()
+}
