@@ -148,6 +148,8 @@ impl Embedder {
             engine.stop();
         }
         let thread = self.0.warm_up.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // It may pause between two attempts.
+        thread.iter().for_each(|thread| thread.thread().unpark());
         if let Some(thread) = thread.filter(JoinHandle::is_finished) {
             // A panic was logged where it happened.
             let _ = thread.join();

@@ -36,8 +36,8 @@ use sampler::{Sampler, Watched};
 pub struct Settings {
     /// Time between two heartbeats while the reactor works. At least 1 ms, the granularity of tokio's timer.
     pub tick: Duration,
-    /// Time between two looks at the workers while they work. At least 1 ms. While nobody calls, both are half of
-    /// `stall_after`, at most 200 ms, which wakes an idle machine less.
+    /// Time between two looks at the workers while they work. At least 1 ms. While nobody calls, samples are half of
+    /// `stall_after` apart and heartbeats four fifths, at most 200 ms, which wakes an idle machine less.
     pub sample: Duration,
     /// A worker that is busy this long without publishing its metrics is frozen: one call blocks it, or tasks do that
     /// take over 4 ms each (tokio publishes after 61 of them; 61 times 4 ms are 250 ms).
@@ -243,7 +243,7 @@ impl Shared {
 
 /// Sleeps to absolute instants: an interval that restarts after a late tick would lose what the freeze cost.
 async fn beat(settings: Settings, shared: Arc<Shared>) {
-    let idle = pace::idle_interval(settings.tick, settings.stall_after);
+    let idle = pace::idle_tick(&settings);
     let mut schedule = Schedule::starting_at(tokio::time::Instant::now(), settings.tick);
     loop {
         if shared.pace.is_idle() {

@@ -15,7 +15,7 @@ pub(super) struct Admission {
     calls: Arc<Gate>,
     streams: Arc<Gate>,
     long_tokenize: Arc<Gate>,
-    /// For requests of at most [`SHORT`] tokens, which no long one keeps waiting.
+    /// For requests of few tokens, which no long one keeps waiting.
     short_tokenize: Arc<Gate>,
     metrics: Metrics,
 }
@@ -31,8 +31,8 @@ pub(super) enum Lane {
     Tokenize,
 }
 
-/// Tokens of a Tokenize request that counts as short.
-const SHORT: usize = 4096;
+/// A Tokenize request of at most this part of the room is short: 4,096 tokens unless set otherwise.
+const SHORT: usize = 32;
 
 /// Tokens that are held, by lane, and the most of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,9 @@ impl Admission {
         match lane {
             Lane::Call => self.admit_call(tokens),
             Lane::Stream => Ok(self.streams.acquire(flow, tokens).await),
-            Lane::Tokenize if tokens <= SHORT => Ok(self.short_tokenize.acquire(flow, tokens).await),
+            Lane::Tokenize if tokens <= self.capacity() / SHORT => {
+                Ok(self.short_tokenize.acquire(flow, tokens).await)
+            }
             Lane::Tokenize => Ok(self.long_tokenize.acquire(flow, tokens).await),
         }
     }
@@ -124,15 +126,15 @@ mod tests {
 
     #[test]
     fn no_lane_takes_the_room_of_another_and_a_long_tokenize_none_of_a_short_one() {
-        let admission = admission(20_000);
+        let admission = admission(64_000);
         let all = [Lane::Call, Lane::Stream, Lane::Tokenize];
-        let full = all.map(|lane| admit(&admission, lane, 10_000).expect("at once").expect("room"));
+        let full = all.map(|lane| admit(&admission, lane, 32_000).expect("at once").expect("room"));
         let Admitted { calls, streams, tokenize, limit } = admission.held();
-        assert_eq!([calls, streams, tokenize, limit], [10_000; 4]);
+        assert_eq!([calls, streams, tokenize, limit], [32_000; 4]);
         assert!(matches!(admit(&admission, Lane::Call, 1), Some(Err(EmbedError::QueueFull { .. }))));
         assert!(admit(&admission, Lane::Stream, 1).is_none());
-        assert!(admit(&admission, Lane::Tokenize, SHORT + 1).is_none());
-        assert!(admit(&admission, Lane::Tokenize, SHORT).is_some());
+        assert!(admit(&admission, Lane::Tokenize, 1_001).is_none());
+        assert!(admit(&admission, Lane::Tokenize, 1_000).is_some());
         drop(full);
         assert_eq!(admission.held().calls, 0);
     }

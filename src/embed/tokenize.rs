@@ -35,11 +35,12 @@ const BYTES_AT_A_TIME: usize = 4096;
 const BYTES_IN_PLACE: usize = 96;
 
 impl TextThreads {
-    pub fn start(count: usize, metrics: &Metrics) -> io::Result<TextThreads> {
+    /// `count` threads of this name and a number.
+    pub fn start(name: &str, count: usize, metrics: &Metrics) -> io::Result<TextThreads> {
         let started = TextThreads { queue: Arc::new(SharedQueue::new(count)), threads: Mutex::default() };
         for index in 0..count {
             let (queue, metrics) = (Arc::clone(&started.queue), metrics.clone());
-            let thread = std::thread::Builder::new().name(format!("assay-text-{index}"));
+            let thread = std::thread::Builder::new().name(format!("{name}-{index}"));
             let thread = thread.spawn(move || work(&queue, &metrics))?;
             started.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
@@ -122,7 +123,8 @@ mod tests {
         texts: &[&str],
         apply: impl Fn(&str) -> T + Send + Sync + 'static,
     ) -> Option<Vec<T>> {
-        let threads = TextThreads::start(2, &Metrics::register(&mut Default::default())).expect("threads");
+        let threads =
+            TextThreads::start("text", 2, &Metrics::register(&mut Default::default())).expect("threads");
         let caller = Caller::new(Deadline::after(Duration::from_secs(60)));
         let texts = texts.iter().map(|&text| text.to_owned()).collect();
         threads.map(FlowId(0), &caller, texts, apply).blocking_recv().ok()

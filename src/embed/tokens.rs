@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Bytes of the texts that are tokenized before the tokens are counted: little enough that a request that makes too
-/// many is stopped soon, and enough for all text threads.
+/// many is stopped soon, and enough for all its threads.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// Tokens that are counted, and what is left of the texts.
@@ -29,8 +29,8 @@ struct Count {
 }
 
 impl Engine {
-    /// Makes `convert` of all tokens of each text, in the order of the texts; nothing is cut off. It runs on the text
-    /// threads.
+    /// Makes `convert` of all tokens of each text, in the order of the texts; nothing is cut off. It runs on
+    /// threads of its own.
     ///
     /// Holds as many tokens as the texts could have at most, and less as they are counted, so that what all requests
     /// have in memory is bounded by what is admitted.
@@ -75,7 +75,7 @@ impl Engine {
             let bytes = texts.iter().map(|text| bytes_of(text, prompt_bytes)).sum();
             let tokenize = Arc::clone(&tokenize);
             let tokenize = move |text: &str| -> Result<(usize, T), TokenizeError> { tokenize(text) };
-            let piece = self.0.text.map(asker.flow.0, &caller, texts, tokenize);
+            let piece = self.0.tokenize.map(asker.flow.0, &caller, texts, tokenize);
             let piece: Result<Vec<(usize, T)>, _> =
                 piece.await.map_err(|_| EmbedError::Defect)?.into_iter().collect();
             let piece = piece.map_err(|error| {

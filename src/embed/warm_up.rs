@@ -175,7 +175,8 @@ impl Context {
             if left.is_zero() {
                 return false;
             }
-            std::thread::park_timeout(left.min(Duration::from_millis(50)));
+            // Ended early by whoever cancels.
+            std::thread::park_timeout(left);
         }
         true
     }

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::Settings;
+
 /// What is shared by the heartbeat, the sampler and those who wake them.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -89,11 +91,17 @@ impl Pace {
     }
 }
 
-/// Between two looks while nothing happens: half of what a stall takes, so that none passes unseen, and not so long
-/// that the lag is stale.
-pub(super) fn idle_interval(full: Duration, stall_after: Duration) -> Duration {
-    const LONGEST: Duration = Duration::from_millis(200);
-    (stall_after / 2).min(LONGEST).max(full)
+/// So that neither stall nor lag is seen late, whatever counts as a stall.
+const LONGEST_IDLE: Duration = Duration::from_millis(200);
+
+/// Between two samples while nothing happens: two in the time that a stall takes.
+pub(super) fn idle_sample(settings: &Settings) -> Duration {
+    (settings.stall_after / 2).min(LONGEST_IDLE).max(settings.sample)
+}
+
+/// Between two heartbeats while nothing happens: each wakes two workers, and silence as long as a stall is suspicious.
+pub(super) fn idle_tick(settings: &Settings) -> Duration {
+    (settings.stall_after * 4 / 5).min(LONGEST_IDLE).max(settings.tick)
 }
 
 /// Decides from samples at which rate to go on. Pure: time comes in as an argument.
@@ -143,10 +151,11 @@ mod tests {
 
     #[test]
     fn an_idle_watchdog_looks_twice_within_a_stall_and_never_more_often_than_at_the_full_rate() {
-        let millis = Duration::from_millis;
-        for (full, stall_after, expected) in [(10, 250, 125), (25, 250, 125), (25, 40, 25), (10, 60_000, 200)]
-        {
-            assert_eq!(idle_interval(millis(full), millis(stall_after)), millis(expected));
+        for (stall_after, sample, tick) in [(250, 125, 200), (40, 25, 32), (10, 25, 10), (60_000, 200, 200)] {
+            let stall_after = Duration::from_millis(stall_after);
+            let settings = Settings { stall_after, ..Settings::default() };
+            let idle = [idle_sample(&settings), idle_tick(&settings)];
+            assert_eq!(idle.map(|interval| interval.as_millis()), [sample, tick], "{stall_after:?}");
         }
     }
 

@@ -76,7 +76,7 @@ impl Sampler {
     /// Samples until the watchdog is stopped or the runtime has shut down.
     pub(super) fn run(mut self) {
         self.shared.pace.sample_on_this_thread();
-        let idle = pace::idle_interval(self.settings.sample, self.settings.stall_after);
+        let idle = pace::idle_sample(&self.settings);
         let (mut last_sample, mut interval) = (Instant::now(), self.settings.sample);
         loop {
             // Ends early where a call comes, or the watchdog is stopped.

@@ -60,6 +60,28 @@ fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
 }
 
 #[test]
+fn tokens_that_were_estimated_too_low_count_as_what_they_are() {
+    // 4,096 tokens for calls, of which the busy one holds 3,072.
+    let app = slow_server(|settings| settings.embed.queue_tokens = 8192);
+    run(async {
+        let busy = keep_busy(&app).await;
+        // Three bytes are taken for a token; here each is one. 4 times 502 tokens, where 672 are expected.
+        let dense = request(vec!["!".repeat(500); 4]);
+        let mut client = app.client().await;
+        let dense = tokio::spawn(async move { client.embed(dense).await });
+        app.until_metric("assay_queue_inputs", "", |inputs| inputs >= 5.0).await;
+        let mut client = app.client().await;
+        let status = refused(&mut client, request(["x"])).await;
+        assert!(!busy.is_finished());
+        assert_eq!(details(&status).reason, "QUEUE_FULL");
+        busy.await.expect("no panic").expect("vectors");
+        dense.await.expect("no panic").expect("vectors");
+        assert_eq!(embed(&mut client, request(["x"])).await.embeddings.len(), 1);
+        assert_eq!(app.metric("assay_admitted_call_tokens", "").await, 0.0);
+    });
+}
+
+#[test]
 fn what_the_queue_could_never_take_is_the_callers_mistake() {
     let app = slow_server(|settings| settings.embed.queue_tokens = 8192);
     run(async {

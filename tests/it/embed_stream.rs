@@ -9,9 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use assay::proto::{
-    EmbedOptions, EmbedStreamRequest, EmbedStreamResponse, Embedding,
-    embed_stream_response::Result as ItemResult, embedding_service_client::EmbeddingServiceClient,
+use assay::{
+    deadline::Deadline,
+    embed::{InputOptions, VectorEncoding, VectorOptions},
+    model::Truncation,
+    proto::{
+        EmbedOptions, EmbedStreamRequest, EmbedStreamResponse, Embedding,
+        embed_stream_response::Result as ItemResult, embedding_service_client::EmbeddingServiceClient,
+    },
 };
 use futures::{StreamExt, future::join_all, stream};
 use prost::Message;
@@ -20,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming, transport::Channel};
 
 use crate::support::app::{
-    LARGE, SMALL, TestApp, details, item, largest_difference, length, request, run, until,
+    LARGE, LIMIT, SMALL, TestApp, details, item, largest_difference, length, request, run, until,
 };
 
 type Answers = Streaming<EmbedStreamResponse>;
@@ -207,6 +212,43 @@ fn a_caller_that_does_not_read_keeps_no_other_stream_waiting() {
             vector(answers.message().await.expect("an open stream").expect("an answer"));
         }
         drop(unread);
+    });
+}
+
+#[test]
+fn a_short_text_waits_for_few_of_the_thousands_that_another_flow_has_waiting() {
+    const ALL: usize = 2000;
+    // Room for 4,096 tokens of streams, some 66 of the texts; a forward pass takes eight.
+    let app = TestApp::serving_with(SMALL, |settings| settings.embed.queue_tokens = 8192);
+    let answered = AtomicUsize::new(0);
+    run(async {
+        let engine = app.app.embedder().ready().expect("it serves");
+        let (flow, deadline) = (engine.flow(), Deadline::after(LIMIT));
+        let dimensions = engine.model().dimensions;
+        let vector = VectorOptions { dimensions, normalize: true, encoding: VectorEncoding::Float32Values };
+        let options = InputOptions { prompt: "".into(), truncation: Truncation::End, vector };
+        let flood = join_all((0..ALL).map(async |_| {
+            engine.embed_in_stream(flow, words(60), options.clone(), deadline).await.expect("a vector");
+            answered.fetch_add(1, Ordering::Relaxed);
+        }));
+        let polite = async {
+            let (sender, mut answers) = open(&app).await;
+            let vector_of = super::embed_stream::vector;
+            let mut waits = Vec::new();
+            for n in 0..10 {
+                app.until_metric("assay_admitted_stream_tokens", "", |tokens| tokens > 3900.0).await;
+                let before = answered.load(Ordering::Relaxed);
+                sender.send(item(n, "x")).await.expect("an open stream");
+                vector_of(answers.message().await.expect("an open stream").expect("an answer"));
+                waits.push(answered.load(Ordering::Relaxed) - before);
+            }
+            waits
+        };
+        let (_, mut waits) = futures::join!(flood, polite);
+        println!("texts of the flood answered before each: {waits:?} of {ALL}");
+        waits.sort_unstable();
+        assert!(waits[waits.len() / 2] <= 32, "{waits:?}: more than a few forward passes");
+        assert!(waits[waits.len() - 1] < ALL / 4, "{waits:?}");
     });
 }
 

@@ -35,6 +35,7 @@ mod support;
 mod telemetry;
 mod tidy;
 mod tls;
+mod tokenize;
 mod tokens;
 mod vectors;
 mod warm_up_story;

@@ -207,6 +207,69 @@ fn a_runtime_that_nobody_drives_yet_is_not_frozen() {
     assert_eq!(watchdog.reader().reading().stalls, 0);
 }
 
+/// Beats once a millisecond while it works.
+fn beats_quickly() -> Settings {
+    Settings { tick: Duration::from_millis(1), ..Settings::default() }
+}
+
+/// Heartbeats of about a tenth of a second.
+fn beats_in_a_while(reader: &Reader) -> u64 {
+    let before = reader.reading().lag_ticks;
+    thread::sleep(Duration::from_millis(100));
+    reader.reading().lag_ticks - before
+}
+
+#[test]
+fn a_watchdog_that_nobody_calls_rests_until_somebody_does() {
+    let reactor = Reactor::with_workers(2);
+    let watchdog = reactor.watch(beats_quickly());
+    let reader = watchdog.reader();
+    for _ in 0..2 {
+        eventually("it rests", || beats_in_a_while(&reader) <= 2);
+        reader.note_rpc("assay.v1.EmbeddingService/Embed");
+        eventually("it beats again", || beats_in_a_while(&reader) >= 10);
+    }
+}
+
+#[test]
+fn a_watchdog_at_rest_sees_work_that_no_call_began() {
+    let reactor = Reactor::with_workers(1);
+    let watchdog = reactor.watch(beats_quickly());
+    let reader = watchdog.reader();
+    eventually("it rests", || beats_in_a_while(&reader) <= 2);
+    let done = Arc::new(AtomicBool::new(false));
+    let until_done = done.clone();
+    reactor.handle.spawn(async move {
+        while !until_done.load(Relaxed) {
+            tokio::task::yield_now().await;
+        }
+    });
+    eventually("it beats again", || beats_in_a_while(&reader) >= 10);
+    done.store(true, Relaxed);
+    eventually("it rests again", || beats_in_a_while(&reader) <= 2);
+}
+
+#[test]
+fn a_freeze_of_a_watchdog_at_rest_is_told_and_shows_in_the_lag() {
+    let reactor = Reactor::with_workers(1);
+    let watchdog = reactor.watch(beats_quickly());
+    let reader = watchdog.reader();
+    for call in [true, false] {
+        let stalls = reader.reading().stalls;
+        eventually("it rests", || beats_in_a_while(&reader) <= 2);
+        if call {
+            reader.note_rpc("assay.v1.EmbeddingService/Embed");
+        }
+        let blockage = reactor.block_a_worker();
+        eventually("the stall is counted", || reader.reading().stalls == stalls + 1);
+        println!("call {call}: reported {} ms after it began", blockage.began.elapsed().as_millis());
+        drop(blockage);
+        // Frozen for 250 ms at least, of which the heartbeat may have rested through 125.
+        eventually("it shows in the lag", || reader.recent_lag() > Duration::from_millis(120));
+        eventually("it is forgotten", || reader.recent_lag() < Duration::from_millis(100));
+    }
+}
+
 fn quick_to_die() -> Settings {
     Settings {
         stall_after: Duration::from_millis(100),
