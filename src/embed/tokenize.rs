@@ -39,12 +39,12 @@ const WORD_BYTES_IN_PLACE: usize = 16;
 
 impl TextThreads {
     /// `count` threads of this name and a number.
-    pub fn start(name: &str, count: usize, metrics: &Metrics) -> io::Result<TextThreads> {
+    pub fn start(name: &str, count: usize, priority: Priority, metrics: &Metrics) -> io::Result<TextThreads> {
         let started = TextThreads { queue: Arc::new(SharedQueue::new(count)), threads: Mutex::default() };
         for index in 0..count {
             let (queue, metrics) = (Arc::clone(&started.queue), metrics.clone());
             let thread = std::thread::Builder::new().name(format!("{name}-{index}"));
-            let thread = thread.spawn(move || work(&queue, &metrics))?;
+            let thread = thread.spawn(move || work(&queue, priority, &metrics))?;
             started.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(started)
@@ -99,8 +99,8 @@ fn are_short(texts: &[String]) -> bool {
     bytes <= BYTES_IN_PLACE && words.all(|word| word.len() <= WORD_BYTES_IN_PLACE)
 }
 
-fn work(queue: &SharedQueue<Task>, metrics: &Metrics) {
-    Priority::Text.take();
+fn work(queue: &SharedQueue<Task>, priority: Priority, metrics: &Metrics) {
+    priority.take();
     let wanted = |task: &Task| {
         let waiting = task.caller.is_waiting();
         if !waiting {
@@ -133,7 +133,8 @@ mod tests {
         apply: impl Fn(&str) -> T + Send + Sync + 'static,
     ) -> Option<Vec<T>> {
         let threads =
-            TextThreads::start("text", 2, &Metrics::register(&mut Default::default())).expect("threads");
+            TextThreads::start("text", 2, Priority::Text, &Metrics::register(&mut Default::default()))
+                .expect("threads");
         let caller = Caller::new(Deadline::after(Duration::from_secs(60)));
         let texts = texts.iter().map(|&text| text.to_owned()).collect();
         threads.map(FlowId(0), &caller, texts, apply).blocking_recv().ok()
