@@ -27,6 +27,7 @@ use super::{
 use crate::{
     deadline::Deadline,
     model::{self, Encoded, Model, ModelInfo, Team, TokenizeError, Truncation},
+    priority::Priority,
     trace::{KeyValue, Scope, Span},
 };
 use futures::FutureExt;
@@ -38,7 +39,7 @@ pub struct Engine(pub(super) Arc<EngineParts>);
 pub(super) struct EngineParts {
     pub(super) model: Arc<Model>,
     text: TextThreads,
-    /// For Tokenize, which takes up to 7 µs a byte: what is embedded never waits for it.
+    /// For Tokenize, which takes up to 7 µs a byte: what is embedded never waits for them, nor do compute threads.
     pub(super) tokenize: TextThreads,
     compute: ComputeThreads,
     pub(super) admission: Admission,
@@ -103,8 +104,8 @@ impl Engine {
         let encoder = Arc::clone(&model);
         let forward = Arc::new(move |batch: &model::Packed, team: &Team| Ok(encoder.encode(batch, team)));
         Ok(Engine(Arc::new(EngineParts {
-            text: TextThreads::start("assay-text", settings.text_threads, metrics)?,
-            tokenize: TextThreads::start("assay-token", settings.text_threads, metrics)?,
+            text: TextThreads::start("assay-text", settings.text_threads, Priority::Text, metrics)?,
+            tokenize: TextThreads::start("assay-token", settings.text_threads, Priority::Compute, metrics)?,
             compute: ComputeThreads::start(&compute, forward, status, metrics)?,
             admission: Admission::new(settings.queue_tokens, model.info.max_tokens, metrics),
             cache: Cache::new(settings.cache_bytes, &model.info, metrics),

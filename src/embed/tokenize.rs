@@ -33,15 +33,18 @@ const BYTES_AT_A_TIME: usize = 4096;
 /// All texts of a call together that are cut where they are: less than 100 µs of work, of the order of what it costs
 /// to wake a thread and be woken by it.
 const BYTES_IN_PLACE: usize = 96;
+/// Longer words are not: the `tokenizers` crate looks for every part of a word in the vocabulary, which took 660 µs for
+/// one of 99 letters.
+const WORD_BYTES_IN_PLACE: usize = 16;
 
 impl TextThreads {
     /// `count` threads of this name and a number.
-    pub fn start(name: &str, count: usize, metrics: &Metrics) -> io::Result<TextThreads> {
+    pub fn start(name: &str, count: usize, priority: Priority, metrics: &Metrics) -> io::Result<TextThreads> {
         let started = TextThreads { queue: Arc::new(SharedQueue::new(count)), threads: Mutex::default() };
         for index in 0..count {
             let (queue, metrics) = (Arc::clone(&started.queue), metrics.clone());
             let thread = std::thread::Builder::new().name(format!("{name}-{index}"));
-            let thread = thread.spawn(move || work(&queue, &metrics))?;
+            let thread = thread.spawn(move || work(&queue, priority, &metrics))?;
             started.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(started)
@@ -58,7 +61,7 @@ impl TextThreads {
         apply: impl Fn(&str) -> T + Send + Sync + 'static,
     ) -> oneshot::Receiver<Vec<T>> {
         let (gather, receiver) = Gather::new(texts.len());
-        if texts.iter().map(String::len).sum::<usize>() <= BYTES_IN_PLACE {
+        if are_short(&texts) {
             run(|| texts.iter().enumerate().for_each(|(index, text)| gather.put(index, apply(text))));
             return receiver;
         }
@@ -90,8 +93,14 @@ impl Drop for TextThreads {
     }
 }
 
-fn work(queue: &SharedQueue<Task>, metrics: &Metrics) {
-    Priority::Text.take();
+fn are_short(texts: &[String]) -> bool {
+    let mut words = texts.iter().flat_map(|text| text.split_whitespace());
+    let bytes: usize = texts.iter().map(String::len).sum();
+    bytes <= BYTES_IN_PLACE && words.all(|word| word.len() <= WORD_BYTES_IN_PLACE)
+}
+
+fn work(queue: &SharedQueue<Task>, priority: Priority, metrics: &Metrics) {
+    priority.take();
     let wanted = |task: &Task| {
         let waiting = task.caller.is_waiting();
         if !waiting {
@@ -124,7 +133,8 @@ mod tests {
         apply: impl Fn(&str) -> T + Send + Sync + 'static,
     ) -> Option<Vec<T>> {
         let threads =
-            TextThreads::start("text", 2, &Metrics::register(&mut Default::default())).expect("threads");
+            TextThreads::start("text", 2, Priority::Text, &Metrics::register(&mut Default::default()))
+                .expect("threads");
         let caller = Caller::new(Deadline::after(Duration::from_secs(60)));
         let texts = texts.iter().map(|&text| text.to_owned()).collect();
         threads.map(FlowId(0), &caller, texts, apply).blocking_recv().ok()
@@ -135,7 +145,8 @@ mod tests {
         let here = std::thread::current().id();
         let is_here = move |_: &str| std::thread::current().id() == here;
         assert_eq!(map(&["a", "b"], is_here), Some(vec![true; 2]));
-        assert_eq!(map(&["a", &"b".repeat(BYTES_IN_PLACE)], is_here), Some(vec![false; 2]));
+        assert_eq!(map(&["a", &"b ".repeat(BYTES_IN_PLACE / 2)], is_here), Some(vec![false; 2]));
+        assert_eq!(map(&["a", &"b".repeat(WORD_BYTES_IN_PLACE + 1)], is_here), Some(vec![false; 2]));
     }
 
     #[test]
