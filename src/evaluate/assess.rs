@@ -259,3 +259,6 @@ fn partial(finding: &Finding) -> String {
 fn off_scale(detail: String) -> Failure {
     Failure::Judge(JudgeError::Unreadable { detail })
 }
+
+#[cfg(test)]
+mod tests;
