@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 use super::{
     Shared,
     lexical::text_context::Similarities,
-    pool::Ticket,
+    pool::{Length, Ticket},
     progress::{Progress, Stopped},
     prompts::Template,
     result::Failure,
@@ -175,9 +175,10 @@ impl<'a> Steps<'a> {
     /// [`Failure::DeadlineExceeded`]; [`Failure::Defect`] if the work panics.
     pub async fn compute<T: Send + 'static>(
         &self,
+        length: Length,
         work: impl FnOnce(Progress<'_>) -> Result<T, Stopped> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.shared.pool.run(self.ticket, work).await
+        self.shared.pool.run(self.ticket, length, work).await
     }
 
     /// As [`Steps::compute`], from the sample, whose texts are long.
@@ -186,7 +187,7 @@ impl<'a> Steps<'a> {
         make: impl FnOnce(&Sample) -> T + Send + 'static,
     ) -> Result<T, Failure> {
         let sample = Arc::clone(&self.sample);
-        self.compute(move |_| Ok(make(&sample))).await
+        self.compute(Length::Short, move |_| Ok(make(&sample))).await
     }
 
     /// The language of the sample, as far as it is known.

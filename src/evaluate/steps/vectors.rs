@@ -7,7 +7,7 @@ use futures::{TryStreamExt, stream::FuturesOrdered};
 use super::Steps;
 use crate::{
     embed::{EmbedError, Engine, Flow, InputOptions, Vector, VectorEncoding, VectorOptions},
-    evaluate::{result::Failure, sample::Sample, text::sentences, vector::Rows},
+    evaluate::{pool::Length, result::Failure, sample::Sample, text::sentences, vector::Rows},
     model::Truncation,
 };
 
@@ -65,7 +65,7 @@ impl Steps<'_> {
             let mut found = Sentences::default();
             let mut next = 0;
             // One text is a slice.
-            let split = self.shared.pool.run_in_slices(self.ticket, move |_| {
+            let split = self.shared.pool.run_in_slices(self.ticket, Length::Short, move |_| {
                 let text = match next {
                     0 => Some(&sample.response),
                     n => sample.retrieved_contexts.get(n - 1).map(|context| &context.text),
