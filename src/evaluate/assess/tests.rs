@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "a test waits for its futures")]
+
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
