@@ -80,7 +80,7 @@ pub struct Task {
     pub judge: Option<Judge>,
     /// Its deadline is the one by which the judge and the model have answered.
     pub call: Call,
-    /// By when all results are told, whatever is still being computed; after the deadline of `call`.
+    /// Deadline of the evaluation as a whole, after that of `call`: metrics that are still computed then are DEADLINE.
     pub answer_by: Deadline,
     /// Of the judge's reasons; None for the sample's.
     pub reason_language: Option<Language>,

@@ -32,7 +32,7 @@ pub(super) struct Assessment<'a> {
     answer_by: Deadline,
 }
 
-/// What is left of a metric once all that it needs is there: arithmetic, on the threads for it.
+/// The computation that is left of a metric once all its inputs are there. It runs in the pool.
 struct Work {
     length: Length,
     compute: Compute,
@@ -41,23 +41,23 @@ struct Work {
 type Compute = Box<dyn FnOnce(Progress<'_>) -> Result<Finding, Stopped> + Send>;
 
 impl Work {
-    /// That takes no longer than a slice.
+    /// Work that takes no longer than a slice.
     fn of(compute: impl FnOnce() -> Finding + Send + 'static) -> Work {
         Work { length: Length::Short, compute: Box::new(move |_| Ok(compute())) }
     }
 
-    /// That asks in between whether it is still wanted.
+    /// Work that asks in between whether it is still wanted.
     fn sliced(compute: impl FnOnce(Progress<'_>) -> Result<Finding, Stopped> + Send + 'static) -> Work {
         Work { length: Length::Long, compute: Box::new(compute) }
     }
 
-    /// Nothing is left.
+    /// A finding that needs no more work.
     fn done(finding: Finding) -> Work {
         Work::of(|| finding)
     }
 }
 
-/// What becomes of a metric.
+/// The rest of a metric's work, or why there is no result.
 type Found = Result<Work, Failure>;
 
 /// What a metric found.

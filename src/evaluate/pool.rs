@@ -27,7 +27,7 @@ use turns::Turns;
 /// How long a job keeps its thread before others have their turn. Slices are shorter as a rule, and are not cut.
 const TURN: Duration = Duration::from_millis(5);
 
-/// Whose work it is, and by when its result is needed.
+/// The caller of a job, and the deadline of its result.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ticket {
     /// A number for the call or stream that asks.

@@ -53,7 +53,7 @@ impl Side {
     }
 }
 
-/// Who is asked for a sample, and for whom.
+/// The judge of a sample, and the call that asks it.
 pub(super) struct Asked {
     pub judge: Option<Judge>,
     pub call: Call,
@@ -138,7 +138,7 @@ pub(super) struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    /// `answer_by` is when whatever is still computed is of no use.
+    /// Computations end at `answer_by`, judge and model at the deadline of the call.
     pub fn new(
         shared: &'a Shared,
         sample: Arc<Sample>,

@@ -40,7 +40,7 @@ pub(in crate::evaluate) struct Sentences {
 }
 
 impl Sentences {
-    /// Of the contexts, where each begins and ends among all sentences of contexts.
+    /// The range of each context among all sentences of contexts.
     pub fn by_context(&self) -> Vec<Range<usize>> {
         let mut end = 0;
         let of = |sentences: &Vec<Range<usize>>| {

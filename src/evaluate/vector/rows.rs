@@ -7,7 +7,7 @@ use std::ops::Range;
 pub struct Rows {
     values: Vec<f32>,
     dimension: usize,
-    /// What each is to be multiplied by to have exactly the length of one: they have it up to the rounding of singles.
+    /// Inverse lengths in double precision, as a vector has unit length only up to the rounding of single precision.
     scales: Vec<f64>,
 }
 
