@@ -38,7 +38,7 @@ use crate::{
 
 use assess::Assessment;
 use metric::Selection;
-use pool::{Pool, Ticket};
+use pool::{Length, Pool, Ticket};
 use result::{Failure, MetricResult};
 use sample::{Fields, Reading, Sample};
 use steps::Asked;
@@ -80,7 +80,7 @@ pub struct Task {
     pub judge: Option<Judge>,
     /// Its deadline is the one by which the judge and the model have answered.
     pub call: Call,
-    /// By when all results are told, whatever is still being computed; after the deadline of `call`.
+    /// Deadline of the evaluation as a whole, after that of `call`: metrics that are still computed then are DEADLINE.
     pub answer_by: Deadline,
     /// Of the judge's reasons; None for the sample's.
     pub reason_language: Option<Language>,
@@ -188,7 +188,7 @@ impl Evaluator {
         deadline: Deadline,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        self.0.pool.run(Ticket { caller, deadline }, move |_| Ok(work())).await.ok()
+        self.0.pool.run(Ticket { caller, deadline }, Length::Short, move |_| Ok(work())).await.ok()
     }
 
     /// Leaves the reactor, as texts are long and the first one compiles the patterns of refusals.
@@ -199,8 +199,8 @@ impl Evaluator {
     ) -> (Result<Fields, Failure>, Result<Reading, Failure>) {
         let (for_fields, for_reading) = (Arc::clone(sample), Arc::clone(sample));
         join(
-            self.0.pool.run(ticket, move |_| Ok(Fields::of(&for_fields))),
-            self.0.pool.run(ticket, move |progress| Reading::of(&for_reading, progress)),
+            self.0.pool.run(ticket, Length::Short, move |_| Ok(Fields::of(&for_fields))),
+            self.0.pool.run(ticket, Length::Short, move |progress| Reading::of(&for_reading, progress)),
         )
         .await
     }

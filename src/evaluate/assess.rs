@@ -12,6 +12,7 @@ use super::{
     judged::custom,
     lexical::text_context,
     metric::{Metric, Selection},
+    pool::Length,
     progress::{Progress, Stopped},
     result::{Claim, Failure, MetricResult, Status},
     sample::{Field, Fields, Reading, Sample},
@@ -31,27 +32,32 @@ pub(super) struct Assessment<'a> {
     answer_by: Deadline,
 }
 
-/// What is left of a metric once all that it needs is there: arithmetic, on the threads for it.
-struct Work(Box<dyn FnOnce(Progress<'_>) -> Result<Finding, Stopped> + Send>);
+/// The computation that is left of a metric once all its inputs are there. It runs in the pool.
+struct Work {
+    length: Length,
+    compute: Compute,
+}
+
+type Compute = Box<dyn FnOnce(Progress<'_>) -> Result<Finding, Stopped> + Send>;
 
 impl Work {
-    /// That takes no longer than a slice.
+    /// Work that takes no longer than a slice.
     fn of(compute: impl FnOnce() -> Finding + Send + 'static) -> Work {
-        Work(Box::new(move |_| Ok(compute())))
+        Work { length: Length::Short, compute: Box::new(move |_| Ok(compute())) }
     }
 
-    /// That asks in between whether it is still wanted.
+    /// Work that asks in between whether it is still wanted.
     fn sliced(compute: impl FnOnce(Progress<'_>) -> Result<Finding, Stopped> + Send + 'static) -> Work {
-        Work(Box::new(compute))
+        Work { length: Length::Long, compute: Box::new(compute) }
     }
 
-    /// Nothing is left.
+    /// A finding that needs no more work.
     fn done(finding: Finding) -> Work {
         Work::of(|| finding)
     }
 }
 
-/// What becomes of a metric.
+/// The rest of a metric's work, or why there is no result.
 type Found = Result<Work, Failure>;
 
 /// What a metric found.
@@ -139,7 +145,7 @@ impl<'a> Assessment<'a> {
         let mut cost = Cost::default();
         sheet.bill.into_values().for_each(|step| cost += step);
         let computed = match work.unwrap_or(Err(Failure::DeadlineExceeded)) {
-            Ok(Work(work)) => self.compute(work, (Arc::clone(selection), cost.clone()), render).await,
+            Ok(work) => self.compute(work, (Arc::clone(selection), cost.clone()), render).await,
             Err(failure) => Err(failure),
         };
         computed.unwrap_or_else(|failure| {
@@ -151,16 +157,16 @@ impl<'a> Assessment<'a> {
 
     async fn compute<P: Send + 'static>(
         &self,
-        work: Box<dyn FnOnce(Progress<'_>) -> Result<Finding, Stopped> + Send>,
+        Work { length, compute }: Work,
         (selection, cost): (Arc<Selection>, Cost),
         render: fn(&MetricResult) -> P,
     ) -> Result<(MetricResult, P), Failure> {
         let work = move |progress: Progress<'_>| {
-            let result = result(&selection, cost, Ok(work(progress)?));
+            let result = result(&selection, cost, Ok(compute(progress)?));
             let rendered = render(&result);
             Ok((result, rendered))
         };
-        self.steps.compute(work).await
+        self.steps.compute(length, work).await
     }
 
     async fn find(&self, metric: &Metric, sheet: &mut Sheet) -> Found {
@@ -259,3 +265,6 @@ fn partial(finding: &Finding) -> String {
 fn off_scale(detail: String) -> Failure {
     Failure::Judge(JudgeError::Unreadable { detail })
 }
+
+#[cfg(test)]
+mod tests;

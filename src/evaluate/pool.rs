@@ -1,12 +1,16 @@
 //! Threads that compute metrics, so that the reactor doesn't.
 //!
 //! Work is done in slices. Between slices a job ends if nobody waits for it any more, and gives way to the jobs of other
-//! callers, who take turns: however much one caller asks for, another waits for one slice of it.
+//! callers, who take turns: however much one caller asks for, another waits for one slice of it. Short work, such as the
+//! arithmetic over what a judge said, comes before long work, and is done in its middle too: a judge that was asked late
+//! because texts were being compared would answer late.
 
 mod turns;
 
 use std::{
+    cell::Cell,
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError, mpsc},
     time::{Duration, Instant},
 };
@@ -23,7 +27,7 @@ use turns::Turns;
 /// How long a job keeps its thread before others have their turn. Slices are shorter as a rule, and are not cut.
 const TURN: Duration = Duration::from_millis(5);
 
-/// Whose work it is, and by when its result is needed.
+/// The caller of a job, and the deadline of its result.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ticket {
     /// A number for the call or stream that asks.
@@ -31,13 +35,29 @@ pub(super) struct Ticket {
     pub deadline: Deadline,
 }
 
+/// How long a slice of the work takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    /// Some milliseconds at most.
+    Short,
+    /// Up to half a second, with questions in between whether the result is still wanted.
+    Long,
+}
+
 /// One turn of a job; false once it is done.
 type Job = Box<dyn FnMut() -> bool + Send>;
+
+/// Jobs that wait for a thread.
+#[derive(Default)]
+struct Waiting {
+    short: Mutex<Turns<Job>>,
+    long: Mutex<Turns<Job>>,
+}
 
 pub(super) struct Pool {
     /// None while it is dropped.
     threads: Option<rayon::ThreadPool>,
-    waiting: Arc<Mutex<Turns<Job>>>,
+    waiting: Arc<Waiting>,
     /// Hears of each thread's end.
     ended: Mutex<mpsc::Receiver<()>>,
 }
@@ -55,9 +75,6 @@ impl Pool {
                 // Nobody listens where the pool could not be started.
                 let _ = ending.send(());
             })
-            .panic_handler(|_| {
-                tracing::error!("comparing texts panicked; its metric is answered with FAILED")
-            })
             .build();
         let threads = Some(pool.map_err(io::Error::other)?);
         Ok(Pool { threads, waiting: Arc::default(), ended: Mutex::new(ended) })
@@ -70,6 +87,7 @@ impl Pool {
     pub async fn run<T: Send + 'static>(
         &self,
         ticket: Ticket,
+        length: Length,
         work: impl FnOnce(Progress<'_>) -> Result<T, Stopped> + Send + 'static,
     ) -> Result<T, Failure> {
         let mut work = Some(work);
@@ -77,7 +95,7 @@ impl Pool {
             Some(work) => work(progress).map(Some),
             None => Err(Stopped),
         };
-        self.run_in_slices(ticket, once).await
+        self.run_in_slices(ticket, length, once).await
     }
 
     /// Runs `slice` again and again until it gives the result.
@@ -87,14 +105,23 @@ impl Pool {
     pub async fn run_in_slices<T: Send + 'static>(
         &self,
         ticket: Ticket,
+        length: Length,
         mut slice: impl FnMut(Progress<'_>) -> Result<Option<T>, Stopped> + Send + 'static,
     ) -> Result<T, Failure> {
         let deadline = ticket.deadline;
         let (done, result) = oneshot::channel();
         let mut done = Some(done);
+        let waiting = Arc::clone(&self.waiting);
         let turn = move || {
             let Some(open) = &done else { return false };
-            let is_wanted = || !open.is_closed() && !deadline.has_passed();
+            let gave_way = Cell::new(Instant::now());
+            let is_wanted = || {
+                if length == Length::Long && gave_way.get().elapsed() >= TURN {
+                    waiting.do_short_work();
+                    gave_way.set(Instant::now());
+                }
+                !open.is_closed() && !deadline.has_passed()
+            };
             match one_turn(Progress::new(&is_wanted), &mut slice) {
                 Ok(None) => return true,
                 Ok(Some(value)) => {
@@ -106,9 +133,9 @@ impl Pool {
             false
         };
         // Bounded by the samples that may be evaluated at one time, and by the metrics of each.
-        lock(&self.waiting).push(ticket.caller, Box::new(turn));
+        lock(self.waiting.of(length)).push(ticket.caller, Box::new(turn));
         let waiting = Arc::clone(&self.waiting);
-        self.threads.as_ref().expect("it is there until it is dropped").spawn(move || next_turn(waiting));
+        self.threads.as_ref().expect("it is there until it is dropped").spawn(move || next_turn(&waiting));
         match tokio::time::timeout_at(deadline.instant().into(), result).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(_)) if !deadline.has_passed() => Err(Failure::Defect),
@@ -132,13 +159,41 @@ fn one_turn<T>(
     }
 }
 
-/// Gives a turn to whichever job is next: there are as many calls of this to come as jobs that wait.
-fn next_turn(waiting: Arc<Mutex<Turns<Job>>>) {
-    let next = lock(&waiting).pop();
-    let Some((caller, mut job)) = next else { return };
-    if job() {
-        lock(&waiting).push(caller, job);
-        rayon::spawn(move || next_turn(waiting));
+/// Gives a turn to whichever job is next: there are at least as many calls of this to come as jobs that wait.
+fn next_turn(waiting: &Arc<Waiting>) {
+    let is_unfinished = waiting.give_turn(Length::Short).or_else(|| waiting.give_turn(Length::Long));
+    if is_unfinished.unwrap_or(false) {
+        let waiting = Arc::clone(waiting);
+        rayon::spawn(move || next_turn(&waiting));
+    }
+}
+
+impl Waiting {
+    fn of(&self, length: Length) -> &Mutex<Turns<Job>> {
+        match length {
+            Length::Short => &self.short,
+            Length::Long => &self.long,
+        }
+    }
+
+    /// Whether the job that had its turn waits for another; None if no job waits.
+    fn give_turn(&self, length: Length) -> Option<bool> {
+        let (caller, mut job) = lock(self.of(length)).pop()?;
+        // A job that panics is dropped, which tells its caller; one in whose middle it was done goes on.
+        let is_unfinished = catch_unwind(AssertUnwindSafe(&mut job)).unwrap_or_else(|_| {
+            tracing::error!("computing a metric panicked; it is answered with FAILED");
+            false
+        });
+        if is_unfinished {
+            lock(self.of(length)).push(caller, job);
+        }
+        Some(is_unfinished)
+    }
+
+    /// For one turn, or until none is left. A job that is not finished then waits with those of the other callers.
+    fn do_short_work(&self) {
+        let begun = Instant::now();
+        while begun.elapsed() < TURN && self.give_turn(Length::Short).is_some() {}
     }
 }
 

@@ -55,9 +55,9 @@ impl Reading {
     }
 }
 
-/// Fields that a sample has.
+/// Fields that a sample has. Made once, as blank texts are read to their end.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Fields(BTreeSet<Field>);
+pub(crate) struct Fields(BTreeSet<Field>);
 
 impl Fields {
     pub fn of(sample: &Sample) -> Fields {

@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 use super::{
     Shared,
     lexical::text_context::Similarities,
-    pool::Ticket,
+    pool::{Length, Ticket},
     progress::{Progress, Stopped},
     prompts::Template,
     result::Failure,
@@ -53,7 +53,7 @@ impl Side {
     }
 }
 
-/// Who is asked for a sample, and for whom.
+/// The judge of a sample, and the call that asks it.
 pub(super) struct Asked {
     pub judge: Option<Judge>,
     pub call: Call,
@@ -138,7 +138,7 @@ pub(super) struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    /// `answer_by` is when whatever is still computed is of no use.
+    /// Computations end at `answer_by`, judge and model at the deadline of the call.
     pub fn new(
         shared: &'a Shared,
         sample: Arc<Sample>,
@@ -175,9 +175,10 @@ impl<'a> Steps<'a> {
     /// [`Failure::DeadlineExceeded`]; [`Failure::Defect`] if the work panics.
     pub async fn compute<T: Send + 'static>(
         &self,
+        length: Length,
         work: impl FnOnce(Progress<'_>) -> Result<T, Stopped> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.shared.pool.run(self.ticket, work).await
+        self.shared.pool.run(self.ticket, length, work).await
     }
 
     /// As [`Steps::compute`], from the sample, whose texts are long.
@@ -186,7 +187,7 @@ impl<'a> Steps<'a> {
         make: impl FnOnce(&Sample) -> T + Send + 'static,
     ) -> Result<T, Failure> {
         let sample = Arc::clone(&self.sample);
-        self.compute(move |_| Ok(make(&sample))).await
+        self.compute(Length::Short, move |_| Ok(make(&sample))).await
     }
 
     /// The language of the sample, as far as it is known.

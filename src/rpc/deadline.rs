@@ -37,11 +37,11 @@ fn callers_own(timeout: Duration) -> Duration {
 /// The steps of an answer that must reach its caller before a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Schedule {
-    /// By when judge and model have answered.
+    /// Deadline of the judge and the model.
     pub work: Deadline,
-    /// By when everything is computed.
+    /// Deadline of everything that is computed.
     pub computed: Deadline,
-    /// By when the answer is written.
+    /// Deadline of writing the answer.
     pub written: Deadline,
 }
 

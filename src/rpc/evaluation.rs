@@ -119,7 +119,7 @@ struct Scored {
     id: String,
     evaluation: Evaluation,
     judge: Option<Judge>,
-    /// By when the answer is written.
+    /// Deadline of writing the answer.
     written_by: Deadline,
 }
 

@@ -24,6 +24,7 @@ mod health;
 mod hostile_text;
 mod judge_faults;
 mod lexical;
+mod metric_limits;
 mod model_source;
 mod one_connection;
 mod ragas;

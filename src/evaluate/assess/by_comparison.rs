@@ -12,6 +12,7 @@ use crate::evaluate::{
         token_f1,
     },
     metric::Metric,
+    pool::Length,
     progress::{Progress, Stopped},
     result::Failure,
     sample::{Context, Sample},
@@ -29,10 +30,18 @@ impl Assessment<'_> {
         };
         let language = self.steps.reading.as_ref().map_err(Clone::clone)?.language;
         let (sample, metric) = (Arc::clone(&self.steps.sample), metric.clone());
-        Ok(Work::sliced(move |progress| {
+        let length = match metric {
+            Metric::ExactMatch(_)
+            | Metric::StringPresence(_)
+            | Metric::IdContextPrecision
+            | Metric::IdContextRecall => Length::Short,
+            _ => Length::Long,
+        };
+        let work = Work::sliced(move |progress| {
             let score = compare(&metric, &sample, language, progress)?;
             Ok(Finding::of(score.map_or(Estimate::NotApplicable(nothing), Estimate::Exact), ""))
-        }))
+        });
+        Ok(Work { length, ..work })
     }
 
     /// `score` takes the table and the threshold.

@@ -12,6 +12,7 @@ use crate::{
             custom::{self, Discrete, Numeric},
             rubrics, simple_criteria,
         },
+        pool::Length,
         prompts::Template,
         result::Failure,
         sample::Sample,
@@ -191,7 +192,7 @@ impl Assessment<'_> {
     ) -> Result<Votes<T>, Failure> {
         let (answers, cost) = self.steps.ask_many::<V>(question, samples).await;
         sheet.bill.insert(Step::Own(sheet.index), cost);
-        let votes = self.steps.compute(move |_| {
+        let votes = self.steps.compute(Length::Short, move |_| {
             let mut votes = Votes { given: Vec::new(), reasons: Vec::new(), samples, failure: None };
             for answer in answers {
                 match answer.and_then(|answer| read(answer).map_err(off_scale)) {

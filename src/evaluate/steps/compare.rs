@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Steps;
 use crate::evaluate::{
     lexical::{Retrieval, string_similarity::Measure, text_context::Similarities},
+    pool::Length,
     result::Failure,
     sample::{Context, Sample},
 };
@@ -22,7 +23,7 @@ impl Steps<'_> {
         let take = || async move {
             let mut similarities = None;
             // One pair of texts is a slice.
-            let table = self.shared.pool.run_in_slices(self.ticket, move |progress| {
+            let table = self.shared.pool.run_in_slices(self.ticket, Length::Long, move |progress| {
                 with_texts(&sample, |texts| {
                     let table = similarities.get_or_insert_with(|| Similarities::before(texts));
                     let is_done = table.compare_more(texts, measure, progress)?;

@@ -10,7 +10,7 @@ use futures::{
 
 use super::{QUESTIONS_AT_ONCE, Question, Steps, at_most};
 use crate::{
-    evaluate::result::Failure,
+    evaluate::{pool::Length, result::Failure},
     judge::{Cost, JudgeError, Verdict, lenient::Id},
 };
 
@@ -162,7 +162,7 @@ impl Steps<'_> {
     ) -> Result<Vec<(usize, T)>, Failure> {
         let Each { letter, verdicts, agree, .. } = *each;
         let matching = Matching { letter, verdicts, agree, indices: indices.to_vec() };
-        self.compute(move |_| Ok(matching.matched(answer))).await?
+        self.compute(Length::Short, move |_| Ok(matching.matched(answer))).await?
     }
 
     fn halves<'b, V: Verdict, T: Send + 'static>(

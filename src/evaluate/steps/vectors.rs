@@ -7,7 +7,7 @@ use futures::{TryStreamExt, stream::FuturesOrdered};
 use super::Steps;
 use crate::{
     embed::{EmbedError, Engine, Flow, InputOptions, Vector, VectorEncoding, VectorOptions},
-    evaluate::{result::Failure, sample::Sample, text::sentences, vector::Rows},
+    evaluate::{pool::Length, result::Failure, sample::Sample, text::sentences, vector::Rows},
     model::Truncation,
 };
 
@@ -40,7 +40,7 @@ pub(in crate::evaluate) struct Sentences {
 }
 
 impl Sentences {
-    /// Of the contexts, where each begins and ends among all sentences of contexts.
+    /// The range of each context among all sentences of contexts.
     pub fn by_context(&self) -> Vec<Range<usize>> {
         let mut end = 0;
         let of = |sentences: &Vec<Range<usize>>| {
@@ -65,7 +65,7 @@ impl Steps<'_> {
             let mut found = Sentences::default();
             let mut next = 0;
             // One text is a slice.
-            let split = self.shared.pool.run_in_slices(self.ticket, move |_| {
+            let split = self.shared.pool.run_in_slices(self.ticket, Length::Short, move |_| {
                 let text = match next {
                     0 => Some(&sample.response),
                     n => sample.retrieved_contexts.get(n - 1).map(|context| &context.text),

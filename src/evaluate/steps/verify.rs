@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     evaluate::{
+        pool::Length,
         prompts::Template,
         result::{Failure, Source},
         verdicts::{ClaimVerdict, ContextVerdict, Usefulness, Verification},
@@ -118,7 +119,7 @@ impl Steps<'_> {
         };
         let judged = self.judge_each(&each).await;
         let texts = texts.clone();
-        let opinions = self.compute(move |progress| {
+        let opinions = self.compute(Length::Long, move |progress| {
             let haystacks = texts.haystacks();
             let located = |verdict: Option<ClaimVerdict>| {
                 progress.check()?;

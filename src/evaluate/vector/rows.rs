@@ -7,6 +7,8 @@ use std::ops::Range;
 pub struct Rows {
     values: Vec<f32>,
     dimension: usize,
+    /// Inverse lengths in double precision, as a vector has unit length only up to the rounding of single precision.
+    scales: Vec<f64>,
 }
 
 /// Rows of the right side that are compared with a block of the left one while they are in the cache.
@@ -21,15 +23,17 @@ const CHUNK: usize = 16 * LANES;
 impl Rows {
     /// Appends a vector. The first one says how long they are; a shorter one is filled up with zeros.
     pub fn push(&mut self, vector: &[f32]) {
-        if self.values.is_empty() {
+        if self.scales.is_empty() {
             self.dimension = vector.len();
         }
         let given = vector.iter().copied().chain(std::iter::repeat(0.0));
         self.values.extend(given.take(self.dimension));
+        let length = dot(vector, vector).sqrt();
+        self.scales.push(if length > 0.0 { 1.0 / length } else { 0.0 });
     }
 
     pub fn len(&self) -> usize {
-        if self.dimension == 0 { 0 } else { self.values.len() / self.dimension }
+        self.scales.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -66,7 +70,8 @@ impl BestOf {
             let block = block..range.end.min(block + RIGHT_BLOCK);
             for row in from..to {
                 let own = left.row(row);
-                let highest = block.clone().map(|other| dot(own, right.row(other))).fold(0.0, f64::max);
+                let cosine = |other| dot(own, right.row(other)) * left.scales[row] * right.scales[other];
+                let highest = block.clone().map(cosine).fold(0.0, f64::max);
                 self.best[row] = self.best[row].max(highest.min(1.0));
             }
         }
@@ -80,7 +85,7 @@ impl Default for BestOf {
     }
 }
 
-/// The cosine of two vectors of unit length, not cut to its range.
+/// The scalar product of two vectors.
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.chunks(CHUNK).zip(b.chunks(CHUNK)).map(|(a, b)| f64::from(dot_of_chunk(a, b))).sum()
 }

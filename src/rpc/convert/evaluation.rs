@@ -9,7 +9,7 @@ use super::{Check, ID_BYTES, metrics};
 use crate::{
     evaluate::{
         metric::{Group, Metric, Selection},
-        sample::{Context, Field, Sample},
+        sample::{Context, Field, Fields, Sample},
         text::Language,
     },
     judge::{BudgetLimits, Judge},
@@ -186,17 +186,18 @@ impl Check {
 
     /// What metrics that were asked for by name need and the sample lacks.
     fn missing(&mut self, selections: &[Selection], sample: &Sample) {
+        let fields = Fields::of(sample);
         let mut needed: BTreeMap<Field, Vec<&str>> = BTreeMap::new();
         for selection in selections.iter().filter(|selection| !selection.from_group) {
             let definition = selection.metric.definition();
-            for &field in definition.needs.iter().filter(|field| !sample.has(**field)) {
+            for &field in definition.needs.iter().filter(|field| !fields.has(**field)) {
                 let by = needed.entry(field).or_default();
                 if !by.contains(&definition.name) {
                     by.push(definition.name);
                 }
             }
             if let Some(first) = definition.any_of.first()
-                && !definition.any_of.iter().any(|&field| sample.has(field))
+                && !definition.any_of.iter().any(|&field| fields.has(field))
             {
                 let names: Vec<&str> = definition.any_of.iter().map(|field| field.name()).collect();
                 let description = format!("{} needs one of {}", definition.name, names.join(", "));

@@ -53,7 +53,7 @@ fn hidden(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Whatever can stand between the end of a sentence and the next one: no letter, no digit, no line break, no other end.
+/// Whether it can stand between the end of a sentence and the next one: no letter, digit, line break or other end.
 fn is_in_run(c: char) -> bool {
     let is_mark_of_letter = is_combining_mark(c) || matches!(c, '\u{ff9e}' | '\u{ff9f}');
     let is_break = matches!(c, '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}');
