@@ -183,7 +183,7 @@ fn numbers_beyond_their_bounds_are_told_before_the_start() {
         ("--callers", HUGE, "1 to 1000000"),
         ("--judge-concurrency", HUGE, "1 to 65536"),
         ("--judge-timeout", "999999999h", "1ms to 1day"),
-        ("--dead-after", "999999999h", "1ms to 1day"),
+        ("--dead-after", "999999999h", "1s to 1day"),
         ("--embed-cache", "16EiB", "0B to 1TiB"),
         ("--keepalive", "0s", "1s to 1day"),
     ] {
