@@ -21,6 +21,7 @@ use crate::{
     embed::{self, Embedder},
     evaluate::{self, Evaluator},
     judge::{self, Judge},
+    log_limit,
     rpc::{
         self, Context, OpenCalls, Reloader, Rpc,
         guard::Guard,
@@ -69,7 +70,7 @@ pub struct App {
     watchdog: Option<Watchdog>,
     reactor: Option<Runtime>,
     admin: Option<Admin>,
-    _reloader: Reloader,
+    reloader: Reloader,
 }
 
 impl App {
@@ -85,6 +86,7 @@ impl App {
 
         let mut registry = Registry::default();
         telemetry::register_process(&mut registry, started);
+        log_limit::register(&mut registry);
         let otlp = settings.otlp.clone().map(|settings| otlp::Prepared::new(settings, &mut registry));
         let tracer = otlp.as_ref().map(otlp::Prepared::tracer).unwrap_or_default();
         let (guard, reloader) = Guard::open(&settings.rpc.security, &mut registry)?;
@@ -136,7 +138,7 @@ impl App {
             watchdog: Some(watchdog),
             reactor: Some(reactor),
             admin,
-            _reloader: reloader,
+            reloader,
         })
     }
 
@@ -180,6 +182,18 @@ impl App {
             exporter.finish(left.clamp(LAST_WORD.0, LAST_WORD.1)).await;
         }
         clean
+    }
+
+    /// Until a signal ends the server. A hangup reloads what can be reloaded.
+    async fn serve_until_told(&self, signals: &mut Signals) {
+        let Signals { hangup, terminate, interrupt } = signals;
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => self.reloader.reload_now(),
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+            }
+        }
     }
 
     fn announce(&self, settings: &Settings) {
@@ -226,17 +240,21 @@ impl Drop for App {
 
 /// Serves until SIGTERM or SIGINT, then drains; a second signal stops at once. False if calls were cut off.
 ///
+/// SIGHUP has certificates and tokens read again, and never ends the process. SIGPIPE is ignored, as in every Rust
+/// program; SIGUSR1, SIGUSR2 and the others keep their defaults.
+///
 /// # Errors
 /// As [`App::start`].
 #[expect(clippy::disallowed_methods, reason = "the main thread exists to wait for the end")]
 pub fn run(settings: Settings) -> anyhow::Result<bool> {
+    outlive_hangups()?;
     let mut app = App::start(settings.clone())?;
     let handle = app.reactor.as_ref().context("it was just started")?.handle().clone();
     handle.block_on(async {
         let mut signals = Signals::new()?;
         // Whoever reads this line may send one.
         app.announce(&settings);
-        signals.next().await;
+        app.serve_until_told(&mut signals).await;
         tokio::select! {
             clean = app.drain() => Ok(clean),
             () = signals.next() => {
@@ -247,7 +265,16 @@ pub fn run(settings: Settings) -> anyhow::Result<bool> {
     })
 }
 
+/// Sets a handler, which stays until the process ends, also without the runtime that set it. While the server starts or
+/// drains, a hangup has no effect.
+fn outlive_hangups() -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _context = runtime.enter();
+    signal(SignalKind::hangup()).map(drop)
+}
+
 struct Signals {
+    hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
@@ -255,11 +282,13 @@ struct Signals {
 impl Signals {
     fn new() -> io::Result<Signals> {
         Ok(Signals {
+            hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
     }
 
+    /// Waits for a signal that ends the server.
     async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

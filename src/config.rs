@@ -375,7 +375,7 @@ mod tests {
                 "max-sample-bytes (1MiB) is more than max-message-bytes (512KiB)",
             ),
             (["--stall-sample", "1s"], "stall-sample (1s) is more than stall-after (250ms)"),
-            (["--dead-after", "100ms"], "stall-after (250ms) is more than dead-after (100ms)"),
+            (["--stall-after", "31s"], "stall-after (31s) is more than dead-after (30s)"),
             (
                 ["--hub-max-file-bytes", "1MiB"],
                 "hub-max-small-file-bytes (128MiB) is more than hub-max-file-bytes",

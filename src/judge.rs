@@ -8,6 +8,7 @@ mod attempts;
 mod breaker;
 mod capability;
 mod cost;
+mod elements;
 mod error;
 mod extract;
 pub mod lenient;
@@ -42,7 +43,11 @@ pub use self::{
     prompt::{Part, Prompt, PromptLanguage},
     settings::Settings,
 };
-use crate::{deadline::Deadline, trace::Scope};
+use crate::{
+    deadline::Deadline,
+    log_limit::{LogLimit, Site},
+    trace::Scope,
+};
 
 /// An answer's type. Its schema is shown to the judge.
 pub trait Verdict: DeserializeOwned + JsonSchema + Clone + Send + Sync + 'static {
@@ -206,7 +211,10 @@ async fn offload<T: Send + 'static>(
         return Ok(work());
     }
     tokio::task::spawn_blocking(work).await.map_err(|error| {
-        tracing::error!(%error, "work for the judge ended early");
+        static LINES: LogLimit = LogLimit::new(Site::JudgeWork);
+        if LINES.admits() {
+            tracing::error!(%error, "work for the judge ended early");
+        }
         JudgeError::Defect
     })
 }

@@ -15,6 +15,7 @@ mod descriptors;
 pub mod embed;
 pub mod evaluate;
 pub mod judge;
+mod log_limit;
 #[expect(clippy::disallowed_methods, reason = "models are read and computed on threads of their own")]
 pub mod model;
 mod priority;

@@ -27,7 +27,10 @@ use super::{
     transport::Transport,
     wire::{Complaint, Completion, Request},
 };
-use crate::trace::{KeyValue, Scope};
+use crate::{
+    log_limit::{LogLimit, Site},
+    trace::{KeyValue, Scope},
+};
 
 /// More complaints than this about one request are not met by leaving things out.
 const MAX_STEPS: u32 = 8;
@@ -38,6 +41,8 @@ const BREAKER_PAUSE: u32 = 10;
 const RETRY_WINDOW: Duration = Duration::from_secs(10);
 const RETRIES_PER_SECOND: u32 = 1;
 const RETRY_SHARE: f32 = 0.2;
+
+static DEGRADATIONS: LogLimit = LogLimit::new(Site::JudgeDegraded);
 
 /// All that is shared among the requests to one endpoint.
 pub(super) struct Endpoint {
@@ -186,7 +191,7 @@ impl Endpoint {
     /// and does not heed it; words cost little.
     pub fn reasks(&self) {
         self.metrics.reask();
-        if self.capability.tell_in_words() {
+        if self.capability.tell_in_words() && DEGRADATIONS.admits() {
             let Settings { name, model, .. } = &self.settings;
             tracing::warn!(
                 judge = name,
@@ -221,6 +226,9 @@ impl Endpoint {
 
     fn tell_given_up(&self, step: Step) {
         self.metrics.degraded(step.name());
+        if !DEGRADATIONS.admits() {
+            return;
+        }
         let Settings { name, model, .. } = &self.settings;
         let mode = self.capability.features().structured.name();
         tracing::warn!(

@@ -149,7 +149,8 @@ impl Shared {
             state.start(tokens);
             let was_full = state.in_flight >= state.adaptive.limit();
             let settled = Settled { load: Load::Unknown, tokens };
-            let permit = Permit { shared: self.clone(), tokens, started: now, was_full, settled };
+            let permit =
+                Permit { shared: self.clone(), tokens, started: now, was_full, in_use: false, settled };
             grants.push((waiter, permit));
         }
         state.tell(&self.metrics);
@@ -175,6 +176,21 @@ impl State {
         if let Some(rate) = &mut self.tokens {
             rate.take(tokens as f64);
         }
+    }
+
+    /// Books the difference between the guess and what was used.
+    fn correct(&mut self, guessed: u64, used: u64) {
+        if let Some(rate) = &mut self.tokens {
+            rate.correct(guessed as f64, used as f64);
+        }
+    }
+
+    /// Undoes [`State::start`] for the rates: nothing was sent.
+    fn give_back(&mut self, tokens: u64) {
+        if let Some(requests) = &mut self.requests {
+            requests.correct(1.0, 0.0);
+        }
+        self.correct(tokens, 0);
     }
 
     fn tell(&self, metrics: &Metrics) {
@@ -236,6 +252,8 @@ pub(super) struct Permit {
     started: Instant,
     /// It took the last slot, so that its success says that there may be more.
     was_full: bool,
+    /// Its request is on its way, or was: the rates have been used up.
+    in_use: bool,
     settled: Settled,
 }
 
@@ -245,7 +263,14 @@ struct Settled {
 }
 
 impl Permit {
+    /// To be called right before the request leaves. A permit that is dropped without gives its rates back.
+    pub fn in_use(mut self) -> Permit {
+        self.in_use = true;
+        self
+    }
+
     pub fn finish(mut self, load: Load, tokens: Option<u64>) {
+        self.in_use = true;
         self.settled = Settled { load, tokens: tokens.unwrap_or(self.tokens) };
     }
 }
@@ -260,10 +285,11 @@ impl Drop for Permit {
             Load::Overloaded => state.adaptive.overloaded(self.started, now),
             Load::Unknown => {}
         }
-        state.held = (state.held * 7 + (now - self.started)) / 8;
-        let (guessed, used) = (self.tokens as f64, self.settled.tokens as f64);
-        if let Some(rate) = &mut state.tokens {
-            rate.correct(guessed, used);
+        if self.in_use {
+            state.held = (state.held * 7 + (now - self.started)) / 8;
+            state.correct(self.tokens, self.settled.tokens);
+        } else {
+            state.give_back(self.tokens);
         }
         drop(state);
         self.shared.pump();
@@ -335,6 +361,32 @@ mod tests {
         assert_eq!(limiter.counts(), (1, 0, 0));
     }
 
+    /// A minute's rate has a tenth in advance: two requests, or their tokens.
+    #[tokio::test]
+    async fn a_permit_that_nobody_used_gives_its_rates_back() {
+        for tokens_alone in [false, true] {
+            let limiter = limiter(|settings| {
+                one_at_a_time(settings);
+                if tokens_alone {
+                    settings.tokens_per_minute = Some(2000);
+                } else {
+                    settings.requests_per_minute = Some(20);
+                }
+            });
+            let first = limiter.admit(turn(1), late()).await.expect("a free slot").in_use();
+            let mut gone = Box::pin(limiter.admit(turn(1), late()));
+            assert!(gone.as_mut().now_or_never().is_none());
+            first.finish(Load::Fine, None);
+            // Granted by now, and never taken.
+            drop(gone);
+            for _ in 0..3 {
+                let permit = limiter.admit(turn(1), late()).now_or_never().expect("no wait");
+                // Granted and taken, but never used, as where the deadline has passed.
+                drop(permit.expect("a free slot"));
+            }
+        }
+    }
+
     #[tokio::test]
     async fn a_full_queue_refuses_at_once_but_not_those_who_were_in_it() {
         let limiter = limiter(|settings| {
@@ -363,7 +415,7 @@ mod tests {
     async fn those_who_wait_for_a_rate_go_when_it_allows() {
         let limiter = limiter(|settings| settings.requests_per_minute = Some(1200));
         for _ in 0..130 {
-            drop(limiter.admit(turn(1), late()).await.expect("within the rate"));
+            drop(limiter.admit(turn(1), late()).await.expect("within the rate").in_use());
         }
         assert_eq!(limiter.counts(), (8, 0, 0));
     }

@@ -4,11 +4,14 @@ use std::time::{Duration, SystemTime};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE},
+    header::{AUTHORIZATION, CONTENT_TYPE, LOCATION},
 };
-use reqwest::{Client, Response, Url, redirect::Policy};
+use reqwest::{
+    Client, Response, Url,
+    redirect::{Attempt, Policy},
+};
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::{task::coop::consume_budget, time::timeout};
 
 use super::{Trace, error::StartError, retry_after, settings::Settings};
 use crate::{
@@ -19,6 +22,10 @@ use crate::{
 /// More of an error's body is not read.
 const MAX_COMPLAINT_BYTES: usize = 64 << 10;
 const MAX_REDIRECTS: usize = 3;
+/// Each costs time, however small it is: a body of single bytes would cost seconds.
+const MAX_PIECES: usize = 64 << 10;
+/// The longest host name that DNS has is shorter.
+const MAX_ORIGIN_BYTES: usize = 300;
 const PATH: &str = "/chat/completions";
 
 pub(super) struct Transport {
@@ -36,7 +43,7 @@ pub(super) struct Received {
     pub body: Vec<u8>,
 }
 
-/// Why nothing came back. Says nothing of URL, key or texts.
+/// Why nothing came back. Says nothing of key or texts, and of a URL its origin alone.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub(super) enum Broken {
     #[error("no answer within {}", humantime::format_duration(*.0))]
@@ -47,6 +54,23 @@ pub(super) enum Broken {
     Connection(String),
     #[error("the answer is larger than {limit} bytes")]
     TooLarge { limit: usize },
+    #[error("the answer comes in more than {limit} pieces")]
+    TooManyPieces { limit: usize },
+    #[error(transparent)]
+    Redirected(#[from] Redirected),
+}
+
+/// Why a redirect was not followed. Of the address it led to, only the origin is told: the rest may hold a key.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub(super) enum Redirected {
+    #[error("it answered {status}, which leads to {origin}; set judge-url to it if it is trusted")]
+    Elsewhere { status: StatusCode, origin: String },
+    #[error(
+        "it answered {status}, and only 307 and 308 keep the request; set judge-url to the new place at {origin}"
+    )]
+    Changed { status: StatusCode, origin: String },
+    #[error("it answered {status} after {MAX_REDIRECTS} redirects at {origin}")]
+    TooOften { status: StatusCode, origin: String },
 }
 
 impl Transport {
@@ -54,12 +78,14 @@ impl Transport {
         // Fails when a provider is installed already, which is just as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let name = || settings.name.clone();
-        // A redirect could lead the key anywhere.
-        let redirects = if settings.key.is_some() { Policy::none() } else { Policy::limited(MAX_REDIRECTS) };
         let client = Client::builder()
             .user_agent(concat!("assay/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(settings.connect_timeout)
-            .redirect(redirects)
+            .redirect(Policy::custom(|attempt| match may_follow(&attempt) {
+                true => attempt.follow(),
+                // The answer is then the redirect itself.
+                false => attempt.stop(),
+            }))
             .build()
             .map_err(|error| StartError::Client { name: name(), reason: root_cause(&error) })?;
         let url = completions_url(&settings.url).ok_or_else(|| StartError::BadUrl { name: name() })?;
@@ -92,6 +118,9 @@ impl Transport {
         let request = request.header(CONTENT_TYPE, "application/json").body(body);
         let response = request.send().await.map_err(|error| broken(&error))?;
         let status = response.status();
+        if let Some(redirected) = redirected(&response) {
+            return Err(redirected.into());
+        }
         let retry_after = retry_after::parse(response.headers(), SystemTime::now());
         let body = match status.is_success() {
             true => self.read(response).await?,
@@ -102,12 +131,18 @@ impl Transport {
 
     async fn read(&self, mut response: Response) -> Result<Vec<u8>, Broken> {
         let limit = self.max_body_bytes;
-        let mut body = Vec::new();
+        let (mut body, mut pieces) = (Vec::new(), 0);
         while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
+            pieces += 1;
             if body.len() + chunk.len() > limit {
                 return Err(Broken::TooLarge { limit });
             }
+            if pieces > MAX_PIECES {
+                return Err(Broken::TooManyPieces { limit: MAX_PIECES });
+            }
             body.extend_from_slice(&chunk);
+            // Pieces that are there already would keep the thread to themselves.
+            consume_budget().await;
         }
         Ok(body)
     }
@@ -115,15 +150,52 @@ impl Transport {
 
 /// As much of an error's body as there is: its status is known, whatever becomes of the rest.
 async fn read_some(mut response: Response) -> Vec<u8> {
-    let mut body = Vec::new();
+    let (mut body, mut pieces) = (Vec::new(), 0);
     while let Ok(Some(chunk)) = response.chunk().await {
         let room = MAX_COMPLAINT_BYTES - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if chunk.len() >= room {
+        pieces += 1;
+        if chunk.len() >= room || pieces > MAX_PIECES {
             break;
         }
+        consume_budget().await;
     }
     body
+}
+
+/// Texts and key stay with the origin that was set, and redirects that would turn the request into another are not
+/// followed.
+fn may_follow(attempt: &Attempt<'_>) -> bool {
+    let is_at_origin =
+        attempt.previous().first().is_some_and(|first| first.origin() == attempt.url().origin());
+    is_at_origin && keeps_request(attempt.status()) && attempt.previous().len() <= MAX_REDIRECTS
+}
+
+/// Source: RFC 9110, 15.4.8 and 15.4.9.
+fn keeps_request(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT)
+}
+
+/// None for an answer that leads nowhere else.
+fn redirected(response: &Response) -> Option<Redirected> {
+    let status = response.status();
+    let location = response.headers().get(LOCATION).filter(|_| status.is_redirection())?;
+    let to = response.url().join(location.to_str().ok()?).ok()?;
+    let origin = origin(&to);
+    Some(match to.origin() == response.url().origin() {
+        false => Redirected::Elsewhere { status, origin },
+        true if keeps_request(status) => Redirected::TooOften { status, origin },
+        true => Redirected::Changed { status, origin },
+    })
+}
+
+/// Scheme, host and port; the scheme alone where there is no host.
+fn origin(url: &Url) -> String {
+    let origin = url.origin();
+    let mut text =
+        if origin.is_tuple() { origin.ascii_serialization() } else { format!("{}:", url.scheme()) };
+    text.truncate(text.floor_char_boundary(MAX_ORIGIN_BYTES));
+    text
 }
 
 /// `http://host/v1` means `http://host/v1/chat/completions`.

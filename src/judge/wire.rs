@@ -8,9 +8,14 @@ use thiserror::Error;
 
 use super::{
     capability::{Features, Structured, TokenLimit},
+    elements::{self, MAX_ELEMENTS},
     prompt::Rendered,
     schema::Schema,
 };
+
+const MAX_NAME_BYTES: usize = 256;
+/// Tokens of one answer that are believed. Sums of them must not overflow.
+const MAX_TOKENS: u64 = 1 << 32;
 
 /// What one answer says, wherever the endpoint put it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -66,6 +71,8 @@ pub(super) struct Complaint {
 pub(super) enum Malformed {
     #[error("the body is no JSON object")]
     NotJson,
+    #[error("the body has more than {MAX_ELEMENTS} values")]
+    TooManyValues,
     #[error("the body has no choices")]
     NoChoices,
     /// Some gateways answer 200 and tell of an error inside.
@@ -171,6 +178,9 @@ fn short(number: f32) -> Value {
 
 /// Reads the body of an answer of status 200.
 pub(super) fn read(body: &[u8]) -> Result<Completion, Malformed> {
+    if elements::are_too_many(body) {
+        return Err(Malformed::TooManyValues);
+    }
     let body: Value = serde_json::from_slice(body).map_err(|_| Malformed::NotJson)?;
     if !body.is_object() {
         return Err(Malformed::NotJson);
@@ -186,9 +196,15 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Malformed> {
     Ok(Completion {
         messages: choices.iter().map(message).collect(),
         usage: usage(&body["usage"]),
-        model: body["model"].as_str().map(str::to_owned),
-        fingerprint: body["system_fingerprint"].as_str().map(str::to_owned),
+        model: name(&body["model"]),
+        fingerprint: name(&body["system_fingerprint"]),
     })
+}
+
+/// A name that is kept with each answer, so no longer than a name is.
+fn name(value: &Value) -> Option<String> {
+    let name = value.as_str()?;
+    Some(name[..name.floor_char_boundary(MAX_NAME_BYTES)].to_owned())
 }
 
 fn message(choice: &Value) -> Message {
@@ -240,7 +256,7 @@ impl AddAssign for Usage {
 }
 
 fn usage(usage: &Value) -> Option<Usage> {
-    let count = |pointer: &str| usage.pointer(pointer).and_then(whole);
+    let count = |pointer: &str| usage.pointer(pointer).and_then(whole).map(|tokens| tokens.min(MAX_TOKENS));
     let prompt_tokens = count("/prompt_tokens");
     let completion_tokens = count("/completion_tokens");
     if prompt_tokens.is_none() && completion_tokens.is_none() {
@@ -403,6 +419,28 @@ mod tests {
         assert_eq!(read(b"{\"choices\":[]}"), Err(Malformed::NoChoices));
         let inside = read(br#"{"error":{"code":429,"message":"slow down"}}"#);
         assert!(matches!(inside, Err(Malformed::Error { status: Some(429), .. })), "{inside:?}");
+    }
+
+    #[test]
+    fn what_an_endpoint_tells_of_itself_is_bounded() {
+        let body = json!({
+            "model": "名".repeat(1000),
+            "choices": [{ "message": { "content": "a" } }],
+            "usage": { "prompt_tokens": u64::MAX, "completion_tokens": 1e300 },
+        });
+        let completion = read(body.to_string().as_bytes()).expect("a completion");
+        assert_eq!(completion.model.as_deref().map(str::len), Some(255));
+        let usage = completion.usage.expect("usage");
+        assert_eq!((usage.prompt_tokens, usage.completion_tokens), (1 << 32, 1 << 32));
+    }
+
+    #[test]
+    fn a_body_of_too_many_values_is_not_read() {
+        let zeros = "0,".repeat(70_000);
+        let body = format!("{{\"choices\": [{{\"message\": {{\"content\": \"a\"}}}}], \"x\": [{zeros}0]}}");
+        assert_eq!(read(body.as_bytes()), Err(Malformed::TooManyValues));
+        let deep = "[".repeat(60_000) + &"]".repeat(60_000);
+        assert_eq!(read(format!("{{\"x\": {deep}}}").as_bytes()), Err(Malformed::NotJson));
     }
 
     #[test]

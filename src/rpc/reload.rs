@@ -56,15 +56,23 @@ impl Source {
         Ok((receiver, Source { what, paths, apply, applied, suspect: None, told: None }))
     }
 
-    fn look(&mut self, reloads: &Family<Labels, Counter>) {
+    /// Looks at once at what was just said to have changed: what cannot be used is not given time to become whole.
+    fn look_now(&mut self, reloads: &Family<Labels, Counter>) -> Seen {
+        match self.look(reloads) {
+            Seen::Suspect => self.look(reloads),
+            seen => seen,
+        }
+    }
+
+    fn look(&mut self, reloads: &Family<Labels, Counter>) -> Seen {
         let contents = read(&self.paths);
         let state = contents.as_ref().map(|contents| digest(contents)).map_err(Clone::clone);
         if state == self.applied {
             (self.suspect, self.told) = (None, None);
-            return;
+            return Seen::Unchanged;
         }
         if self.told.as_ref() == Some(&state) {
-            return;
+            return Seen::Failed;
         }
         let result = contents.and_then(|contents| (self.apply)(&contents));
         let count = |outcome| reloads.get_or_create(&Labels { what: self.what, outcome }).inc();
@@ -73,6 +81,7 @@ impl Source {
                 (self.applied, self.suspect, self.told) = (state, None, None);
                 count("ok");
                 tracing::info!(what = self.what, "its files have changed and are in force");
+                Seen::Reloaded
             }
             Err(mistake) if self.suspect.as_ref() == Some(&state) => {
                 (self.suspect, self.told) = (None, Some(state));
@@ -82,16 +91,34 @@ impl Source {
                     mistake,
                     "its files have changed and cannot be used; what was read before stays in force"
                 );
+                Seen::Failed
             }
-            Err(_) => self.suspect = Some(state),
+            Err(_) => {
+                self.suspect = Some(state);
+                Seen::Suspect
+            }
         }
     }
 }
 
+/// The outcome of one look at the files of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Unchanged,
+    Reloaded,
+    /// They cannot be used, for the first time.
+    Suspect,
+    /// They cannot be used, and this was told.
+    Failed,
+}
+
+/// Asks for a look at all sources at once.
+struct LookNow;
+
 /// Owns the thread; dropping it ends it.
 pub(crate) struct Reloader {
-    /// Nothing is ever sent: the thread ends when this is dropped.
-    stop: Option<mpsc::Sender<()>>,
+    /// None where there is nothing to reload. The thread ends when this is dropped.
+    requests: Option<mpsc::Sender<LookNow>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -108,31 +135,64 @@ impl Reloader {
         let reloads = Family::<Labels, Counter>::default();
         registry.register("assay_reloads", "Changes of files with certificates or tokens", reloads.clone());
         if sources.is_empty() {
-            return Ok(Reloader { stop: None, thread: None });
+            return Ok(Reloader { requests: None, thread: None });
         }
         for source in &sources {
             for outcome in ["ok", "failed"] {
                 let _ = reloads.get_or_create(&Labels { what: source.what, outcome });
             }
         }
-        let (stop, stopped) = mpsc::channel();
+        let (requests, requested) = mpsc::channel();
         let thread = std::thread::Builder::new().name("assay-reload".into()).spawn(move || {
-            while stopped.recv_timeout(every) == Err(mpsc::RecvTimeoutError::Timeout) {
-                sources.iter_mut().for_each(|source| source.look(&reloads));
+            loop {
+                match requested.recv_timeout(every) {
+                    Ok(LookNow) => look_at_all_now(&mut sources, &reloads),
+                    Err(mpsc::RecvTimeoutError::Timeout) => {
+                        for source in &mut sources {
+                            source.look(&reloads);
+                        }
+                    }
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                }
             }
         })?;
-        Ok(Reloader { stop: Some(stop), thread: Some(thread) })
+        Ok(Reloader { requests: Some(requests), thread: Some(thread) })
+    }
+
+    /// Has all files read again at once, on the thread, which logs what came of it. Does not wait.
+    pub fn reload_now(&self) {
+        match &self.requests {
+            // It fails if the thread has panicked, which was logged.
+            Some(requests) => drop(requests.send(LookNow)),
+            None => tracing::info!(
+                "SIGHUP: nothing to reload: neither tls-cert nor token-file is set, and other settings need a restart"
+            ),
+        }
     }
 }
 
 impl Drop for Reloader {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        drop(self.requests.take());
         if let Some(thread) = self.thread.take() {
             // A panic was logged where it happened.
             let _ = thread.join();
         }
     }
+}
+
+fn look_at_all_now(sources: &mut [Source], reloads: &Family<Labels, Counter>) {
+    let seen: Vec<_> = sources.iter_mut().map(|source| (source.what, source.look_now(reloads))).collect();
+    let those = |wanted| {
+        let names = seen.iter().filter(|(_, seen)| *seen == wanted).map(|(what, _)| *what);
+        names.collect::<Vec<_>>().join(",")
+    };
+    tracing::info!(
+        reloaded = those(Seen::Reloaded),
+        unchanged = those(Seen::Unchanged),
+        failed = those(Seen::Failed),
+        "SIGHUP: certificates and tokens were read again"
+    );
 }
 
 #[expect(clippy::disallowed_methods, reason = "before the reactor starts, and on a thread of its own after")]
@@ -202,6 +262,26 @@ mod tests {
         assert_eq!(look("3"), (3, 2, 1), "what is in force came back");
         assert_eq!([look("x"), look("x")], [(3, 2, 1), (3, 2, 2)], "and is told anew");
         assert_eq!(look("4"), (4, 3, 2));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test may wait for its disk")]
+    fn a_look_that_was_asked_for_tells_at_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("text");
+        let write = |text: &str| std::fs::write(&path, text).expect("written");
+        write("good");
+        let make = |contents: &[Vec<u8>]| if contents[0] == b"bad" { Err("bad".to_owned()) } else { Ok(()) };
+        let (_, mut source) = Source::open("text", vec![path.clone()], make).expect("good");
+        let reloads = Family::<Labels, Counter>::default();
+        let mut look = |text: &str| {
+            write(text);
+            source.look_now(&reloads)
+        };
+        assert_eq!(
+            [look("good"), look("better"), look("bad"), look("bad"), look("better")],
+            [Seen::Unchanged, Seen::Reloaded, Seen::Failed, Seen::Failed, Seen::Unchanged]
+        );
     }
 
     #[test]

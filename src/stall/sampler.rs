@@ -13,6 +13,7 @@ use super::freeze::{self, Freeze, Published, Silence, Verdict};
 use super::pace::{self, Quiet, Rate};
 use super::throttle::{ThrottleMeter, Throttling};
 use super::{Settings, Shared};
+use crate::log_limit::{self, Bucket, Site};
 
 /// At most one warning in this time, whatever the number of freezes.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
@@ -38,7 +39,7 @@ pub(super) struct Sampler {
     /// Invariant: at most one is under way, so a dead runtime gathers none.
     probe: Option<JoinHandle<()>>,
     throttle_meter: ThrottleMeter,
-    warnings: RateLimit,
+    warnings: Bucket,
 }
 
 struct Worker {
@@ -69,7 +70,7 @@ impl Sampler {
             busy: Duration::ZERO,
             probe: None,
             throttle_meter: ThrottleMeter::locate(),
-            warnings: RateLimit::default(),
+            warnings: Bucket::new(1, WARN_INTERVAL),
         }
     }
 
@@ -144,7 +145,10 @@ impl Sampler {
     }
 
     fn report_freeze(&mut self, index: usize, now: Instant, silent: Duration) {
-        let Some(suppressed) = self.warnings.admit(now) else { return };
+        let Some(suppressed) = self.warnings.admit(now) else {
+            log_limit::count_suppressed(Site::ReactorStall);
+            return;
+        };
         let worker = &mut self.workers[index];
         worker.warned = true;
         let before = worker.throttling_before;
@@ -205,35 +209,9 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-#[derive(Default)]
-struct RateLimit {
-    last: Option<Instant>,
-    suppressed: u64,
-}
-
-impl RateLimit {
-    /// The number suppressed since the last admitted one, or `None` if this one is to be suppressed.
-    fn admit(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now - last < WARN_INTERVAL) {
-            self.suppressed += 1;
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.suppressed))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn suppressed_warnings_are_counted_in_the_next_one() {
-        let start = Instant::now();
-        let mut limit = RateLimit::default();
-        let mut admit_at = |seconds| limit.admit(start + Duration::from_secs(seconds));
-        assert_eq!([0, 1, 9, 10, 21].map(&mut admit_at), [Some(0), None, None, Some(2), Some(0)]);
-    }
 
     #[test]
     fn the_cause_tells_throttled_from_blocked() {

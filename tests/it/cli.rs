@@ -167,3 +167,36 @@ fn config_show_hides_the_token_and_check_finds_mistakes() {
     assert_eq!(mistaken.status.code(), Some(64));
     assert!(text(&mistaken.stderr).contains("threads") && !text(&mistaken.stderr).contains("hf_planted"));
 }
+
+/// The values that made a start panic, and others like them.
+#[test]
+fn numbers_beyond_their_bounds_are_told_before_the_start() {
+    const HUGE: &str = "9223372036854775807";
+    for (flag, value, range) in [
+        ("--max-evaluations", HUGE, "1 to 65536"),
+        ("--otlp-queue", HUGE, "1 to 1000000"),
+        ("--queue-tokens", HUGE, "1 to 1073741824"),
+        ("--stream-inputs", HUGE, "1 to 65536"),
+        ("--connection-streams", "4294967295", "1 to 65536"),
+        ("--threads", "1000000", "1 to 1024"),
+        ("--text-threads", HUGE, "1 to 1024"),
+        ("--callers", HUGE, "1 to 1000000"),
+        ("--judge-concurrency", HUGE, "1 to 65536"),
+        ("--judge-timeout", "999999999h", "1ms to 1day"),
+        ("--dead-after", "999999999h", "1s to 1day"),
+        ("--embed-cache", "16EiB", "0B to 1TiB"),
+        ("--keepalive", "0s", "1s to 1day"),
+    ] {
+        for command in [&["config", "check"][..], &["serve"]] {
+            let output = assay(&[command, &[flag, value]].concat(), b"");
+            let told = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(64), "{flag}: {told}");
+            let name = flag.trim_start_matches('-');
+            assert!(told.contains(&format!("{name} = \"{value}\" (flag)")) && told.contains(range), "{told}");
+        }
+    }
+    let output = assay(&["evaluate", "--concurrency", HUGE], b"");
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    let output = assay(&["healthcheck", "--timeout", "999999999h"], b"");
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+}

@@ -155,7 +155,7 @@ fn mistakes_in_the_flags_are_told_before_anything_is_done() {
         (&["--metrics", "faithfulness"], "--judge-url"),
         (&["--metrics", "discrete"], "instruction"),
         (&["--metrics", "bleu", "--judge", "big"], "no profile"),
-        (&["--metrics", "bleu", "--concurrency", "0"], "above 0"),
+        (&["--metrics", "bleu", "--concurrency", "0"], "from 1 to 65536"),
         (&["--metrics", "bleu", "--html", "r.html", "--output", "-"], "--html needs --output FILE"),
         (&["--metrics", "bleu", "--output", text(&input)], "is the input"),
     ] {

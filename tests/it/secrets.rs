@@ -76,6 +76,14 @@ impl Program {
         (listen, admin)
     }
 
+    pub fn send(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
     fn tell(&mut self, told: impl std::fmt::Debug) {
         self.told += &format!("{told:?}\n");
     }
@@ -231,7 +239,7 @@ fn no_secret_is_shown_anywhere() {
 #[test]
 fn credentials_in_the_url_of_a_hub_or_a_judge_are_not_logged() {
     let files = Files::empty();
-    let closed = "http://me:planted@127.0.0.1:9";
+    let closed = "http://me:planted@127.0.0.1:9/base?api-key=planted";
     let cache = path(&files.path("cache")).to_owned();
     let mut program = Program::start(
         &files,
@@ -243,6 +251,9 @@ fn credentials_in_the_url_of_a_hub_or_a_judge_are_not_logged() {
             ["--judge-url", closed],
             ["--judge-model", "stand-in"],
             ["--judge-attempts", "1"],
+            ["--otlp-endpoint", closed],
+            ["--otlp-signals", "traces,events,metrics"],
+            ["--otlp-metrics-every", "20ms"],
             ["--listen", "127.0.0.1:0"],
             ["--admin-listen", "127.0.0.1:0"],
             ["--log", "trace"],
@@ -263,8 +274,23 @@ fn credentials_in_the_url_of_a_hub_or_a_judge_are_not_logged() {
             failed
         })
         .await;
+        until("a failure to reach the collector", async || {
+            program.log().contains("the collector does not take")
+        })
+        .await;
     });
-    let everything = program.log() + &program.told;
+    let shown = assay(&[
+        "config",
+        "show",
+        "--judge-url",
+        closed,
+        "--hub-endpoint",
+        closed,
+        "--otlp-endpoint",
+        closed,
+    ]);
+    let everything = program.log() + &program.told + &String::from_utf8_lossy(&shown.stderr);
+    let everything = everything + &String::from_utf8_lossy(&shown.stdout);
     for line in everything.lines() {
         assert!(!line.contains(PLANTED), "{line}");
     }

@@ -9,13 +9,30 @@ use assay::{
     },
     rpc::guard::OpenService,
 };
+use rustix::process::Signal;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 
-use crate::support::{
-    app::{TestApp, details, run, settings, until},
-    certificates::Files,
+use crate::{
+    secrets::Program,
+    support::{
+        app::{TestApp, connect, details, run, settings, until},
+        certificates::Files,
+    },
 };
+
+const SERVE_JSON: [&str; 10] = [
+    "--listen",
+    "127.0.0.1:0",
+    "--admin-listen",
+    "127.0.0.1:0",
+    "--model",
+    "/nowhere",
+    "--offline",
+    "true",
+    "--log-format",
+    "json",
+];
 
 const FIRST: &str = "first-token-of-tests";
 const SECOND: &str = "second-token-of-tests";
@@ -127,6 +144,51 @@ fn an_old_token_is_refused_soon_after_the_file_has_changed_and_no_call_fails_mea
         })
         .await;
         println!("the old token was refused after {:?}; the file is read every {every:?}", removed.elapsed());
+    });
+}
+
+/// The program itself, told by SIGHUP alone: the file is otherwise read once a day.
+#[test]
+fn a_hangup_reloads_tokens_at_once_and_ends_nothing() {
+    let files = files(&format!("app:{FIRST}\n"));
+    let tokens = files.path("tokens").to_string_lossy().into_owned();
+    let mut program = Program::start(
+        &files,
+        &[&SERVE_JSON[..], &["--token-file", &tokens, "--reload-every", "1day"]].concat(),
+    );
+    run(async {
+        let (address, _) = program.addresses().await;
+        let mut client = ServerServiceClient::new(connect(format!("http://{address}")).await);
+        let mut info = async |token: &str| {
+            client.get_server_info(with_token(&format!("Bearer {token}"), GetServerInfoRequest {})).await
+        };
+        info(FIRST).await.expect("the first token");
+        files.write("tokens", &format!("app:{SECOND}\n"));
+        program.send(Signal::HUP);
+        until("the second token", async || info(SECOND).await.is_ok()).await;
+        assert!(info(FIRST).await.is_err());
+        let told =
+            |program: &Program, part: &str| program.log().lines().filter(|line| line.contains(part)).count();
+        until("a line about it", async || told(&program, "\"reloaded\":\"tokens\"") == 1).await;
+
+        files.write("tokens", "app:short\n");
+        program.send(Signal::HUP);
+        until("a line about a bad file", async || told(&program, "\"failed\":\"tokens\"") == 1).await;
+        info(SECOND).await.expect("the token that was good");
+        program.send(Signal::TERM);
+        until("its end", async || program.has_ended()).await;
+    });
+}
+
+#[test]
+fn a_hangup_without_anything_to_reload_ends_nothing_either() {
+    let files = Files::empty();
+    let mut program = Program::start(&files, &SERVE_JSON);
+    run(async {
+        program.addresses().await;
+        program.send(Signal::HUP);
+        until("a line about it", async || program.log().contains("SIGHUP: nothing to reload")).await;
+        assert!(!program.has_ended());
     });
 }
 

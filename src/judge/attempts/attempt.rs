@@ -22,6 +22,7 @@ use crate::{
         transport::{Broken, Received},
         wire::{self, Completion, Malformed, Request, Usage},
     },
+    log_limit::{LogLimit, Site},
     trace::{KeyValue, Scope, Span},
 };
 
@@ -54,6 +55,7 @@ impl Attempt<'_> {
         let guess = self.guess(body.len());
         let (debit, permit, pass) = self.admit(&guess).await.map_err(Setback::Final)?;
         let limit = self.limit();
+        let permit = permit.in_use();
         let sent = self.send(body, debit, limit.time).await;
         self.settle(sent, Held { permit, pass, guess, limit }).await
     }
@@ -157,7 +159,8 @@ impl Attempt<'_> {
             Some(false) => pass.failed(Instant::now()),
             None => false,
         };
-        if opened {
+        static LINES: LogLimit = LogLimit::new(Site::JudgeBreaker);
+        if opened && LINES.admits() {
             let judge = &self.endpoint.settings.name;
             tracing::warn!(judge, "the judge fails again and again, leaving it alone for a while");
         }
@@ -166,7 +169,13 @@ impl Attempt<'_> {
     fn broken(broken: Broken, limit: &Limit) -> Setback {
         match broken {
             Broken::TimedOut(_) if limit.by_deadline => Setback::Final(JudgeError::DeadlineExceeded),
-            Broken::TooLarge { .. } => Setback::Final(JudgeError::Unreadable { detail: broken.to_string() }),
+            Broken::TooLarge { .. } | Broken::TooManyPieces { .. } => {
+                Setback::Final(JudgeError::Unreadable { detail: broken.to_string() })
+            }
+            // Another attempt would be sent the same way.
+            Broken::Redirected(_) => {
+                Setback::Final(JudgeError::Unavailable { detail: broken.to_string(), retry_in: None })
+            }
             Broken::TimedOut(_) => Setback::unavailable(Kind::TimedOut, broken.to_string(), None),
             Broken::Connect(_) | Broken::Connection(_) => {
                 Setback::unavailable(Kind::Down, broken.to_string(), None)
@@ -214,7 +223,8 @@ fn guess_answer(guess: Usage, completion: &Completion) -> Usage {
 async fn read(received: Received) -> Result<Completion, Setback> {
     let Received { status, retry_after, body } = received;
     if !status.is_success() {
-        return Err(outcome::of_status(status.as_u16(), wire::complaint(&body), retry_after));
+        let complaint = offload(body.len(), move || wire::complaint(&body)).await.map_err(Setback::Final)?;
+        return Err(outcome::of_status(status.as_u16(), complaint, retry_after));
     }
     let read = offload(body.len(), move || wire::read(&body)).await.map_err(Setback::Final)?;
     read.map_err(|malformed| match malformed {

@@ -3,9 +3,14 @@
 use serde_json::Value;
 
 use super::Verdict;
+use crate::judge::elements::{self, MAX_ELEMENTS};
 
 /// Envelopes around an answer: `{"answer": {...}}`, `[{...}]`.
 const MOST_ENVELOPES: usize = 3;
+
+/// The field of a verdict in which the judge says why.
+const REASON: &str = "reason";
+const LONGEST_REASON_BYTES: usize = 4 << 10;
 
 /// What a verdict is at its top, from its schema: derived readers take an array for an object, so `[1]` in prose
 /// would be a verdict.
@@ -32,7 +37,11 @@ impl Form {
 
 /// Reads a verdict from mended JSON, or tells what is wrong with it.
 pub(super) fn read<V: Verdict>(json: &str, form: Form) -> Result<V, String> {
+    if elements::are_too_many(json.as_bytes()) {
+        return Err(format!("it has more than {MAX_ELEMENTS} values"));
+    }
     let mut value: Value = serde_json::from_str(json).map_err(|_| "it is not valid JSON".to_owned())?;
+    shorten_reasons(&mut value);
     let mut misfit = None;
     for _ in 0..=MOST_ENVELOPES {
         if form.is_of(&value) {
@@ -51,6 +60,24 @@ pub(super) fn read<V: Verdict>(json: &str, form: Form) -> Result<V, String> {
         Form::Array => "it is not a JSON array",
     };
     Err(misfit.unwrap_or_else(|| wanted.to_owned()))
+}
+
+/// Reasons are handed on to callers, one for each claim or context.
+fn shorten_reasons(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(text) if name == REASON => {
+                        text.truncate(text.floor_char_boundary(LONGEST_REASON_BYTES));
+                    }
+                    value => shorten_reasons(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(shorten_reasons),
+        _ => {}
+    }
 }
 
 fn take<V: Verdict>(value: Value) -> Result<V, String> {

@@ -19,7 +19,10 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::{Answer, Key, StoreError};
-use crate::judge::wire::{Message, Usage};
+use crate::{
+    judge::wire::{Message, Usage},
+    log_limit::{LogLimit, Site},
+};
 
 const FORMAT: u32 = 1;
 const KIND: &str = "assay-judge-answers";
@@ -235,7 +238,8 @@ impl Worker {
             Err(error) => {
                 // The next line overwrites a half one; without a next line, the cut at opening removes it.
                 let _ = self.file.set_len(self.end);
-                if !self.is_failing {
+                static LINES: LogLimit = LogLimit::new(Site::JudgeStore);
+                if !self.is_failing && LINES.admits() {
                     warn!(path = %self.path.display(), %error, "answers of the judge are not recorded");
                 }
                 self.is_failing = true;

@@ -27,6 +27,10 @@ use super::{
     convert::{Origin, points},
     counts::{Counts, Loss, Signal},
 };
+use crate::log_limit::{LogLimit, Site};
+
+/// A collector that fails and recovers in turn.
+static LINES: LogLimit = LogLimit::new(Site::Otlp);
 
 const TRIES: usize = 3;
 /// The longest pause before the second try; it doubles.
@@ -161,13 +165,13 @@ impl Delivery {
                 if refused > 0 {
                     self.counts.lost(signal, Loss::Rejected, refused);
                 }
-                if self.failing.swap(false, Ordering::Relaxed) {
+                if self.failing.swap(false, Ordering::Relaxed) && LINES.admits() {
                     tracing::info!("the collector takes traces, events and metrics again");
                 }
             }
             Err(status) => {
                 self.counts.lost(signal, Loss::Failed, count);
-                if !self.failing.swap(true, Ordering::Relaxed) {
+                if !self.failing.swap(true, Ordering::Relaxed) && LINES.admits() {
                     let (signal, code) = (signal.name(), status.code());
                     let cause = cause_of(&status);
                     tracing::warn!(

@@ -11,6 +11,14 @@ async fn check_read(fault: Fault) {
 }
 
 #[tokio::test]
+async fn a_reason_is_handed_on_up_to_its_limit() {
+    let bench = Bench::new();
+    bench.stand_in.set_brain(|_| json!({ "verdict": true, "reason": "因".repeat(100_000) }));
+    let verdict = bench.ask().await.verdict.expect("a verdict");
+    assert_eq!((verdict.verdict.0, verdict.reason.len()), (true, 4095));
+}
+
+#[tokio::test]
 async fn a_verdict_is_read_whatever_stands_around_it() {
     for wrap in [
         Wrap::Think,

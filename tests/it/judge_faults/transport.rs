@@ -140,12 +140,97 @@ async fn blank_lines_before_an_answer_do_no_harm() {
 async fn a_key_follows_no_redirect() {
     let target = StandIn::start();
     let bench = Bench::with(|settings| settings.key = Some(Secret::new("sk-secret")));
-    bench.stand_in.fail_always(Fault::Redirect(format!("{}/chat/completions", target.url())));
+    bench.stand_in.fail_always(Fault::Redirect(307, format!("{}/chat/completions", target.url())));
     let reply = bench.ask().await;
     let text = error(reply).to_string();
     assert!(!text.contains("sk-secret"), "{text}");
     assert_eq!(target.count(), 0);
     assert_eq!(bench.stand_in.last().header("authorization"), Some("Bearer sk-secret"));
+}
+
+/// What is told of a redirect that was not followed.
+async fn refused_redirect(status: u16, location: &str) -> String {
+    let bench = Bench::failing(Fault::Redirect(status, location.to_owned()));
+    let reply = bench.ask().await;
+    assert_eq!(sent(&reply.cost), (1, 0), "another attempt would be sent the same way");
+    let JudgeError::Unavailable { detail, retry_in: None } = error(reply) else {
+        panic!("{status} {location}")
+    };
+    assert!(detail.contains(&status.to_string()), "{detail}");
+    detail
+}
+
+#[tokio::test]
+async fn no_text_is_sent_to_another_origin_without_a_key_either() {
+    let target = StandIn::start();
+    let origin = target.url().trim_end_matches("/v1").to_owned();
+    for status in [301, 302, 303, 307, 308] {
+        let location = format!("{}/chat/completions?planted#planted", target.url());
+        let detail = refused_redirect(status, &location).await;
+        assert!(detail.contains(&format!("leads to {origin}; set judge-url")), "{detail}");
+        assert!(!detail.contains("planted") && !detail.contains("completions"), "{detail}");
+    }
+    let with_user = target.url().replace("http://", "https://me:planted@");
+    let detail = refused_redirect(307, &with_user).await;
+    assert!(detail.contains("https://127.0.0.1") && !detail.contains("planted"), "{detail}");
+    let detail = refused_redirect(308, &format!("http://{}/", "a".repeat(10_000))).await;
+    assert!(detail.len() < 400, "{}", detail.len());
+    let detail = refused_redirect(308, "mailto:planted@host").await;
+    assert!(detail.contains("leads to mailto:") && !detail.contains("planted"), "{detail}");
+    assert_eq!(target.count(), 0);
+}
+
+#[tokio::test]
+async fn a_redirect_within_the_origin_is_followed_with_the_request() {
+    for status in [307, 308] {
+        let bench = Bench::with(|settings| settings.key = Some(Secret::new("sk-secret")));
+        bench.stand_in.fail_times(3, Fault::Redirect(status, "/v1/chat/completions".to_owned()));
+        let reply = bench.ask().await;
+        assert!(is_yes(&reply), "{:?}", reply.verdict);
+        let requests = bench.stand_in.requests();
+        assert_eq!(requests.len(), 4, "{status}");
+        for request in &requests {
+            assert_eq!(request.asked.body, requests[0].asked.body, "{status}");
+            assert_eq!(request.asked.header("authorization"), Some("Bearer sk-secret"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_that_drops_the_request_or_never_ends_is_refused() {
+    for status in [301, 302, 303] {
+        let detail = refused_redirect(status, "/v1/elsewhere").await;
+        assert!(detail.contains("only 307 and 308 keep the request"), "{detail}");
+    }
+    let bench = Bench::failing(Fault::Redirect(307, "/v1/chat/completions".to_owned()));
+    let text = error(bench.ask().await).to_string();
+    assert!(text.contains("after 3 redirects at http://127.0.0.1"), "{text}");
+    assert_eq!(bench.stand_in.count(), 4);
+}
+
+#[tokio::test]
+async fn an_answer_in_too_many_pieces_is_given_up() {
+    let bench = Bench::failing(Fault::BlankLines(70_000));
+    let detail = error(bench.ask().await).to_string();
+    assert!(detail.contains("more than 65536 pieces"), "{detail}");
+}
+
+#[tokio::test]
+async fn an_answer_of_too_many_values_is_never_built_in_memory() {
+    let bench = Bench::failing(Fault::Body { status: 200, body: format!("[{}0]", "0,".repeat(2_000_000)) });
+    let detail = error(bench.ask().await).to_string();
+    assert!(detail.contains("more than 65536 values"), "{detail}");
+}
+
+#[tokio::test]
+async fn a_count_of_tokens_that_cannot_be_is_no_overflow() {
+    let usage = json!({ "prompt_tokens": u64::MAX, "completion_tokens": u64::MAX });
+    let message = json!({ "content": r#"{"verdict": true}"# });
+    let body =
+        json!({ "choices": [{ "message": message, "finish_reason": "stop" }], "usage": usage }).to_string();
+    let bench = Bench::with(|settings| settings.tokens_per_minute = Some(4_000_000_000));
+    bench.stand_in.fail_always(Fault::Body { status: 200, body });
+    assert!(is_yes(&bench.ask().await));
 }
 
 #[tokio::test]

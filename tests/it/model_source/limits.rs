@@ -16,8 +16,8 @@ fn too_large(bench: &Bench, setting: &str) -> SourceError {
 
 /// Partial files that are there.
 fn partials(bench: &Bench) -> Vec<PathBuf> {
-    let blobs =
-        fs::read_dir(bench.repo().join("blobs")).map(|dir| dir.flatten().collect()).unwrap_or(Vec::new());
+    let blobs: Vec<_> =
+        fs::read_dir(bench.repo().join("blobs")).map(|dir| dir.flatten().collect()).unwrap_or_default();
     let paths = blobs.into_iter().map(|blob| blob.path());
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "incomplete")).collect()
 }

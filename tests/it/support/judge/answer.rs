@@ -100,8 +100,9 @@ async fn faulty(fault: &Fault, asked: Asked, brain: &super::Brain) -> Response {
                 "code": "insufficient_quota" });
             refuse(429, json!({ "error": error }).to_string())
         }
-        Fault::Redirect(location) => {
-            (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location.clone())]).into_response()
+        Fault::Redirect(status, location) => {
+            let status = StatusCode::from_u16(*status).expect("a status");
+            (status, [(header::LOCATION, location.clone())]).into_response()
         }
         Fault::Rejects(what) => refuse(400, complaint(what).to_string()),
         Fault::CutJson => {

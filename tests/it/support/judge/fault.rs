@@ -17,8 +17,8 @@ pub enum Fault {
     RateLimited(RetryAfter),
     /// 429: no money left.
     Quota,
-    /// 307 to another address.
-    Redirect(String),
+    /// This status, and another address.
+    Redirect(u16, String),
     /// Takes the request and never answers.
     Silent,
     /// Announces the whole body, sends half of it and cuts the connection.
