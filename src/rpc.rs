@@ -38,6 +38,7 @@ use crate::{
     descriptors::connections_within_limit,
     embed::Embedder,
     evaluate::Evaluator,
+    log_limit::{LogLimit, Site},
     proto::{
         self, embedding_service_server::EmbeddingServiceServer,
         evaluation_service_server::EvaluationServiceServer, server_service_server::ServerServiceServer,
@@ -249,7 +250,10 @@ impl ResponseForPanic for AnswerPanic {
     type ResponseBody = tonic::body::Body;
 
     fn response_for_panic(&mut self, _: Box<dyn std::any::Any + Send>) -> http::Response<tonic::body::Body> {
-        tracing::error!("a handler panicked; its call is answered with INTERNAL");
+        static LINES: LogLimit = LogLimit::new(Site::HandlerPanic);
+        if LINES.admits() {
+            tracing::error!("a handler panicked; its call is answered with INTERNAL");
+        }
         status::internal().into_http()
     }
 }

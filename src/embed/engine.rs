@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     deadline::Deadline,
+    log_limit::{LogLimit, Site},
     model::{self, Encoded, Model, ModelInfo, Team, TokenizeError, Truncation},
     priority::Priority,
     trace::{KeyValue, Scope, Span},
@@ -290,7 +291,10 @@ impl Engine {
             return Err(EmbedError::TooLong(too_long));
         }
         encoded.into_iter().collect::<Result<_, _>>().map_err(|error| {
-            tracing::error!(%error, "an input could not be cut into tokens");
+            static LINES: LogLimit = LogLimit::new(Site::Tokenize);
+            if LINES.admits() {
+                tracing::error!(%error, "an input could not be tokenized");
+            }
             EmbedError::Defect
         })
     }

@@ -15,7 +15,10 @@ use super::{
     metrics::Metrics,
     queue::SharedQueue,
 };
-use crate::priority::Priority;
+use crate::{
+    log_limit::{LogLimit, Site},
+    priority::Priority,
+};
 
 /// Work on texts, spread over threads; callers share them fairly by bytes.
 pub(super) struct TextThreads {
@@ -117,7 +120,10 @@ fn work(queue: &SharedQueue<Task>, priority: Priority, metrics: &Metrics) {
 
 fn run(task: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(task)).is_err() {
-        tracing::error!("cutting a text into tokens panicked; its call is answered with INTERNAL");
+        static LINES: LogLimit = LogLimit::new(Site::Tokenize);
+        if LINES.admits() {
+            tracing::error!("tokenizing a text panicked; its call is answered with INTERNAL");
+        }
     }
 }
 

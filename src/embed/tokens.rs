@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     deadline::Deadline,
+    log_limit::{LogLimit, Site},
     model::{Token, TokenizeError},
     trace::Scope,
 };
@@ -79,7 +80,10 @@ impl Engine {
             let piece: Result<Vec<(usize, T)>, _> =
                 piece.await.map_err(|_| EmbedError::Defect)?.into_iter().collect();
             let piece = piece.map_err(|error| {
-                tracing::error!(%error, "an input could not be tokenized");
+                static LINES: LogLimit = LogLimit::new(Site::Tokenize);
+                if LINES.admits() {
+                    tracing::error!(%error, "an input could not be tokenized");
+                }
                 EmbedError::Defect
             })?;
             count.add(piece.iter().map(|(tokens, _)| tokens).sum(), bytes);

@@ -21,6 +21,7 @@ use super::{
     vector::{Vector, VectorOptions},
 };
 use crate::{
+    log_limit::{LogLimit, Site},
     model::{Packed, Team},
     priority::Priority,
 };
@@ -164,7 +165,10 @@ impl Worker {
             };
             // Forward passes have their own guard; this one keeps the thread whatever else goes wrong.
             if catch_unwind(AssertUnwindSafe(work)).is_err() {
-                tracing::error!("answering a batch panicked; its calls are answered with UNAVAILABLE");
+                static LINES: LogLimit = LogLimit::new(Site::BatchPanic);
+                if LINES.admits() {
+                    tracing::error!("answering a batch panicked; its calls are answered with UNAVAILABLE");
+                }
             }
         }
     }
@@ -199,11 +203,14 @@ impl Worker {
     /// Runs each input of a failed batch alone, so that only the culprit pays. The thread is broken, and says so, only
     /// where its probe fails too.
     fn quarantine(&self, batch: Vec<Job>, reason: &str) {
-        tracing::error!(
-            reason,
-            inputs = batch.len(),
-            "a forward pass failed; its inputs are tried one by one"
-        );
+        static LINES: LogLimit = LogLimit::new(Site::Quarantine);
+        if LINES.admits() {
+            tracing::error!(
+                reason,
+                inputs = batch.len(),
+                "a forward pass failed; its inputs are tried one by one"
+            );
+        }
         self.metrics.worker_failed();
         let mut failed = 0;
         for job in batch {
@@ -212,7 +219,10 @@ impl Worker {
             match self.pass(&packed, &Team::alone()) {
                 Ok(state) => job.answer(&state, pass, pass.started.elapsed()),
                 Err(reason) => {
-                    tracing::error!(reason, tokens = job.ids.len(), "an input cannot be computed");
+                    static LINES: LogLimit = LogLimit::new(Site::Quarantine);
+                    if LINES.admits() {
+                        tracing::error!(reason, tokens = job.ids.len(), "an input cannot be computed");
+                    }
                     failed += 1;
                     job.answers.put(job.index, Err(Defect));
                 }

@@ -21,7 +21,11 @@ use super::{
     progress::{Progress, Stopped},
     result::Failure,
 };
-use crate::{deadline::Deadline, priority::Priority};
+use crate::{
+    deadline::Deadline,
+    log_limit::{LogLimit, Site},
+    priority::Priority,
+};
 use turns::Turns;
 
 /// How long a job keeps its thread before others have their turn. Slices are shorter as a rule, and are not cut.
@@ -181,7 +185,10 @@ impl Waiting {
         let (caller, mut job) = lock(self.of(length)).pop()?;
         // A job that panics is dropped, which tells its caller; one in whose middle it was done goes on.
         let is_unfinished = catch_unwind(AssertUnwindSafe(&mut job)).unwrap_or_else(|_| {
-            tracing::error!("computing a metric panicked; it is answered with FAILED");
+            static LINES: LogLimit = LogLimit::new(Site::ScorePanic);
+            if LINES.admits() {
+                tracing::error!("computing a metric panicked; it is answered with FAILED");
+            }
             false
         });
         if is_unfinished {

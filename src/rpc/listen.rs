@@ -13,6 +13,8 @@ use std::{
     time::Duration,
 };
 
+use crate::log_limit::{LogLimit, Site};
+
 /// Connections that may wait in the kernel until they are accepted; the kernel's own limit (somaxconn) holds too.
 const BACKLOG: i32 = 4096;
 /// Pause after a connection could not be accepted.
@@ -110,7 +112,10 @@ pub(crate) async fn accepted<C>(poll_accept: impl Fn(&mut Context<'_>) -> Poll<i
         match std::future::poll_fn(&poll_accept).await {
             Ok(connection) => return connection,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                static LINES: LogLimit = LogLimit::new(Site::Accept);
+                if LINES.admits() {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

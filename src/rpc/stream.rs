@@ -12,7 +12,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, Streaming};
 
 use super::{intake::Arrivals, layer::Call, status};
-use crate::{deadline::Deadline, trace::Scope};
+use crate::{
+    deadline::Deadline,
+    log_limit::{LogLimit, Site},
+    trace::Scope,
+};
 
 /// What one kind of stream does with its messages.
 pub(super) trait Exchange: Send + 'static {
@@ -77,7 +81,10 @@ pub(super) fn open<E: Exchange>(
     terms.tasks.spawn(Scope::current().around(async move {
         let run = AssertUnwindSafe(pump.run(incoming, deadline)).catch_unwind();
         let ended = run.await.unwrap_or_else(|_| {
-            tracing::error!("the task of a stream panicked; the stream is ended with INTERNAL");
+            static LINES: LogLimit = LogLimit::new(Site::StreamPanic);
+            if LINES.admits() {
+                tracing::error!("the task of a stream panicked; the stream is ended with INTERNAL");
+            }
             Err(status::internal())
         });
         // From here on the caller has to read, or its stream is dropped.
