@@ -114,9 +114,9 @@ def run(attack: Attack, options: argparse.Namespace) -> dict:
         row["failed"] = row["failed"] or (f"exit code {code} at SIGTERM" if code != 0 else None)
     elif attack.name != "unread-answers-at-shutdown":
         row["failed"] = f"the server ended with {server.process.returncode}"
-    elif row["refused"]:
-        # The shutdown ends the callers' connections.
-        row["refused"] = 0
+    else:
+        # The shutdown ends the callers' and the probes' connections.
+        row["refused"], row["livez"], row["health"] = 0, float("nan"), float("nan")
     row["verdict"] = verdict(row, options)
     return row
 
