@@ -163,15 +163,11 @@ fn limits(r: &mut Reader) -> Limits {
 fn connections(r: &mut Reader) -> ConnectionSettings {
     let all: usize = r.whole("max-connections");
     let per_address = r.optional_whole("max-connections-per-address").unwrap_or(all.div_ceil(2));
-    let age = Kind::Duration { min: Duration::from_secs(1), max: Duration::from_hours(24 * 30) };
     ConnectionSettings {
         limits: ConnectionLimits { all, per_address, evict_idle: false },
         handshake: r.duration("handshake-timeout"),
         idle: r.duration("connection-idle"),
-        age: r.required("connection-age", None, |value| match value {
-            "off" => Ok(None),
-            value => age.duration(value).map(Some).map_err(|needed| format!("off, or {needed}")),
-        }),
+        age: Some(r.duration("connection-age")).filter(|age| !age.is_zero()),
         keepalive: r.duration("keepalive"),
         ..ConnectionSettings::default()
     }

@@ -70,6 +70,8 @@ struct Shared {
     places: Arc<Semaphore>,
     evaluations: usize,
     sentences: usize,
+    /// In KiB.
+    vector_memory: Semaphore,
 }
 
 /// One sample and how to evaluate it.
@@ -115,7 +117,9 @@ impl Evaluator {
     pub fn start(settings: &Settings, embedder: Embedder, judges: Vec<Judge>) -> io::Result<Evaluator> {
         let &Settings { threads, evaluations, sentences } = settings;
         let (pool, places) = (Pool::start(threads)?, Arc::new(Semaphore::new(evaluations)));
-        Ok(Evaluator(Arc::new(Shared { embedder, judges, pool, places, evaluations, sentences })))
+        let vector_memory = Semaphore::new(steps::VECTOR_UNITS);
+        let shared = Shared { embedder, judges, pool, places, evaluations, sentences, vector_memory };
+        Ok(Evaluator(Arc::new(shared)))
     }
 
     /// Those that are configured; the first is the default.

@@ -11,7 +11,7 @@ mod verify;
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::json;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, SemaphorePermit};
 
 use super::{
     Shared,
@@ -31,7 +31,7 @@ use crate::{
 
 pub(super) use ask::{Answer, Question, at_most, part};
 pub(super) use each::Each;
-pub(super) use vectors::{Rowed, Sentences};
+pub(super) use vectors::{Rowed, Sentences, VECTOR_UNITS};
 pub(super) use verify::{Row, Table};
 
 /// Questions to the judge, of one step, that are in flight at one time.
@@ -135,6 +135,8 @@ pub(super) struct Steps<'a> {
     context_rows: Free<Rowed>,
     answer_rows: Free<Rowed>,
     embedding: OnceCell<vectors::Embedding>,
+    /// Taken before the sentences' vectors are made, and held as long as they are.
+    vector_memory: OnceCell<SemaphorePermit<'a>>,
 }
 
 impl<'a> Steps<'a> {
@@ -166,6 +168,7 @@ impl<'a> Steps<'a> {
             context_rows: Free::default(),
             answer_rows: Free::default(),
             embedding: OnceCell::new(),
+            vector_memory: OnceCell::new(),
         }
     }
 

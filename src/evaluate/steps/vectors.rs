@@ -14,6 +14,11 @@ use crate::{
 /// Texts of one step that are embedded at one time: enough for a full forward pass of sentences.
 const TEXTS_AT_ONCE: usize = 32;
 
+/// Memory for vectors of sentences, of all samples that are evaluated: 64 MiB, which are 20 samples of 2,048 sentences
+/// with 384 dimensions, and hundreds of usual ones.
+pub(in crate::evaluate) const VECTOR_UNITS: usize = 64 << 10;
+const VECTOR_UNIT: usize = 1 << 10;
+
 /// The model as it is used for one sample.
 pub(super) struct Embedding {
     engine: Engine,
@@ -92,7 +97,10 @@ impl Steps<'_> {
     pub async fn context_rows(&self, sentences: &Sentences) -> Result<Arc<Rowed>, Failure> {
         let contexts = sentences.contexts.iter().zip(&self.sample.retrieved_contexts);
         let texts = contexts.flat_map(|(ranges, context)| cut(&context.text, ranges));
-        let take = || async { self.vectors(texts).await.map(Arc::new) };
+        let take = || async {
+            self.reserve(sentences.count).await?;
+            self.vectors(texts).await.map(Arc::new)
+        };
         self.context_rows.get_or_init(take).await.clone()
     }
 
@@ -124,6 +132,19 @@ impl Steps<'_> {
             rowed.cut |= input.truncated;
         }
         Ok(rowed)
+    }
+
+    /// Waits for memory for the vectors of so many sentences.
+    async fn reserve(&self, sentences: usize) -> Result<(), Failure> {
+        let embedding = self.embedding.get_or_try_init(|| async { self.embedding() }).await;
+        let embedding = embedding.map_err(|error| Failure::Embed(Arc::new(error)))?;
+        let bytes = sentences * embedding.options.vector.dimensions * size_of::<f32>();
+        // One sample whose vectors need more than all of it goes alone.
+        let units = bytes.div_ceil(VECTOR_UNIT).clamp(1, VECTOR_UNITS);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let take = || async { self.shared.vector_memory.acquire_many(units).await };
+        self.vector_memory.get_or_try_init(take).await.map_err(|_| Failure::Defect)?;
+        Ok(())
     }
 
     fn embedding(&self) -> Result<Embedding, EmbedError> {
