@@ -6,6 +6,8 @@ pub(crate) enum Priority {
     /// What compute threads wait for.
     Text = 5,
     Compute = 10,
+    /// Metrics are computed for seconds, and a forward pass that waits for them takes several times as long.
+    Score = 19,
 }
 
 impl Priority {

@@ -48,13 +48,11 @@ impl<C: AsyncRead + AsyncWrite> AsyncRead for GuardedIo<C> {
         let mut this = self.project();
         let before = buffer.filled().len();
         loop {
-            if let Some(farewell) = this.farewell {
-                if farewell.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Err(io::Error::new(
-                        io::ErrorKind::ConnectionAborted,
-                        "control frame flood",
-                    )));
-                }
+            if let Some(farewell) = this.farewell
+                && farewell.as_mut().poll(cx).is_ready()
+            {
+                let flood = io::Error::new(io::ErrorKind::ConnectionAborted, "a flood of control frames");
+                return Poll::Ready(Err(flood));
             }
             ready!(this.io.as_mut().poll_read(cx, buffer))?;
             let arrived = &buffer.filled()[before..];
