@@ -25,7 +25,7 @@ SPOILT = [
     ("sidecar-gate", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "readOnlyRootFilesystem is False"),
     ("sidecar-gate", "terminationGracePeriodSeconds: 40", "terminationGracePeriodSeconds: 10", "a grace of 10 s"),
     ("sidecar-gate-podmonitor-model-pull", "- pull", "- pul", "unrecognized subcommand 'pul'"),
-    ("helm-hub-judge", 'value: "64"', 'value: "many"', "a whole number above 0 is needed"),
+    ("helm-hub-judge", 'value: "64"', 'value: "many"', "a whole number from 1 to 65536 is needed"),
     ("helm-tls", "mountPath: /run/secrets/tls", "mountPath: /run/secrets", "/run/secrets/tls/tls.crt is in no volume"),
     ("helm-tls", 'path: "tls.key"', 'path: "tls.pem"', "/run/secrets/tls/tls.key is not among"),
     ("helm-tls", "name: ASSAY_TLS_KEY", "name: ASSAY_TLS_CLIENT_CA", "TLS needs both tls-cert and tls-key"),

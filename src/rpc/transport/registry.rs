@@ -69,10 +69,17 @@ struct Reason {
     reason: &'static str,
 }
 
+/// Why a connection is refused or ended.
+const REASONS: [&str; 7] =
+    ["limit", "address_limit", "evicted", "handshake_timeout", "idle", "age", "control_frames"];
+
 impl ConnectionMetrics {
     /// Registers the metrics with `prefix`, such as `assay`.
     pub fn register(registry: &mut Registry, prefix: &str) -> ConnectionMetrics {
         let metrics = ConnectionMetrics { open: Gauge::default(), ended: Family::default() };
+        for reason in REASONS {
+            let _ = metrics.ended.get_or_create(&Reason { reason });
+        }
         registry.register(format!("{prefix}_connections_open"), "Open connections", metrics.open.clone());
         registry.register(
             format!("{prefix}_connections_refused"),
