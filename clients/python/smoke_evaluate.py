@@ -295,7 +295,7 @@ def all_mistakes_of_a_request_are_named_at_once(evaluate):
         "sample.reference",
         "options.judge",
     }, described
-    assert "faithfulness" in described["metrics[1].name"]
+    assert "ListMetrics" in described["metrics[1].name"]
     assert detail(status, error_details_pb2.ErrorInfo).reason == "INVALID_REQUEST"
 
 
