@@ -121,6 +121,8 @@ async fn serve(listener: TcpListener, router: Router, transport: &Transport) -> 
     let listener = tokio::net::TcpListener::from_std(listener)?;
     loop {
         let (io, address) = accepted(|cx| listener.poll_accept(cx)).await;
+        // Answers are small and each is written at once. A peer that has left already needs none.
+        let _ = io.set_nodelay(true);
         let (transport, router) = (transport.clone(), router.clone());
         tokio::spawn(async move {
             let (address, caller) = (address.ip(), Caller::at(address.ip()));

@@ -34,7 +34,7 @@ class Polite:
 
     def __init__(self, server: Server, tls: bool):
         # Over TLS they would measure Python's handshakes.
-        roles = [("prober", server.port, server.admin)] + ([] if tls else [("caller", server.port), ("stream", server.port)])
+        roles = [("prober", server.admin)] + ([] if tls else [("caller", server.port), ("stream", server.port)])
         command = [sys.executable, str(HERE / "polite.py")]
         self.processes = {
             role: subprocess.Popen([*command, role, *map(str, ports)], stdout=subprocess.PIPE) for role, *ports in roles
@@ -100,8 +100,6 @@ def run(attack: Attack, options: argparse.Namespace) -> dict:
     row["refused"] = seen.get("caller", {}).get("failed", 0) + seen.get("stream", {}).get("failed", 0)
     for probe in ("livez", "health"):
         row[probe] = max((took for at, took in seen["prober"][probe] if begun <= at <= ended), default=0.0)
-    if attack.tls:
-        row["health"] = float("nan")
     row["stalls"] = server.metric("assay_reactor_stalls_total") - stalls if server.alive() else 0
     if server.alive():
         until = time.monotonic() + settle

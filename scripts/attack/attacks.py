@@ -185,7 +185,7 @@ def _(server, seconds):
         connection.body(connection.begin(EMBED), payload)
     time.sleep(2)
     code, took = server.stop()
-    return None if code == 0 and took < 15 else f"exit code {code} after {took:.0f} s"
+    return None if code == 0 else f"exit code {code} after {took:.0f} s"
 
 
 # Connections

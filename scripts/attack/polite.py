@@ -52,11 +52,11 @@ def stream(port: int) -> dict:
     return {"seconds": seconds, "failed": failed}
 
 
-def prober(port: int, admin: int) -> dict:
-    """Asks for liveness and health as a kubelet does, each time by a new connection."""
+def prober(admin: int) -> dict:
+    """Asks the admin port for liveness and health as a kubelet does, each time by a new connection."""
     livez, health = [], []
     while running:
-        for times, ask in ((livez, lambda: probe_livez(admin)), (health, lambda: probe_health(port))):
+        for times, ask in ((livez, lambda: probe_livez(admin)), (health, lambda: probe_health(admin))):
             started = time.monotonic()
             passed = ask()
             times.append((started, time.monotonic() - started if passed else 99.0))
