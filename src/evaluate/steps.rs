@@ -129,7 +129,7 @@ pub(super) struct Steps<'a> {
     useful: Both<Memo<Answers>>,
     reference_entities: Memo<Vec<String>>,
     context_entities: Memo<Vec<String>>,
-    /// By measure.
+    /// Tables of similarity, one for each measure.
     similarities: [Free<Similarities>; 4],
     sentences: Free<Sentences>,
     context_rows: Free<Rowed>,

@@ -33,7 +33,7 @@ impl Rpc {
                 }
             }
         };
-        // Whoever connects from here on is refused by the operating system.
+        // From here on the operating system refuses connections.
         let accepted: std::io::Result<()> = tokio::select! {
             failed = accepting => failed,
             () = closing.cancelled() => Ok(()),

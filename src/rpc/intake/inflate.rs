@@ -29,7 +29,7 @@ pub(super) enum InflateError {
 }
 
 impl Encoding {
-    /// By the value of `grpc-encoding`; None for `identity` and for those that are not spoken here.
+    /// Looks up the value of `grpc-encoding`. None for `identity` and for encodings that are not supported.
     pub fn named(name: &[u8]) -> Option<Encoding> {
         match name {
             b"gzip" => Some(Encoding::Gzip),

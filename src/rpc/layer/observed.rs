@@ -107,7 +107,7 @@ impl Observed {
         span.describe(|| {
             [KeyValue::new("assay.request_id", self.request_id.to_str().unwrap_or("").to_owned())]
         });
-        // Of a server, the others are the caller's own doing.
+        // The other codes are the caller's own doing.
         let is_ours = matches!(
             self.code,
             Some(
@@ -130,7 +130,7 @@ impl Observed {
         self.span.scope().trace_id().or_else(|| self.caller_trace_id())
     }
 
-    /// Of the `traceparent` that came.
+    /// The trace id in the caller's `traceparent`.
     fn caller_trace_id(&self) -> Option<String> {
         let parent = self.traceparent.as_ref()?.to_str().ok()?;
         parent.split('-').nth(1).filter(|id| id.len() == 32).map(str::to_owned)
