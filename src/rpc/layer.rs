@@ -150,14 +150,16 @@ where
         }
         // No handler needs it, and none can let it slip.
         request.headers_mut().remove(http::header::AUTHORIZATION);
-        let deadline = self.layer.begin(&observed, &mut request);
-        let (call, request) = self.layer.take_in(&observed, request);
+        let own = deadline::of(request.headers());
+        let lasts = is_streaming(observed.method) || observed.method.ends_with("/Watch");
+        // A call that cannot stay open for good reason has the default deadline where it brings none.
+        let deadline = own.or_else(|| (!lasts).then(|| Deadline::after(self.layer.default_deadline)));
+        let (call, request) = self.layer.take_in(&observed, request, own);
         if let Some(deadline) = deadline {
             call.end.at(deadline);
         }
         let answer = observed.span.scope().around(self.inner.call(request));
         let answer = within(deadline, answer);
-        let unary = !is_streaming(observed.method) && !observed.method.ends_with("/Watch");
         Box::pin(async move {
             let Some(Ok(answer)) = answer.await else {
                 return Ok(observed.refuse(status::deadline_exceeded()));
@@ -168,7 +170,7 @@ where
             if let Some(status) = Status::from_header_map(&parts.headers) {
                 observed.ended(&mut parts.headers, &status);
             }
-            if unary {
+            if !lasts {
                 call.end.answered();
             }
             Ok(Response::from_parts(parts, ObservedBody::new(body, call.end.clone(), observed)))
@@ -186,15 +188,13 @@ impl CallLayer {
         Ok(())
     }
 
-    /// The deadline of the whole call: its own, or the default one where it cannot stay open for good reason.
-    fn begin<B>(&self, observed: &Observed, request: &mut Request<B>) -> Option<Deadline> {
-        let own = deadline::of(request.headers());
-        let lasts = is_streaming(observed.method) || observed.method.ends_with("/Watch");
-        own.or_else(|| (!lasts).then(|| Deadline::after(self.default_deadline)))
-    }
-
-    /// The request with what its handler may know, and with a body that is bounded.
-    fn take_in<B>(&self, observed: &Observed, mut request: Request<B>) -> (Call, Request<RequestBody>)
+    /// The request with what its handler may know, and with a body that is bounded. `deadline` is the caller's own.
+    fn take_in<B>(
+        &self,
+        observed: &Observed,
+        mut request: Request<B>,
+        deadline: Option<Deadline>,
+    ) -> (Call, Request<RequestBody>)
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -202,7 +202,7 @@ impl CallLayer {
         let headers = request.headers();
         let encoding = headers.get(ENCODING).map(|encoding| encoding.as_bytes().to_vec());
         let memory = observed.memory.clone().unwrap_or_else(|| self.memory.for_call());
-        let (deadline, waits_for_ready) = (deadline::of(headers), waits_for_ready(headers));
+        let waits_for_ready = headers.get(WAIT_FOR_READY).is_some_and(|value| value != "false");
         let end = request.extensions_mut().remove::<CallEnd>().unwrap_or_default();
         let (parts, body) = request.into_parts();
         let (body, arrivals) = self.intake.body(body, observed.method, encoding.as_deref(), memory.clone());
@@ -211,10 +211,6 @@ impl CallLayer {
         request.extensions_mut().insert(call.clone());
         (call, request)
     }
-}
-
-fn waits_for_ready(headers: &HeaderMap) -> bool {
-    headers.get(WAIT_FOR_READY).is_some_and(|value| value != "false")
 }
 
 /// None once the deadline has passed. It covers the request's arrival too, of which handlers know nothing.
@@ -226,10 +222,10 @@ async fn within<T>(deadline: Option<Deadline>, answer: impl Future<Output = T>) 
 }
 
 impl Call {
-    /// Of a request that came through the layer.
+    /// The call of a request that came through the layer.
     ///
     /// # Panics
-    /// If it did not: a call without its limits must not be served.
+    /// If the request did not: a call without its limits must not be served.
     pub fn of_request<T>(request: &tonic::Request<T>) -> Call {
         request.extensions().get::<Call>().cloned().expect("the layer is around every service")
     }

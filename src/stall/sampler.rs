@@ -34,7 +34,7 @@ pub(super) struct Sampler {
     workers: Vec<Worker>,
     silence: Silence,
     quiet: Quiet,
-    /// Of all workers together, at the last sample.
+    /// Total of all workers at the last sample.
     busy: Duration,
     /// Invariant: at most one is under way, so a dead runtime gathers none.
     probe: Option<JoinHandle<()>>,

@@ -35,7 +35,7 @@ use crate::{
 /// The default limits of a text and of a sample.
 const TEXT_BYTES: usize = 128 << 10;
 const SAMPLE_BYTES: usize = 1 << 20;
-/// Of one call, which says so in its headers alone: what comes late is answered by the server.
+/// Deadline of one call, which only its headers carry: the server answers what comes late.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 /// One metric of the table with the options that it cannot do without. Others are refused without theirs.

@@ -41,6 +41,9 @@ fn silent_connections_make_room_for_those_that_speak() {
         for _ in 0..50 {
             silent.push(Peer::silent(app.address()).await);
         }
+        // All of them have been taken in: each above the limit has cost one before it its place.
+        app.until_metric("assay_connections_refused_total", "reason=\"evicted\"", |evicted| evicted >= 42.0)
+            .await;
         for _ in 0..4 {
             app.client().await.embed(request(["a"])).await.expect("vectors");
         }
