@@ -123,10 +123,11 @@ async fn serve(listener: TcpListener, router: Router, transport: &Transport) -> 
         let (io, address) = accepted(|cx| listener.poll_accept(cx)).await;
         // Answers are small and each is written at once. A peer that has left already needs none.
         let _ = io.set_nodelay(true);
+        let placed = transport.place(Some(address.ip()));
         let (transport, router) = (transport.clone(), router.clone());
         tokio::spawn(async move {
-            let (address, caller) = (address.ip(), Caller::at(address.ip()));
-            if let Some(accepted) = transport.admit(io, Some(address), false).await {
+            let caller = Caller::at(address.ip());
+            if let Some(accepted) = Transport::admit(io, placed, false).await {
                 transport.serve(accepted, caller, router).await;
             }
         });

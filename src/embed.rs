@@ -60,7 +60,8 @@ pub struct Settings {
     /// The most tokens of one forward pass.
     pub batch_tokens: usize,
     /// Maximum tokens that wait or are computed. Half is for calls, which are refused when it is full, half for
-    /// streams and evaluations, which wait; so neither can lock the other out. Tokenize has as much as either.
+    /// streams, which wait; so neither can lock the other out. Tokenize has as much as either, evaluations a few
+    /// forward passes.
     pub queue_tokens: usize,
     /// Memory for what texts that come again were computed to; 0 for none.
     pub cache_bytes: usize,
@@ -188,6 +189,11 @@ impl Collector for Gauges {
             ("assay_queue_tokens", "Tokens that wait for a compute thread", tokens),
             ("assay_admitted_call_tokens", "Tokens of calls that wait or are computed", admitted.calls),
             ("assay_admitted_stream_tokens", "Tokens of streams that wait or are computed", admitted.streams),
+            (
+                "assay_admitted_evaluation_tokens",
+                "Tokens of evaluations that wait or are computed",
+                admitted.evaluations,
+            ),
             ("assay_admitted_tokenize_tokens", "Tokens of Tokenize that are being made", admitted.tokenize),
             (
                 "assay_admission_limit_tokens",

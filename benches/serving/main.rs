@@ -7,6 +7,7 @@ mod evaluate;
 mod in_process;
 mod load;
 mod report;
+mod scoring;
 mod served;
 mod server;
 mod soak;
@@ -63,6 +64,11 @@ fn main() -> Result<(), Error> {
     if only.is_none_or(|part| part == "streams") {
         streams_and_waits(&runtime, &options)?;
     }
+    if only.is_none_or(|part| part == "scoring") {
+        let seconds = Duration::from_secs_f64(*flags.get_one("scoring-seconds").expect("it has a default"));
+        let scored = runtime.block_on(scoring::run(&options.binary, &options.model, seconds))?;
+        options.publish("scoring", &singles(&scoring::rows(&scored)))?;
+    }
     Ok(())
 }
 
@@ -72,7 +78,7 @@ fn command() -> Command {
     };
     Command::new("serving")
         .arg(Arg::new("model").default_value("models/all-MiniLM-L6-v2").help("Directory of the model"))
-        .arg(Arg::new("only").long("only").value_parser(["unary", "streams"]).help("One part alone"))
+        .arg(Arg::new("only").long("only").value_parser(["unary", "streams", "scoring"]).help("One part alone"))
         .arg(
             Arg::new("soak")
                 .long("soak")
@@ -81,6 +87,13 @@ fn command() -> Command {
         )
         .arg(Arg::new("rounds").long("rounds").value_parser(value_parser!(usize)).default_value("3"))
         .arg(Arg::new("seconds").long("seconds").value_parser(value_parser!(f64)).default_value("4"))
+        .arg(
+            Arg::new("scoring-seconds")
+                .long("scoring-seconds")
+                .value_parser(value_parser!(f64))
+                .default_value("60")
+                .help("How long 64 callers send the largest samples"),
+        )
         .arg(many("callers", "1,8,32,64,256").value_parser(value_parser!(usize)))
         .arg(many("shares", "50,70,90").value_parser(value_parser!(u32)))
         .arg(Arg::new("workloads").long("workloads").default_value("target/bench/workloads"))

@@ -80,7 +80,10 @@ def certificate() -> list[str]:
 
 def run(attack: Attack, options: argparse.Namespace) -> dict:
     further = certificate() if attack.tls else []
-    server = Server(options.binary, options.model, *further, *attack.arguments, descriptors=attack.descriptors)
+    judge = attack.judge() if attack.judge else None
+    further += attack.arguments + (judge.arguments if judge else [])
+    server = Server(options.binary, options.model, *further, descriptors=attack.descriptors)
+    server.judge = judge
     alone_seconds, settle = (2, 5) if options.quick else (4, 60 if options.settle is None else options.settle)
     polite = Polite(server, attack.tls)
     time.sleep(alone_seconds + 1)
@@ -110,7 +113,7 @@ def run(attack: Attack, options: argparse.Namespace) -> dict:
     if server.alive():
         code, _ = server.stop()
         row["failed"] = row["failed"] or (f"exit code {code} at SIGTERM" if code != 0 else None)
-    elif attack.name != "unread-answers-at-shutdown":
+    elif not attack.shuts_down:
         row["failed"] = f"the server ended with {server.process.returncode}"
     else:
         # The shutdown ends the callers' and the probes' connections.

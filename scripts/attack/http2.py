@@ -4,6 +4,7 @@ import socket
 import ssl
 import struct
 import time
+from collections.abc import Iterator
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
@@ -55,6 +56,29 @@ def field(number: int, content: bytes | str) -> bytes:
     """A field of protobuf that holds a text or a message."""
     content = content.encode() if isinstance(content, str) else content
     return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a protobuf message: number and value, which are bytes unless it is a varint."""
+    def read_varint() -> int:
+        nonlocal at
+        number = shift = 0
+        while True:
+            number |= (data[at] & 127) << shift
+            at, shift = at + 1, shift + 7
+            if data[at - 1] < 128:
+                return number
+
+    at = 0
+    while at < len(data):
+        key = read_varint()
+        if key & 7 == 0:
+            yield key >> 3, read_varint()
+            continue
+        length = {1: 8, 5: 4}.get(key & 7)
+        length = read_varint() if length is None else length
+        yield key >> 3, data[at : at + length]
+        at += length
 
 
 def inputs(*texts: str) -> bytes:

@@ -52,6 +52,7 @@ class Server:
     """Starts the binary and waits until it serves."""
 
     def __init__(self, binary: str, model: str, *arguments: str, descriptors: int | None = None):
+        self.binary = binary
         self.port, self.admin = free_port(), free_port()
         self.log = tempfile.NamedTemporaryFile(prefix="assay-attack-", suffix=".log", delete=False)
         self.cgroup = Cgroup()

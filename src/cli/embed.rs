@@ -149,7 +149,7 @@ async fn embed(
     mut output: Output,
     bar: &ProgressBar,
 ) -> anyhow::Result<(u64, u64)> {
-    let flow = engine.flow();
+    let flow = engine.stream_flow();
     let lines = ReceiverStream::new(input).map(|line| {
         let options = options.clone();
         async move {

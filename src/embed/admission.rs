@@ -3,17 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    EmbedError,
+    EmbedError, Settings,
     batch::FlowId,
     gate::{Gate, Permit},
     metrics::Metrics,
 };
 
-/// Room for tokens: half of the queue is for calls, half for streams and evaluations, and as much as either for
-/// Tokenize, whose tokens are never computed. None of them locks another out.
+/// Room for tokens: half of the queue is for calls, half for streams, and as much as either for Tokenize, whose tokens
+/// are never computed. Evaluations have as much as keeps the compute threads busy. None of them locks another out.
 pub(super) struct Admission {
     calls: Arc<Gate>,
     streams: Arc<Gate>,
+    evaluations: Arc<Gate>,
     long_tokenize: Arc<Gate>,
     /// For requests of few tokens, which no long one keeps waiting.
     short_tokenize: Arc<Gate>,
@@ -28,8 +29,30 @@ pub(super) enum Lane {
     /// Waited for where it is full, fair among flows.
     Stream,
     /// As [`Lane::Stream`].
+    Evaluation,
+    /// As [`Lane::Stream`].
     Tokenize,
 }
+
+/// Tokens that there is room for.
+#[derive(Clone, Copy)]
+pub(super) struct Room {
+    /// Of calls and streams together.
+    pub queue_tokens: usize,
+    pub evaluation_tokens: usize,
+}
+
+impl Room {
+    pub fn of(settings: &Settings) -> Room {
+        let evaluation_tokens =
+            PASSES.saturating_mul(settings.threads).saturating_mul(settings.batch_tokens);
+        Room { queue_tokens: settings.queue_tokens, evaluation_tokens }
+    }
+}
+
+/// Forward passes of each compute thread whose tokens evaluations may have in the queue: one is computed, one waits,
+/// and two are on their way from and to the samples.
+const PASSES: usize = 4;
 
 /// A Tokenize request of at most this part of the room is short: 4,096 tokens unless set otherwise.
 const SHORT: usize = 32;
@@ -39,15 +62,18 @@ const SHORT: usize = 32;
 pub(super) struct Admitted {
     pub calls: usize,
     pub streams: usize,
+    pub evaluations: usize,
     pub tokenize: usize,
     pub limit: usize,
 }
 
 impl Admission {
-    pub fn new(queue_tokens: usize, max_tokens: usize, metrics: &Metrics) -> Admission {
-        let capacity = capacity(queue_tokens, max_tokens);
+    /// For a model that takes `max_tokens` of an input.
+    pub fn new(room: Room, max_tokens: usize, metrics: &Metrics) -> Admission {
+        let capacity = capacity(room.queue_tokens, max_tokens);
+        let evaluations = Gate::new(room.evaluation_tokens.clamp(max_tokens, capacity));
         let [calls, streams, long_tokenize, short_tokenize] = [(); 4].map(|()| Gate::new(capacity));
-        Admission { calls, streams, long_tokenize, short_tokenize, metrics: metrics.clone() }
+        Admission { calls, streams, evaluations, long_tokenize, short_tokenize, metrics: metrics.clone() }
     }
 
     /// Never waits in [`Lane::Call`].
@@ -55,6 +81,7 @@ impl Admission {
         match lane {
             Lane::Call => self.admit_call(tokens),
             Lane::Stream => Ok(self.streams.acquire(flow, tokens).await),
+            Lane::Evaluation => Ok(self.evaluations.acquire(flow, tokens).await),
             Lane::Tokenize if tokens <= self.capacity() / SHORT => {
                 Ok(self.short_tokenize.acquire(flow, tokens).await)
             }
@@ -62,7 +89,7 @@ impl Admission {
         }
     }
 
-    /// The most tokens of one lane, and of one request.
+    /// The most tokens of calls, of streams, and of one request.
     pub fn capacity(&self) -> usize {
         self.calls.capacity()
     }
@@ -71,6 +98,7 @@ impl Admission {
         Admitted {
             calls: self.calls.held(),
             streams: self.streams.held(),
+            evaluations: self.evaluations.held(),
             tokenize: self.long_tokenize.held() + self.short_tokenize.held(),
             limit: self.capacity(),
         }
@@ -104,7 +132,8 @@ mod tests {
     use super::*;
 
     fn admission(queue_tokens: usize) -> Admission {
-        Admission::new(queue_tokens, 512, &Metrics::register(&mut Default::default()))
+        let room = Room { queue_tokens, evaluation_tokens: 2048 };
+        Admission::new(room, 512, &Metrics::register(&mut Default::default()))
     }
 
     fn admit(admission: &Admission, lane: Lane, tokens: usize) -> Option<Result<Permit, EmbedError>> {
@@ -115,7 +144,7 @@ mod tests {
     fn a_queue_of_any_size_is_one() {
         for queue_tokens in [1, usize::MAX >> 3, usize::MAX] {
             let admission = admission(queue_tokens);
-            for lane in [Lane::Call, Lane::Stream, Lane::Tokenize] {
+            for lane in [Lane::Call, Lane::Stream, Lane::Evaluation, Lane::Tokenize] {
                 let permit = admit(&admission, lane, 512).expect("at once").expect("room");
                 assert_eq!(permit.tokens(), 512, "{lane:?}");
             }
@@ -129,13 +158,16 @@ mod tests {
         let admission = admission(64_000);
         let all = [Lane::Call, Lane::Stream, Lane::Tokenize];
         let full = all.map(|lane| admit(&admission, lane, 32_000).expect("at once").expect("room"));
-        let Admitted { calls, streams, tokenize, limit } = admission.held();
+        let evaluation = admit(&admission, Lane::Evaluation, 2048).expect("at once").expect("room");
+        let Admitted { calls, streams, evaluations, tokenize, limit } = admission.held();
         assert_eq!([calls, streams, tokenize, limit], [32_000; 4]);
+        assert_eq!(evaluations, 2048);
         assert!(matches!(admit(&admission, Lane::Call, 1), Some(Err(EmbedError::QueueFull { .. }))));
         assert!(admit(&admission, Lane::Stream, 1).is_none());
+        assert!(admit(&admission, Lane::Evaluation, 1).is_none());
         assert!(admit(&admission, Lane::Tokenize, 1_001).is_none());
         assert!(admit(&admission, Lane::Tokenize, 1_000).is_some());
-        drop(full);
-        assert_eq!(admission.held().calls, 0);
+        drop((full, evaluation));
+        assert_eq!((admission.held().calls, admission.held().evaluations), (0, 0));
     }
 }

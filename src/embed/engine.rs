@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Settings,
-    admission::{Admission, Admitted, Lane},
+    admission::{Admission, Admitted, Lane, Room},
     batch::FlowId,
     cache::{Cache, Held},
     error::{EmbedError, TooLong},
@@ -53,7 +53,6 @@ pub(super) struct EngineParts {
 #[derive(Clone, Copy)]
 pub(super) struct Asker {
     pub flow: Flow,
-    pub lane: Lane,
     pub deadline: Deadline,
 }
 
@@ -84,9 +83,12 @@ pub struct EmbeddedInput {
     pub truncated: bool,
 }
 
-/// Whose inputs they are, for fairness: one stream is one flow.
+/// Whose inputs they are, for fairness: one stream is one flow, and so is one sample of an evaluation.
 #[derive(Clone, Copy, Debug)]
-pub struct Flow(pub(super) FlowId);
+pub struct Flow {
+    pub(super) lane: Lane,
+    pub(super) id: FlowId,
+}
 
 impl Engine {
     pub(super) fn start(
@@ -108,10 +110,10 @@ impl Engine {
             text: TextThreads::start("assay-text", settings.text_threads, Priority::Text, metrics)?,
             tokenize: TextThreads::start("assay-token", settings.text_threads, Priority::Compute, metrics)?,
             compute: ComputeThreads::start(&compute, forward, status, metrics)?,
-            admission: Admission::new(settings.queue_tokens, model.info.max_tokens, metrics),
+            admission: Admission::new(Room::of(settings), model.info.max_tokens, metrics),
             cache: Cache::new(settings.cache_bytes, &model.info, metrics),
             model,
-            flows: AtomicU64::new(0),
+            flows: AtomicU64::new(EVALUATIONS.0 + 1),
             metrics: metrics.clone(),
         })))
     }
@@ -120,9 +122,18 @@ impl Engine {
         &self.0.model.info
     }
 
-    /// A flow of its own for one call or stream.
-    pub fn flow(&self) -> Flow {
-        Flow(FlowId(self.0.flows.fetch_add(1, Ordering::Relaxed)))
+    /// A flow for one stream.
+    pub fn stream_flow(&self) -> Flow {
+        self.flow(Lane::Stream)
+    }
+
+    /// A flow for one sample of an evaluation. Behind admission all evaluations together have the share of one caller.
+    pub fn evaluation_flow(&self) -> Flow {
+        self.flow(Lane::Evaluation)
+    }
+
+    pub(super) fn flow(&self, lane: Lane) -> Flow {
+        Flow { lane, id: FlowId(self.0.flows.fetch_add(1, Ordering::Relaxed)) }
     }
 
     /// Inputs and tokens that wait for a compute thread.
@@ -140,11 +151,11 @@ impl Engine {
         options: InputOptions,
         deadline: Deadline,
     ) -> Result<Embedded, EmbedError> {
-        let asker = Asker { flow: self.flow(), lane: Lane::Call, deadline };
+        let asker = Asker { flow: self.flow(Lane::Call), deadline };
         within(deadline, self.answer(asker, texts, options)).await
     }
 
-    /// Embeds one text of a stream; waits where the streams' part of the queue is full.
+    /// Embeds one text of a stream or an evaluation; waits where their part of the queue is full.
     ///
     /// # Errors
     /// [`EmbedError`]
@@ -155,7 +166,7 @@ impl Engine {
         options: InputOptions,
         deadline: Deadline,
     ) -> Result<EmbeddedInput, EmbedError> {
-        let asker = Asker { flow, lane: Lane::Stream, deadline };
+        let asker = Asker { flow, deadline };
         let mut embedded = within(deadline, self.answer(asker, vec![text], options)).await?;
         embedded.inputs.pop().ok_or(EmbedError::Defect)
     }
@@ -203,11 +214,12 @@ impl Engine {
     }
 
     pub(super) async fn admit(&self, asker: Asker, tokens: usize) -> Result<Permit, EmbedError> {
-        let span = match asker.lane {
+        let Flow { lane, id } = asker.flow;
+        let span = match lane {
             Lane::Call => Span::default(),
-            Lane::Stream | Lane::Tokenize => Scope::current().child(|| "admission"),
+            Lane::Stream | Lane::Evaluation | Lane::Tokenize => Scope::current().child(|| "admission"),
         };
-        let permit = self.0.admission.admit(asker.lane, asker.flow.0, tokens).await;
+        let permit = self.0.admission.admit(lane, id, tokens).await;
         span.end_with(&permit, EmbedError::kind);
         permit
     }
@@ -282,7 +294,7 @@ impl Engine {
             Some(encoded) => encoded,
             None => {
                 let encode = move |text: &str| model.tokenizer.encode(&prompt, text, truncation);
-                let encoded = self.0.text.map(flow.0, caller, texts, encode);
+                let encoded = self.0.text.map(flow.behind_admission(), caller, texts, encode);
                 encoded.await.map_err(|_| EmbedError::Defect)?
             }
         };
@@ -318,9 +330,23 @@ impl Engine {
         });
         let jobs = jobs.collect();
         drop(answers);
-        self.0.compute.push(flow.0, jobs);
+        self.0.compute.push(flow.behind_admission(), jobs);
         let computed = receiver.await.map_err(|_| EmbedError::Stopping)?;
         computed.into_iter().collect::<Result<_, _>>().map_err(|Defect| EmbedError::Defect)
+    }
+}
+
+/// The flow of all evaluations behind admission.
+const EVALUATIONS: FlowId = FlowId(0);
+
+impl Flow {
+    /// Whoever embeds waits for at most one text of evaluations, however many there are; which evaluation is next was
+    /// decided by admission, which lets in little more than the threads compute at a time.
+    fn behind_admission(self) -> FlowId {
+        match self.lane {
+            Lane::Evaluation => EVALUATIONS,
+            Lane::Call | Lane::Stream | Lane::Tokenize => self.id,
+        }
     }
 }
 

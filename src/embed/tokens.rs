@@ -59,7 +59,7 @@ impl Engine {
         deadline: Deadline,
         convert: impl Fn(Vec<Token>) -> T + Send + Sync + 'static,
     ) -> Result<Vec<T>, EmbedError> {
-        let asker = Asker { flow: self.flow(), lane: Lane::Tokenize, deadline };
+        let asker = Asker { flow: self.flow(Lane::Tokenize), deadline };
         let most = self.0.admission.capacity();
         let mut count = Count::of(&texts, &prompt);
         let mut permit = self.admit(asker, count.at_most().min(most)).await?;
@@ -76,7 +76,7 @@ impl Engine {
             let bytes = texts.iter().map(|text| bytes_of(text, prompt_bytes)).sum();
             let tokenize = Arc::clone(&tokenize);
             let tokenize = move |text: &str| -> Result<(usize, T), TokenizeError> { tokenize(text) };
-            let piece = self.0.tokenize.map(asker.flow.0, &caller, texts, tokenize);
+            let piece = self.0.tokenize.map(asker.flow.id, &caller, texts, tokenize);
             let piece: Result<Vec<(usize, T)>, _> =
                 piece.await.map_err(|_| EmbedError::Defect)?.into_iter().collect();
             let piece = piece.map_err(|error| {

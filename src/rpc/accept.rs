@@ -6,6 +6,7 @@ use super::{
     Rpc,
     caller::Caller,
     listen::{self, Listener},
+    transport::{Placed, Transport},
 };
 
 impl Rpc {
@@ -21,14 +22,17 @@ impl Rpc {
                     let listener = tokio::net::TcpListener::from_std(listener)?;
                     loop {
                         let (io, address) = listen::accepted(|cx| listener.poll_accept(cx)).await;
-                        tasks.spawn(self.clone().serve_tcp(io, address.ip()));
+                        let caller = Caller::at(address.ip());
+                        let placed = self.transport.place(caller.address().or(Some(address.ip())));
+                        tasks.spawn(self.clone().serve_tcp(io, placed, caller));
                     }
                 }
                 Listener::Unix { listener, .. } => {
                     let listener = tokio::net::UnixListener::from_std(listener)?;
                     loop {
                         let (io, _) = listen::accepted(|cx| listener.poll_accept(cx)).await;
-                        tasks.spawn(self.clone().serve_unix(io));
+                        let placed = self.transport.place(None);
+                        tasks.spawn(self.clone().serve_unix(io, placed));
                     }
                 }
             }
@@ -43,12 +47,11 @@ impl Rpc {
         accepted
     }
 
-    async fn serve_tcp(self, io: tokio::net::TcpStream, address: std::net::IpAddr) {
+    async fn serve_tcp(self, io: tokio::net::TcpStream, placed: Placed, caller: Caller) {
         // Answers are small and each is written at once. A peer that has left already needs none.
         let _ = io.set_nodelay(true);
-        let (transport, caller) = (&self.transport, Caller::at(address));
-        let limited = Some(caller.address().unwrap_or(address));
-        let Some(accepted) = transport.admit(io, limited, self.tls.is_none()).await else { return };
+        let transport = &self.transport;
+        let Some(accepted) = Transport::admit(io, placed, self.tls.is_none()).await else { return };
         match self.tls {
             None => transport.serve(accepted, caller, self.service).await,
             Some(tls) => {
@@ -60,9 +63,9 @@ impl Rpc {
         }
     }
 
-    async fn serve_unix(self, io: tokio::net::UnixStream) {
+    async fn serve_unix(self, io: tokio::net::UnixStream, placed: Placed) {
         let caller = io.peer_cred().map_or(Caller::Unknown, |user| Caller::User(user.uid()));
-        if let Some(accepted) = self.transport.admit(io, None, true).await {
+        if let Some(accepted) = Transport::admit(io, placed, true).await {
             self.transport.serve(accepted, caller, self.service).await;
         }
     }

@@ -127,7 +127,7 @@ impl Exchange for EmbedStream {
 
     fn begin(&mut self, item: EmbedStreamRequest) -> BoxStream<'static, Self::Step> {
         let ticket = self.reorder.add(cut_id(&item.id));
-        self.flow = self.flow.or_else(|| self.embedder.ready().ok().map(Engine::flow));
+        self.flow = self.flow.or_else(|| self.embedder.ready().ok().map(Engine::stream_flow));
         let work = Work {
             embedder: self.embedder.clone(),
             limits: self.limits.clone(),
@@ -173,7 +173,7 @@ impl Work {
     async fn embed(&self, item: EmbedStreamRequest) -> Result<Embedding, Status> {
         let engine = engine(&self.embedder, self.waits_for_ready, self.deadline).await?;
         let (text, options) = convert::stream_item(item, &self.limits, engine.model())?;
-        let flow = self.flow.unwrap_or_else(|| engine.flow());
+        let flow = self.flow.unwrap_or_else(|| engine.stream_flow());
         let embedded = engine.embed_in_stream(flow, text, options, self.deadline).await;
         embedded.map(convert::embedding).map_err(|error| status::of_embed(&error, |_| "input".into()))
     }

@@ -23,7 +23,7 @@ use tower::{BoxError, Service};
 
 use io::GuardedIo;
 pub use registry::ConnectionLimits;
-use registry::Place;
+use registry::{ConnectionRefused, Place};
 pub(crate) use registry::{ConnectionMetrics, Connections};
 pub(crate) use streams::CallEnd;
 use streams::StreamExecutor;
@@ -85,6 +85,9 @@ pub(crate) struct Transport {
     pub closing: CancellationToken,
 }
 
+/// The place of a new connection, or why there is none.
+pub(crate) type Placed = Result<Place, ConnectionRefused>;
+
 /// A connection that was accepted and has a place.
 pub(crate) struct Accepted<C> {
     io: C,
@@ -92,17 +95,24 @@ pub(crate) struct Accepted<C> {
 }
 
 impl Transport {
-    /// Takes a place for the connection, or tells it that there is none.
+    /// Takes a place for a connection that was just accepted, before the next is: places are given in that order.
+    pub fn place(&self, address: Option<IpAddr>) -> Placed {
+        let placed = self.connections.admit(address);
+        if let Err(refused) = &placed {
+            tracing::debug!(?address, %refused, "a connection is refused");
+        }
+        placed
+    }
+
+    /// The connection with its place; or tells it that there is none.
     pub async fn admit<C: AsyncRead + AsyncWrite + Unpin>(
-        &self,
         mut io: C,
-        address: Option<IpAddr>,
+        placed: Placed,
         plain: bool,
     ) -> Option<Accepted<C>> {
-        match self.connections.admit(address) {
+        match placed {
             Ok(place) => Some(Accepted { io, place: Arc::new(place) }),
             Err(refused) => {
-                tracing::debug!(?address, %refused, "a connection is refused");
                 if plain {
                     let farewell = frames::refusal(&refused.to_string());
                     // A peer that does not read it finds its connection closed.

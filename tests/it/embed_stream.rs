@@ -223,7 +223,7 @@ fn a_short_text_waits_for_few_of_the_thousands_that_another_flow_has_waiting() {
     let answered = AtomicUsize::new(0);
     run(async {
         let engine = app.app.embedder().ready().expect("it serves");
-        let (flow, deadline) = (engine.flow(), Deadline::after(LIMIT));
+        let (flow, deadline) = (engine.stream_flow(), Deadline::after(LIMIT));
         let dimensions = engine.model().dimensions;
         let vector = VectorOptions { dimensions, normalize: true, encoding: VectorEncoding::Float32Values };
         let options = InputOptions { prompt: "".into(), truncation: Truncation::End, vector };

@@ -160,7 +160,7 @@ impl Steps<'_> {
                 encoding: VectorEncoding::Float32Values,
             },
         };
-        Ok(Embedding { flow: engine.flow(), options, engine })
+        Ok(Embedding { flow: engine.evaluation_flow(), options, engine })
     }
 }
 

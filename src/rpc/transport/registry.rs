@@ -50,7 +50,7 @@ struct Evictable {
 
 /// Why a connection is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ConnectionRefused {
+pub(crate) enum ConnectionRefused {
     #[error("connection limit reached (max-connections {0})")]
     All(usize),
     #[error("connection limit of the address reached (max-connections-per-address {0})")]
@@ -162,7 +162,7 @@ impl State {
 }
 
 /// One open connection; dropping it frees its place.
-pub(super) struct Place {
+pub(crate) struct Place {
     shared: Arc<Shared>,
     address: Option<IpAddr>,
     evicted: CancellationToken,
