@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
     def pieces(self, status: int, parts: Iterable[bytes], pause: float = 0, **headers: str) -> None:
         """An answer in pieces, without a length."""
         self.start(status, transfer_encoding="chunked", **headers)
-        for part in parts:
+        for part in filter(None, parts):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
             self.wfile.flush()
             time.sleep(pause)

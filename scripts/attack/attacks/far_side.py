@@ -164,7 +164,7 @@ def file_beyond_its_length(handler: Handler) -> None:
     elif handler.command == "HEAD":
         handler.start(200, content_length=str(MIB), x_linked_size=str(MIB), x_linked_etag=f'"{"b" * 64}"')
     else:
-        handler.endless(b"", b" " * 65536)
+        handler.endless(b" ", b" " * 65536)
 
 
 def pull(server: Server, answer, expected: str) -> str | None:
