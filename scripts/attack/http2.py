@@ -6,10 +6,13 @@ import struct
 import time
 from collections.abc import Iterator
 
+from hpack import grpc_status
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
-INITIAL_WINDOW_SIZE = 4
+HEADER_TABLE_SIZE, INITIAL_WINDOW_SIZE = 1, 4
+INVALID_ARGUMENT = 3
 
 EMBED = "/assay.v1.EmbeddingService/Embed"
 EMBED_STREAM = "/assay.v1.EmbeddingService/EmbedStream"
@@ -22,10 +25,10 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 
 
-def settings(**values: int) -> bytes:
-    """A SETTINGS frame; `window` is the initial window of streams."""
-    payload = b"".join(struct.pack(">HI", INITIAL_WINDOW_SIZE, value) for value in values.values())
-    return frame(SETTINGS, 0, 0, payload)
+def settings(*windows: int) -> bytes:
+    """A SETTINGS frame without a header table; of the initial windows of streams the last one holds."""
+    values = [(HEADER_TABLE_SIZE, 0), *((INITIAL_WINDOW_SIZE, window) for window in windows)]
+    return frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", *value) for value in values))
 
 
 def headers(stream: int, path: str, **further: str) -> bytes:
@@ -97,11 +100,20 @@ class Closed(Exception):
     """The server has ended the connection."""
 
 
-class Connection:
-    """One connection. Reads block for at most `timeout` seconds."""
+class Late(Closed):
+    """The time for it was over."""
 
-    def __init__(self, port: int, window: int | None = None, preface: bool = True, tls: bool = False, timeout: float = 10):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout)
+
+class Connection:
+    """One connection. Reads and writes block for at most `timeout` seconds, and none beyond `end`, a time of the
+    monotonic clock."""
+
+    def __init__(
+        self, port: int, window: int | None = None, tls: bool = False, timeout: float = 10,
+        end: float = float("inf"), source: str = "127.0.0.1",
+    ):
+        self.timeout, self.end = timeout, end
+        self.socket = socket.create_connection(("127.0.0.1", port), self._time_left(), (source, 0))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -111,12 +123,22 @@ class Connection:
         self.next_stream, self.left = 1, b""
         self.sendable, self.stream_window = 65535, 65535
         self.peer_window = 65535
-        if preface:
-            self.send(PREFACE + (settings(window=window) if window is not None else settings()))
+        # The grpc-status that came last.
+        self.status: int | None = None
+        self.send(PREFACE + (settings() if window is None else settings(window)))
+
+    def _time_left(self) -> float:
+        left = min(self.timeout, self.end - time.monotonic())
+        if left <= 0:
+            raise Late("the end of the attack")
+        return left
 
     def send(self, data: bytes) -> None:
         try:
+            self.socket.settimeout(self._time_left())
             self.socket.sendall(data)
+        except TimeoutError as error:
+            raise Late("the server does not read") from error
         except OSError as error:
             raise Closed(str(error)) from error
 
@@ -140,11 +162,30 @@ class Connection:
                 self.sendable += increment
             else:
                 self.stream_window += increment
+        elif kind == HEADERS:
+            status = grpc_status(payload)
+            self.status = self.status if status is None else status
         elif kind == DATA:
             if length:
                 update = struct.pack(">I", length)
                 self.send(frame(WINDOW_UPDATE, 0, 0, update) + frame(WINDOW_UPDATE, 0, stream, update))
         return kind, flags, stream, payload
+
+    def arrived(self) -> None:
+        """Takes in what has come, without waiting. Raises `Closed` at a GOAWAY."""
+        self.socket.settimeout(0)
+        try:
+            data = self.socket.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise Closed(str(error)) from error
+        if not data:
+            raise Closed("end of the connection")
+        self.left += data
+        while len(self.left) >= 9 + int.from_bytes(self.left[:3], "big"):
+            if self.receive()[0] == GOAWAY:
+                raise Closed("GOAWAY")
 
     def begin(self, path: str, **further: str) -> int:
         """Sends the headers of a call; returns its stream."""
@@ -193,15 +234,12 @@ class Connection:
             if flags & END_STREAM and kind in (DATA, HEADERS):
                 return answer or None
 
-    def drain(self, seconds: float) -> None:
-        """Reads and drops what comes, until nothing does or the time is over."""
-        until = time.monotonic() + seconds
-        self.socket.settimeout(min(seconds, 1.0))
+    def drain(self) -> None:
+        """Reads and drops what comes, until the server ends the connection or the time is over."""
         try:
-            while time.monotonic() < until:
-                if not self.socket.recv(1 << 16):
-                    return
-        except OSError:
+            while True:
+                self.receive()
+        except Closed:
             return
 
     def close(self) -> None:
@@ -210,7 +248,10 @@ class Connection:
     def _read(self, count: int) -> bytes:
         while len(self.left) < count:
             try:
+                self.socket.settimeout(self._time_left())
                 data = self.socket.recv(1 << 16)
+            except TimeoutError as error:
+                raise Late("no answer") from error
             except OSError as error:
                 raise Closed(str(error)) from error
             if not data:

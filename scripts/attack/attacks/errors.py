@@ -1,6 +1,6 @@
 """Answers that say what is wrong."""
 
-from http2 import EMBED, END_STREAM, HEADERS, Connection, inputs, message
+from http2 import EMBED, END_STREAM, HEADERS, INVALID_ARGUMENT, Connection, inputs, message
 
 from .registry import attack
 
@@ -14,6 +14,8 @@ def _(server, seconds):
     for _ in range(100):
         kind, flags, on, payload = connection.receive()
         if on == stream and kind == HEADERS and flags & END_STREAM:
+            if connection.status != INVALID_ARGUMENT:
+                return f"grpc-status {connection.status}"
             # Huffman's code for the details, which are base64, makes 6 bits of 8; names and overhead are below 1 KiB.
             return f"{len(payload)} bytes of headers" if len(payload) * 8 / 6 + 1024 > 8192 else None
     return "there is no answer"

@@ -1,85 +1,97 @@
 """Floods of frames."""
 
-import contextlib
 import time
 
 from http2 import (
     CONTINUATION, DATA, EMBED, EMBED_STREAM, HEADERS, PING, PRIORITY, RST_STREAM, WINDOW_UPDATE, Closed, Connection,
-    frame, headers, settings,
+    Late, frame, headers, settings,
 )
 from server import Server
 
-from .registry import attack, until
+from .registry import attack, before
+
+NEVER_OUT = "the flood was never thrown out"
+OPEN_STREAMS = b"".join(headers(2 * n + 1, EMBED_STREAM) for n in range(250))
 
 
-def flood(server: Server, seconds: float, frames: bytes, streams: int = 250) -> None:
-    """Opens streams that stay open, then sends `frames` at full rate; connects again when it is thrown out."""
+def flood(server: Server, seconds: float, frames: bytes, begin: bytes = OPEN_STREAMS) -> str | None:
+    """Sends `begin`, which opens streams that stay open, then `frames` at full rate, and reads what comes.
+
+    Connects again when it is thrown out, by GOAWAY or by a reset, and fails where it never is.
+    """
     many = frames * max(1, 60_000 // len(frames))
-    for _ in until(seconds):
-        with contextlib.suppress(Closed, OSError):
-            connection = Connection(server.port, window=0, timeout=5)
-            connection.send(b"".join(headers(2 * n + 1, EMBED_STREAM) for n in range(streams)))
-            for _ in until(seconds):
+    end, thrown_out = time.monotonic() + seconds, 0
+    for _ in before(end):
+        try:
+            connection = Connection(server.port, window=0, timeout=5, end=end)
+            connection.send(begin)
+            for _ in before(end):
                 connection.send(many)
+                connection.arrived()
+        except Late:
+            pass
+        except (Closed, OSError):
+            thrown_out += 1
         time.sleep(0.05)
+    return None if thrown_out else NEVER_OUT
 
 
 @attack("flood-settings", quick=True)
 def _(server, seconds):
     """SETTINGS frames that move the windows of 250 open streams"""
-    flood(server, seconds, settings(a=1) + settings(a=65535))
+    return flood(server, seconds, settings(1) + settings(65535))
 
 
 @attack("flood-ping")
 def _(server, seconds):
     """PING frames at full rate"""
-    flood(server, seconds, frame(PING, 0, 0, bytes(8)))
+    return flood(server, seconds, frame(PING, 0, 0, bytes(8)))
 
 
 @attack("flood-priority")
 def _(server, seconds):
     """PRIORITY frames at full rate"""
-    flood(server, seconds, frame(PRIORITY, 0, 1, bytes(5)))
+    return flood(server, seconds, frame(PRIORITY, 0, 1, bytes(5)))
 
 
 @attack("flood-window-update")
 def _(server, seconds):
     """WINDOW_UPDATE frames at full rate"""
-    flood(server, seconds, frame(WINDOW_UPDATE, 0, 1, b"\0\0\0\1"))
+    return flood(server, seconds, frame(WINDOW_UPDATE, 0, 1, b"\0\0\0\1"))
 
 
 @attack("flood-unknown")
 def _(server, seconds):
     """frames of an unknown kind at full rate"""
-    flood(server, seconds, frame(0xFA, 0, 0, b"unknown"))
+    return flood(server, seconds, frame(0xFA, 0, 0, b"unknown"))
 
 
 @attack("flood-empty-data")
 def _(server, seconds):
     """DATA frames without data at full rate"""
-    flood(server, seconds, frame(DATA, 0, 1))
+    return flood(server, seconds, frame(DATA, 0, 1))
 
 
 @attack("flood-continuation")
 def _(server, seconds):
     """a header block that never ends"""
-    for _ in until(seconds):
-        with contextlib.suppress(Closed, OSError):
-            connection = Connection(server.port, timeout=5)
-            connection.send(frame(HEADERS, 0, 1))
-            for _ in until(seconds):
-                connection.send(frame(CONTINUATION, 0, 1, b"\0\1a\1b" * 100) * 20)
+    return flood(server, seconds, frame(CONTINUATION, 0, 1, b"\0\1a\1b" * 100), begin=frame(HEADERS, 0, 1))
 
 
 @attack("flood-resets")
 def _(server, seconds):
     """calls that are reset as soon as they begin"""
-    for _ in until(seconds):
-        with contextlib.suppress(Closed, OSError):
-            connection = Connection(server.port, timeout=5)
-            for start in range(1, 1_000_000, 200):
-                if start > 200_000:
-                    break
-                streams = range(start, start + 200, 2)
+    end, thrown_out = time.monotonic() + seconds, 0
+    for _ in before(end):
+        try:
+            connection = Connection(server.port, timeout=5, end=end)
+            for first in range(1, 200_000, 200):
+                streams = range(first, first + 200, 2)
                 connection.send(b"".join(headers(n, EMBED) + frame(RST_STREAM, 0, n, b"\0\0\0\x08") for n in streams))
+                connection.arrived()
+        except Late:
+            pass
+        except (Closed, OSError):
+            thrown_out += 1
         time.sleep(0.05)
+    return None if thrown_out else NEVER_OUT
