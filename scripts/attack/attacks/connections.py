@@ -9,20 +9,23 @@ from server import Server
 
 from .registry import attack, until
 
+# Further addresses of this machine. The polite callers have 127.0.0.1.
+OTHERS = tuple(f"127.0.0.{last}" for last in range(2, 21))
 
-def open_silent(port: int, count: int, said: bytes = b"") -> list[socket.socket]:
+
+def open_silent(port: int, count: int, said: bytes = b"", source: str = "127.0.0.1") -> list[socket.socket]:
     held = []
     for _ in range(count):
         with contextlib.suppress(OSError):
-            connection = socket.create_connection(("127.0.0.1", port), 5)
+            connection = socket.create_connection(("127.0.0.1", port), 5, (source, 0))
             connection.sendall(said)
             held.append(connection)
     return held
 
 
-def hold(server: Server, seconds: float, said: bytes, count: int = 600) -> None:
+def hold(server: Server, seconds: float, said: bytes, count: int = 600, sources: tuple[str, ...] = ("127.0.0.1",)) -> None:
     for _ in until(seconds):
-        held = open_silent(server.port, count, said)
+        held = [one for source in sources for one in open_silent(server.port, count // len(sources), said, source)]
         time.sleep(1)
         [connection.close() for connection in held]
 
@@ -63,6 +66,54 @@ def _(server, seconds):
 def _(server, seconds):
     """a server that may open 256 files, and 400 connections"""
     hold(server, seconds, PREFACE + settings(), 400)
+
+
+@attack("descriptors-1024", descriptors=1024)
+def _(server, seconds):
+    """a server that may open 1,024 files, and 1,400 connections from four addresses"""
+    hold(server, seconds, b"", 1400, OTHERS[:4])
+
+
+def crowd(server: Server, seconds: float, said: bytes) -> tuple[int, str | None]:
+    """Takes all connections: 700 from one address and 60 from each of 18 others, and more of them all the time.
+
+    Meanwhile newcomers from 127.0.0.1 embed by new connections. Returns how many were refused, and what failed: a
+    newcomer that was let in or refused only after 1 s, or limits that were not met.
+    """
+    held = open_silent(server.port, 700, said, OTHERS[0])
+    held += [one for source in OTHERS[1:] for one in open_silent(server.port, 60, said, source)]
+    for _ in until(2):
+        if (taken := server.metric("assay_connections_open")) >= 1000:
+            break
+    worst, refused = 0.0, 0
+    for tried in until(seconds):
+        started = time.monotonic()
+        status = None
+        with contextlib.suppress(Closed, OSError):
+            newcomer = Connection(server.port)
+            newcomer.call(EMBED, inputs("a"))
+            status = newcomer.status
+        worst = max(worst, time.monotonic() - started)
+        refused += status != 0
+        held += open_silent(server.port, 20, said, OTHERS[tried % len(OTHERS)])
+        time.sleep(0.1)
+    [connection.close() for connection in held]
+    if taken < 1000:
+        return refused, f"only {taken:.0f} connections were open"
+    return refused, f"a newcomer waited {worst:.1f} s" if worst > 1 else None
+
+
+@attack("crowd-silent")
+def _(server, seconds):
+    """more than max-connections from 19 addresses that send nothing; newcomers get in within 1 s"""
+    refused, failed = crowd(server, seconds, b"")
+    return failed or (f"{refused} newcomers were refused" if refused else None)
+
+
+@attack("crowd-preface")
+def _(server, seconds):
+    """more than max-connections from 19 addresses that send the preface; newcomers get in or are refused within 1 s"""
+    return crowd(server, seconds, PREFACE + settings())[1]
 
 
 @attack("silent-admin-connections", quick=True)
