@@ -11,7 +11,10 @@ also fails where health took more than 250 ms, the caller's p99 more than three 
 """
 
 import argparse
+import contextlib
 import json
+import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -39,6 +42,12 @@ class Polite:
         self.processes = {
             role: subprocess.Popen([*command, role, *map(str, ports)], stdout=subprocess.PIPE) for role, *ports in roles
         }
+
+    def __enter__(self) -> "Polite":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        [process.kill() for process in self.processes.values()]
 
     def end(self) -> dict:
         for process in self.processes.values():
@@ -70,28 +79,45 @@ class Sampler(threading.Thread):
             time.sleep(0.05)
 
 
-def certificate() -> list[str]:
-    folder = Path(tempfile.mkdtemp(prefix="assay-attack-"))
-    key, cert = folder / "key.pem", folder / "cert.pem"
+def certificate(folder: str) -> list[str]:
+    key, cert = Path(folder) / "key.pem", Path(folder) / "cert.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
     subprocess.run([*command, "-subj", "/CN=localhost", "-keyout", key, "-out", cert], check=True, capture_output=True)
     return ["--tls-cert", str(cert), "--tls-key", str(key)]
 
 
 def run(attack: Attack, options: argparse.Namespace) -> dict:
-    further = certificate() if attack.tls else []
-    judge = attack.judge() if attack.judge else None
-    further += attack.arguments + (judge.arguments if judge else [])
-    server = Server(options.binary, options.model, *further, descriptors=attack.descriptors)
-    server.judge = judge
+    """One attack on a fresh server. However it ends, no process stays; the log stays where it failed."""
+    with contextlib.ExitStack() as stack:
+        further = list(attack.arguments)
+        if attack.tls:
+            further += certificate(stack.enter_context(tempfile.TemporaryDirectory(prefix="assay-attack-")))
+        judge = attack.judge() if attack.judge else None
+        if judge:
+            stack.callback(judge.close)
+            further += judge.arguments
+        server = Server(options.binary, options.model, *further, descriptors=attack.descriptors)
+        server.judge, row = judge, {"hard": True}
+        stack.callback(lambda: server.close(keep_log=row["hard"]))
+        polite = stack.enter_context(Polite(server, attack.tls))
+        row |= measure(attack, options, server, polite)
+        row["verdict"] = verdict(row, options)
+    if row["hard"]:
+        print(f"{attack.name}: the server's log is {server.log.name}", file=sys.stderr)
+    return row
+
+
+def measure(attack: Attack, options: argparse.Namespace, server: Server, polite: Polite) -> dict:
     alone_seconds, settle = (2, 5) if options.quick else (4, 60 if options.settle is None else options.settle)
-    polite = Polite(server, attack.tls)
     time.sleep(alone_seconds + 1)
     before, stalls = server.resident(), server.metric("assay_reactor_stalls_total")
     sampler = Sampler(server)
     sampler.start()
     begun = time.monotonic()
-    failed = attack.run(server, options.seconds)
+    try:
+        failed = attack.run(server, options.seconds)
+    except OSError as error:
+        failed = f"the attack could not go on: {error}"
     ended = time.monotonic()
     seen = polite.end()
     alive = server.alive() or server.process.returncode == 0
@@ -118,7 +144,6 @@ def run(attack: Attack, options: argparse.Namespace) -> dict:
     else:
         # The shutdown ends the callers' and the probes' connections.
         row["refused"], row["livez"], row["health"] = 0, float("nan"), float("nan")
-    row["verdict"] = verdict(row, options)
     return row
 
 
@@ -165,6 +190,9 @@ def main() -> None:
     parser.add_argument("--strict", action="store_true", help="fail for times and memory too")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to this file")
     options = parser.parse_args()
+    # Some attacks open more connections than the soft limit allows.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     options.seconds = options.seconds or (4 if options.quick else 10)
     chosen = [a for a in ATTACKS.values() if a.quick or not options.quick]
     if options.only:
@@ -172,6 +200,8 @@ def main() -> None:
     if options.list:
         print("\n".join(f"{a.name:28} {a.about}" for a in chosen))
         return
+    # A suite that is told to end cleans up as at its own end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(HEADER, flush=True)
     rows = []
     for attack in chosen:

@@ -1,6 +1,7 @@
 """A caller and probes that behave, beside an attack; each is a process of its own and prints what it saw as JSON."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -8,18 +9,23 @@ import urllib.request
 
 from http2 import EMBED, EMBED_STREAM, HEALTH, Closed, Connection, field, inputs, message
 
-running = True
+stopped = False
 
 
 def stop(*_: object) -> None:
-    global running
-    running = False
+    global stopped
+    stopped = True
+
+
+def running(parent: int = os.getppid()) -> bool:
+    """Until it is told to stop, or the suite is gone."""
+    return not stopped and os.getppid() == parent
 
 
 def caller(port: int) -> dict:
     """Embeds one short text over one connection, again and again."""
     seconds, failed, connection = [], 0, None
-    while running:
+    while running():
         started = time.monotonic()
         try:
             connection = connection or Connection(port)
@@ -37,7 +43,7 @@ def stream(port: int) -> dict:
     seconds, failed = [], 0
     connection = Connection(port)
     on = connection.begin(EMBED_STREAM)
-    while running:
+    while running():
         started = time.monotonic()
         try:
             connection.body(on, message(field(2, "what is a fox?")), end=False)
@@ -55,7 +61,7 @@ def stream(port: int) -> dict:
 def prober(admin: int) -> dict:
     """Asks the admin port for liveness and health as a kubelet does, each time by a new connection."""
     livez, health = [], []
-    while running:
+    while running():
         for times, ask in ((livez, lambda: probe_livez(admin)), (health, lambda: probe_health(admin))):
             started = time.monotonic()
             passed = ask()

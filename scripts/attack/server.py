@@ -1,6 +1,7 @@
 """The server under attack: a process of its own, in a memory cgroup where there is one."""
 
 import contextlib
+import ctypes
 import os
 import re
 import resource
@@ -13,6 +14,7 @@ import urllib.request
 from pathlib import Path
 
 GIB = 1 << 30
+PR_SET_PDEATHSIG = 1
 
 
 def free_port() -> int:
@@ -29,6 +31,11 @@ class Cgroup:
         self.folder = None
         for root, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
             folder = Path(root) / name
+            for stale in folder.parent.glob("assay-attack-*"):
+                # Of a suite that was killed.
+                if not Path(f"/proc/{stale.name.split('-')[2]}").exists():
+                    with contextlib.suppress(OSError):
+                        stale.rmdir()
             try:
                 folder.mkdir()
                 (folder / limit).write_text(str(GIB))
@@ -43,13 +50,16 @@ class Cgroup:
             (self.folder / "cgroup.procs").write_text(str(os.getpid()))
 
     def remove(self) -> None:
-        if self.folder:
+        """Processes that have just ended may keep it for a moment."""
+        end = time.monotonic() + 2
+        while self.folder and self.folder.exists() and time.monotonic() < end:
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
+            time.sleep(0.05)
 
 
 class Server:
-    """Starts the binary and waits until it serves."""
+    """Starts the binary and waits until it serves. What starts one has to close it."""
 
     def __init__(self, binary: str, model: str, *arguments: str, descriptors: int | None = None):
         self.binary = binary
@@ -57,7 +67,11 @@ class Server:
         self.log = tempfile.NamedTemporaryFile(prefix="assay-attack-", suffix=".log", delete=False)
         self.cgroup = Cgroup()
 
+        libc = ctypes.CDLL(None)
+
         def prepare() -> None:
+            # Where even the clean-up is killed, the server ends with the suite.
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             self.cgroup.enter()
             if descriptors:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
@@ -68,6 +82,7 @@ class Server:
         until = time.monotonic() + 60
         while not self._ready():
             if time.monotonic() > until or self.process.poll() is not None:
+                self.close(keep_log=True)
                 raise SystemExit(f"the server does not serve: see {self.log.name}")
             time.sleep(0.1)
 
@@ -104,5 +119,14 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.cgroup.remove()
         return code, time.monotonic() - started
+
+    def close(self, keep_log: bool) -> None:
+        """Ends what is left of it, however the attack ended."""
+        if self.alive():
+            self.process.kill()
+            self.process.wait()
+        self.cgroup.remove()
+        self.log.close()
+        if not keep_log:
+            Path(self.log.name).unlink(missing_ok=True)
