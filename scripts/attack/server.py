@@ -79,10 +79,16 @@ class Server:
         command = [binary, "--model", model, "--listen", f"127.0.0.1:{self.port}"]
         command += ["--admin-listen", f"127.0.0.1:{self.admin}", *arguments]
         self.process = subprocess.Popen(command, stderr=self.log, stdout=self.log, preexec_fn=prepare)
+        try:
+            self._wait()
+        except BaseException:
+            self.close(keep_log=True)
+            raise
+
+    def _wait(self) -> None:
         until = time.monotonic() + 60
         while not self._ready():
             if time.monotonic() > until or self.process.poll() is not None:
-                self.close(keep_log=True)
                 raise SystemExit(f"the server does not serve: see {self.log.name}")
             time.sleep(0.1)
 
