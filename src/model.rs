@@ -189,9 +189,10 @@ impl Model {
 
     /// One pooled vector for each sequence: `[sequences * dimensions]`, not yet scaled to unit length.
     ///
-    /// In a reduced precision numbers beyond its range become infinite; whoever asks checks.
-    pub fn encode(&self, batch: &Packed, team: &Team) -> Vec<f32> {
-        self.encoder.encode(batch, team)
+    /// In a reduced precision numbers beyond its range become infinite: the caller checks. `between_layers` is called
+    /// after each layer but the last, and may itself encode another batch with the same team.
+    pub fn encode(&self, batch: &Packed, team: &Team, between_layers: &dyn Fn()) -> Vec<f32> {
+        self.encoder.encode(batch, team, between_layers)
     }
 }
 

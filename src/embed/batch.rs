@@ -91,11 +91,21 @@ impl<T> FairQueue<T> {
     /// Takes the next jobs, at most `limit` tokens of them, but at least one job; `keep` drops those whose
     /// callers left, which count for nothing.
     pub fn next_batch(&mut self, limit: usize, keep: impl Fn(&T) -> bool) -> Vec<T> {
+        self.take(limit, keep, 1).0
+    }
+
+    /// Takes the next jobs and says how many tokens they have: at most `limit`, so none where the next job has more.
+    pub fn next_short(&mut self, limit: usize, keep: impl Fn(&T) -> bool) -> (Vec<T>, usize) {
+        self.take(limit, keep, 0)
+    }
+
+    /// The first `at_least` jobs are taken whatever their size.
+    fn take(&mut self, limit: usize, keep: impl Fn(&T) -> bool, at_least: usize) -> (Vec<T>, usize) {
         let (mut batch, mut taken) = (Vec::new(), 0);
         let sharing = self.sharing();
         while let Some(next) = self.first() {
             let kept = keep(&next.job);
-            if kept && !batch.is_empty() && taken + next.tokens > limit {
+            if kept && batch.len() >= at_least && taken + next.tokens > limit {
                 break;
             }
             let Some(next) = self.pop(kept) else { break };
@@ -105,7 +115,7 @@ impl<T> FairQueue<T> {
             }
         }
         self.advance(taken, sharing);
-        batch
+        (batch, taken)
     }
 
     /// Takes the next job and its tokens, unless it has more than `room`: none goes before it then.
@@ -227,6 +237,18 @@ mod tests {
         queue.push(FlowId(1), 500, "long");
         queue.push(FlowId(2), 5, "short");
         assert_eq!(drain(&mut queue, 100), [["short"], ["long"]]);
+    }
+
+    #[test]
+    fn short_jobs_are_taken_up_to_the_limit_and_only_in_their_turn() {
+        let mut queue = FairQueue::new();
+        for (flow, tokens, name) in [(1, 100, "long"), (2, 5, "short"), (3, 6, "short"), (4, 20, "middle")] {
+            queue.push(FlowId(flow), tokens, name);
+        }
+        assert_eq!(queue.next_short(4, |_| true), (vec![], 0));
+        assert_eq!(queue.next_short(12, |_| true), (vec!["short", "short"], 11));
+        assert_eq!(queue.next_short(12, |_| true), (vec![], 0));
+        assert_eq!((queue.jobs(), queue.tokens()), (2, 120));
     }
 
     #[test]

@@ -105,7 +105,9 @@ impl Engine {
             probe: probe.ids,
         };
         let encoder = Arc::clone(&model);
-        let forward = Arc::new(move |batch: &model::Packed, team: &Team| Ok(encoder.encode(batch, team)));
+        let forward = Arc::new(move |batch: &model::Packed, team: &Team, between_layers: &dyn Fn()| {
+            Ok(encoder.encode(batch, team, between_layers))
+        });
         Ok(Engine(Arc::new(EngineParts {
             text: TextThreads::start("assay-text", settings.text_threads, Priority::Text, metrics)?,
             tokenize: TextThreads::start("assay-token", settings.text_threads, Priority::Compute, metrics)?,

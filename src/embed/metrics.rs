@@ -44,6 +44,7 @@ struct Inner {
     compute: Histogram,
     dropped: Family<PhaseLabel, Counter>,
     refused: Counter,
+    preemptions: Counter,
     worker_failures: Counter,
     poisoned_inputs: Counter,
     warm_up_attempts: Counter,
@@ -69,6 +70,7 @@ impl Metrics {
             compute: seconds(),
             dropped: Family::default(),
             refused: Counter::default(),
+            preemptions: Counter::default(),
             worker_failures: Counter::default(),
             poisoned_inputs: Counter::default(),
             warm_up_attempts: Counter::default(),
@@ -125,6 +127,10 @@ impl Metrics {
         self.0.cache_evictions.inc();
     }
 
+    pub fn preempted(&self) {
+        self.0.preemptions.inc();
+    }
+
     pub fn worker_failed(&self) {
         self.0.worker_failures.inc();
     }
@@ -167,6 +173,11 @@ impl Inner {
             self.dropped.clone(),
         );
         registry.register("queue_refusals", "Calls refused as the queue was full", self.refused.clone());
+        registry.register(
+            "preemptions",
+            "Forward passes that short inputs preempted between two layers",
+            self.preemptions.clone(),
+        );
         registry.register("worker_failures", "Forward passes that failed", self.worker_failures.clone());
         registry.register(
             "poisoned_inputs",

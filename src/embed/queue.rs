@@ -76,6 +76,13 @@ impl<T> SharedQueue<T> {
         self.wait(most, keep, |state| self.invite(state))
     }
 
+    /// The next jobs and their tokens, where those are at most `limit`. None are taken while another thread is idle,
+    /// which was woken for them.
+    pub fn next_short(&self, limit: usize, keep: impl Fn(&T) -> bool) -> (Vec<T>, usize) {
+        let mut state = self.lock();
+        if state.idle_threads > 0 { (Vec::new(), 0) } else { state.queue.next_short(limit, keep) }
+    }
+
     fn wait(
         &self,
         most: impl Fn(&State<T>) -> usize,

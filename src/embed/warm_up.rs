@@ -194,7 +194,7 @@ fn warm(model: &Model) -> Result<(), WarmUpError> {
     for repeats in [1, (model.info.max_tokens / ids.len()).max(1)] {
         let mut batch = Packed::new();
         batch.push(&ids.repeat(repeats));
-        let states = model.encode(&batch, &Team::alone());
+        let states = model.encode(&batch, &Team::alone(), &|| {});
         if !states.iter().all(|x| x.is_finite()) {
             return Err(WarmUpError::Forward("its numbers are not finite".into()));
         }

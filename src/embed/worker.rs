@@ -1,6 +1,7 @@
 //! Compute threads: batches from the queue, forward passes, answers. A panic costs its own input alone.
 
 use std::{
+    cell::Cell,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -26,8 +27,13 @@ use crate::{
     priority::Priority,
 };
 
-/// One forward pass: packed tokens in, `[sequences * dimensions]` pooled numbers out, or why not.
-pub(super) type Forward = dyn Fn(&Packed, &Team) -> Result<Vec<f32>, String> + Send + Sync;
+/// One forward pass: packed tokens in, `[sequences * dimensions]` pooled numbers out, or why not. It calls the last
+/// argument between its layers.
+pub(super) type Forward = dyn Fn(&Packed, &Team, &dyn Fn()) -> Result<Vec<f32>, String> + Send + Sync;
+
+/// A forward pass of so many tokens may be preempted for one: short inputs do not wait for the end of a long pass, and
+/// no pass becomes much longer by them.
+const PREEMPTED_SHARE: usize = 8;
 
 /// One input on its way to a vector.
 pub(super) struct Job {
@@ -184,13 +190,32 @@ impl Worker {
     fn compute(&self, batch: Vec<Job>, team: Team) {
         let packed = pack(&batch);
         let pass = self.begin(&packed);
-        let states = self.pass(&packed, &team);
+        let room = Cell::new(packed.ids().len() / PREEMPTED_SHARE);
+        let states = self.pass(&packed, &team, &|| self.compute_short(&room, &team));
         // Who helped is idle before a caller, once answered, asks for more.
         drop(team);
+        self.answer(batch, &packed, pass, states);
+    }
+
+    /// Computes the short inputs whose turn it is, between two layers of the pass of `team`.
+    fn compute_short(&self, room: &Cell<usize>, team: &Team) {
+        let (batch, tokens) = self.queue.next_short(room.get(), |job| self.is_wanted(job));
+        if batch.is_empty() {
+            return;
+        }
+        room.set(room.get() - tokens);
+        self.metrics.preempted();
+        let packed = pack(&batch);
+        let pass = self.begin(&packed);
+        let states = self.pass(&packed, team, &|| {});
+        self.answer(batch, &packed, pass, states);
+    }
+
+    fn answer(&self, batch: Vec<Job>, packed: &Packed, pass: Pass, states: Result<Vec<f32>, String>) {
         match states {
             Ok(states) => {
                 let compute = pass.started.elapsed();
-                self.metrics.batch(&packed, compute);
+                self.metrics.batch(packed, compute);
                 let dimensions = states.len() / packed.sequences();
                 for (job, state) in batch.into_iter().zip(states.chunks_exact(dimensions)) {
                     job.answer(state, pass, compute);
@@ -216,7 +241,7 @@ impl Worker {
         for job in batch {
             let packed = pack(std::slice::from_ref(&job));
             let pass = self.begin(&packed);
-            match self.pass(&packed, &Team::alone()) {
+            match self.pass(&packed, &Team::alone(), &|| {}) {
                 Ok(state) => job.answer(&state, pass, pass.started.elapsed()),
                 Err(reason) => {
                     static LINES: LogLimit = LogLimit::new(Site::Quarantine);
@@ -228,7 +253,7 @@ impl Worker {
                 }
             }
         }
-        match self.pass(&self.probe, &Team::alone()) {
+        match self.pass(&self.probe, &Team::alone(), &|| {}) {
             Ok(_) => self.metrics.poisoned(failed),
             Err(reason) => {
                 self.status.worker_failed(&reason);
@@ -250,7 +275,7 @@ impl Worker {
             if self.stop.is_stopped_within(pause) {
                 return;
             }
-            match self.pass(&self.probe, &Team::alone()) {
+            match self.pass(&self.probe, &Team::alone(), &|| {}) {
                 Ok(_) => return,
                 Err(again) => reason = again,
             }
@@ -263,8 +288,8 @@ impl Worker {
         Pass { number, started: Instant::now(), inputs: packed.sequences(), tokens: packed.ids().len() }
     }
 
-    fn pass(&self, packed: &Packed, team: &Team) -> Result<Vec<f32>, String> {
-        let states = catch_unwind(AssertUnwindSafe(|| (self.forward)(packed, team)))
+    fn pass(&self, packed: &Packed, team: &Team, between_layers: &dyn Fn()) -> Result<Vec<f32>, String> {
+        let states = catch_unwind(AssertUnwindSafe(|| (self.forward)(packed, team, between_layers)))
             .unwrap_or_else(|panic| Err(format!("panic: {}", panic_message(&*panic))))?;
         if states.iter().all(|x| x.is_finite()) {
             Ok(states)
@@ -349,13 +374,20 @@ mod tests {
         count: usize,
         forward: impl Fn(&Packed) -> Result<Vec<f32>, String> + Send + Sync + 'static,
     ) -> (ComputeThreads, StatusHandle, Metrics) {
+        start_with(count, move |packed, _| forward(packed))
+    }
+
+    fn start_with(
+        count: usize,
+        forward: impl Fn(&Packed, &dyn Fn()) -> Result<Vec<f32>, String> + Send + Sync + 'static,
+    ) -> (ComputeThreads, StatusHandle, Metrics) {
         let status = StatusHandle::new();
         status.enter(Phase::Ready, "serving");
         let settings = Settings { threads: count, batch_tokens: 100, probe: vec![PROBE] };
         let metrics = Metrics::register(&mut Registry::default());
         let threads = ComputeThreads::start(
             &settings,
-            Arc::new(move |packed: &Packed, _team: &Team| forward(packed)),
+            Arc::new(move |packed: &Packed, _: &Team, between_layers: &dyn Fn()| forward(packed, between_layers)),
             &status,
             &metrics,
         );
@@ -369,13 +401,17 @@ mod tests {
     }
 
     fn push(threads: &ComputeThreads, inputs: &[u32]) -> (Answers, Arc<Caller>) {
+        push_in(threads, FLOW, inputs.iter().map(|&id| vec![id]).collect())
+    }
+
+    fn push_in(threads: &ComputeThreads, flow: FlowId, inputs: Vec<Vec<u32>>) -> (Answers, Arc<Caller>) {
         let caller = Caller::new(Deadline::after(Duration::from_secs(60)));
         let (answers, receiver) = Gather::new(inputs.len());
         let options =
             VectorOptions { dimensions: 2, normalize: false, encoding: VectorEncoding::Float32Values };
         let gate = Gate::new(inputs.len());
-        let job = |(index, &id)| Job {
-            ids: vec![id],
+        let job = |(index, ids)| Job {
+            ids,
             options,
             index,
             answers: Arc::clone(&answers),
@@ -383,7 +419,7 @@ mod tests {
             queued: Instant::now(),
             permit: gate.try_acquire(1).expect("one for each"),
         };
-        threads.push(FLOW, inputs.iter().enumerate().map(job).collect());
+        threads.push(flow, inputs.into_iter().enumerate().map(job).collect());
         (receiver, caller)
     }
 
@@ -477,6 +513,32 @@ mod tests {
         let (answers, _caller) = push(&threads, &[1]);
         assert_eq!(first_numbers(answers), [None]);
         until(&status, |status| status.phase == Phase::Unhealthy);
+        threads.stop();
+    }
+
+    #[test]
+    fn a_short_input_preempts_a_long_pass_between_two_layers() {
+        let (begun, has_begun) = mpsc::channel();
+        let (go, may_go) = mpsc::channel::<()>();
+        let may_go = Mutex::new(may_go);
+        let (threads, ..) = start_with(1, move |packed, between_layers| {
+            if packed.ids().len() >= 64 {
+                begun.send(()).map_err(|e| e.to_string())?;
+                may_go.lock().map_err(|e| e.to_string())?.recv().map_err(|e| e.to_string())?;
+                between_layers();
+                // Were the short one not done by now, the test would wait for ever.
+                may_go.lock().map_err(|e| e.to_string())?.recv().map_err(|e| e.to_string())?;
+            }
+            Ok(states(packed))
+        });
+        let (long, _caller) = push_in(&threads, FLOW, vec![vec![1; 64]]);
+        has_begun.recv().expect("the long pass");
+        let (short, _caller) = push_in(&threads, FlowId(1), vec![vec![2; PREEMPTED_SHARE]]);
+        let (middle, _caller) = push_in(&threads, FlowId(2), vec![vec![3; PREEMPTED_SHARE + 1]]);
+        go.send(()).expect("the thread waits");
+        assert_eq!(first_numbers(short), [Some(2.0)]);
+        go.send(()).expect("the thread waits");
+        assert_eq!((first_numbers(long), first_numbers(middle)), (vec![Some(1.0)], vec![Some(3.0)]));
         threads.stop();
     }
 

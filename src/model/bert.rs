@@ -59,6 +59,9 @@ struct Space {
     scratch: Vec<Scratch>,
 }
 
+/// Batches of at most so many tokens have small matrices of their own.
+const SHORT_BATCH: usize = 64;
+
 impl Bert {
     pub fn new(manifest: &Manifest, weights: &Weights, kernel: &'static Kernel) -> Result<Bert, ModelError> {
         let config = &manifest.bert;
@@ -93,15 +96,19 @@ impl Bert {
         self.kernel
     }
 
-    /// One pooled vector for each sequence of `batch`: `[sequences * dim]`.
-    pub fn encode(&self, batch: &Packed, team: &Team) -> Vec<f32> {
+    /// One pooled vector for each sequence of `batch`: `[sequences * dim]`. Calls `between_layers` after each layer but
+    /// the last.
+    pub fn encode(&self, batch: &Packed, team: &Team, between_layers: &dyn Fn()) -> Vec<f32> {
         let mut space = self.take_space(batch, team);
         let Space { scratch, .. } = &mut space;
         let scratch = std::mem::take(scratch);
         let crew = self.kernel.crew(team, &scratch);
         self.embed(batch, &crew, &mut space);
         let mut bounds = crew.bounds(batch.ids().len());
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
+            if index > 0 {
+                between_layers();
+            }
             layer.forward(batch.offsets(), &bounds, self.heads, &crew, &mut space);
             crew.balance(&mut bounds);
         }
@@ -114,15 +121,23 @@ impl Bert {
         vectors
     }
 
-    /// Matrices for a batch, those of an earlier one if they are large enough.
+    /// Matrices for a batch: the smallest of earlier ones that are large enough, or new ones.
     fn take_space(&self, batch: &Packed, team: &Team) -> Space {
         let tokens = batch.ids().len();
         let longest = batch.offsets().windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or_default();
-        let used = self.spaces.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut space = match used {
-            Some(space) if space.tokens >= tokens => space,
-            _ => Space::new(self, tokens.max(self.max_tokens.min(512))),
-        };
+        let mut spaces = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitting = spaces.iter().enumerate().filter(|(_, space)| space.tokens >= tokens);
+        let smallest = fitting.min_by_key(|(_, space)| space.tokens).map(|(index, _)| index);
+        let used = smallest.map(|index| spaces.swap_remove(index));
+        drop(spaces);
+        let mut space = used.unwrap_or_else(|| {
+            // Few sizes, so that few are kept.
+            let size = match tokens {
+                ..=SHORT_BATCH => SHORT_BATCH,
+                _ => tokens.next_power_of_two().max(self.max_tokens.min(512)),
+            };
+            Space::new(self, size)
+        });
         let most = longest.max(self.max_tokens);
         while space.scratch.len() < team.size() {
             space.scratch.push(self.kernel.scratch(most, self.heads));

@@ -71,10 +71,10 @@ impl Choice {
     ) -> Result<Chosen, ModelError> {
         let exact = make(best(Precision::F32))?;
         let check = check(tokenizer);
-        let expected = exact.encode(&check, &Team::alone());
+        let expected = exact.encode(&check, &Team::alone(), &|| {});
         let measured = |kernel| {
             let encoder = make(kernel)?;
-            let vectors = encoder.encode(&check, &Team::alone());
+            let vectors = encoder.encode(&check, &Team::alone(), &|| {});
             let cosine = lowest_cosine(&vectors, &expected, check.sequences());
             Ok::<_, ModelError>(Chosen { encoder, cosine })
         };

@@ -83,11 +83,11 @@ fn a_vector_is_the_same_in_any_company() {
     for company in cases.chunks(9) {
         let mut batch = Packed::new();
         company.iter().for_each(|case| batch.push(&case.ids));
-        let together = model.encode(&batch, &Team::alone());
+        let together = model.encode(&batch, &Team::alone(), &|| {});
         for (case, together) in company.iter().zip(together.chunks_exact(model.info.dimensions)) {
             let mut batch = Packed::new();
             batch.push(&case.ids);
-            assert_close(together, &model.encode(&batch, &Team::alone()), norm(together), &case.text.id);
+            assert_close(together, &model.encode(&batch, &Team::alone(), &|| {}), norm(together), &case.text.id);
         }
     }
 }
@@ -102,7 +102,7 @@ fn a_cut_vector_is_that_of_the_reference() {
     for (case, expected) in cut {
         let mut batch = Packed::new();
         batch.push(&case.ids);
-        let Vector::Values(values) = Vector::new(&model.encode(&batch, &Team::alone()), options) else {
+        let Vector::Values(values) = Vector::new(&model.encode(&batch, &Team::alone(), &|| {}), options) else {
             panic!("another encoding")
         };
         assert_close(&values, expected, 1.0, &case.text.id);
@@ -125,7 +125,7 @@ fn check_kernel(kernel: &Kernel, name: &str, dir: &Path) {
             expected.push(case.vector);
         }
     }
-    let vectors = model.encode(&batch, &Team::alone());
+    let vectors = model.encode(&batch, &Team::alone(), &|| {});
     for (vector, expected) in vectors.chunks_exact(model.info.dimensions).zip(&expected) {
         let dot: f32 = vector.iter().zip(expected).map(|(a, b)| a * b).sum();
         let cosine = dot / (norm(vector) * norm(expected));
@@ -165,7 +165,7 @@ fn check(name: &str, dir: &Path) {
         assert_eq!(ids, case.ids, "{case_name}");
         let mut batch = Packed::new();
         batch.push(&ids);
-        let raw = model.encode(&batch, &Team::alone());
+        let raw = model.encode(&batch, &Team::alone(), &|| {});
         if let Some(expected) = &case.unnormalized {
             assert_close(&raw, expected, norm(expected), &case_name);
         }
