@@ -44,7 +44,7 @@ struct Parts {
 impl Admin {
     /// The port's own connections: idle ones make room, so that a probe is answered whoever else connects.
     pub fn connections(registry: &mut Registry) -> Connections {
-        let limits = ConnectionLimits { all: CONNECTIONS, per_address: CONNECTIONS, evict_idle: true };
+        let limits = ConnectionLimits { all: CONNECTIONS, per_address: CONNECTIONS };
         Connections::new(limits, ConnectionMetrics::register(registry, "assay_admin"))
     }
 

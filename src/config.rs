@@ -164,7 +164,7 @@ fn connections(r: &mut Reader) -> ConnectionSettings {
     let all: usize = r.whole("max-connections");
     let per_address = r.optional_whole("max-connections-per-address").unwrap_or(all.div_ceil(2));
     ConnectionSettings {
-        limits: ConnectionLimits { all, per_address, evict_idle: false },
+        limits: ConnectionLimits { all, per_address },
         handshake: r.duration("handshake-timeout"),
         idle: r.duration("connection-idle"),
         age: Some(r.duration("connection-age")).filter(|age| !age.is_zero()),

@@ -190,7 +190,7 @@ const STREAM_WINDOW: u32 = 128 << 10;
 fn transport(context: &Context, registry: &mut Registry) -> Transport {
     let settings = &context.settings.connections;
     let all = connections_within_limit(settings.limits.all);
-    let limits = ConnectionLimits { all, evict_idle: false, ..settings.limits };
+    let limits = ConnectionLimits { all, ..settings.limits };
     let settings = ConnectionSettings {
         streams: context.settings.limits.connection_streams,
         stream_window: STREAM_WINDOW,

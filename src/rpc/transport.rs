@@ -16,6 +16,7 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,8 @@ const RESET_STREAMS: usize = 20;
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Time to write the refusal of a connection.
 const REFUSAL_LIMIT: Duration = Duration::from_millis(100);
+/// Refused connections whose peers may take that time to read the reason; each holds a descriptor.
+static LINGERING: Semaphore = Semaphore::const_new(32);
 
 /// How many connections there may be, and how long one may take and last.
 #[derive(Clone, Debug)]
@@ -64,7 +67,7 @@ pub struct ConnectionSettings {
 impl Default for ConnectionSettings {
     fn default() -> ConnectionSettings {
         ConnectionSettings {
-            limits: ConnectionLimits { all: 1024, per_address: 512, evict_idle: false },
+            limits: ConnectionLimits { all: 1024, per_address: 512 },
             handshake: Duration::from_secs(5),
             idle: Duration::from_mins(15),
             age: Some(Duration::from_hours(1)),
@@ -118,7 +121,12 @@ impl Transport {
                     // A peer that does not read it finds its connection closed.
                     let _ = timeout(REFUSAL_LIMIT, async {
                         io.write_all(&farewell).await?;
-                        io.shutdown().await
+                        io.shutdown().await?;
+                        // To close with unread bytes would reset the connection, and the reason would be lost.
+                        match LINGERING.try_acquire() {
+                            Ok(_lingers) => tokio::io::copy(&mut io, &mut tokio::io::sink()).await,
+                            Err(_) => Ok(0),
+                        }
                     })
                     .await;
                 }

@@ -1,6 +1,7 @@
 //! How many connections are open, in all and from one address, and which one makes room for the next.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,9 +20,6 @@ pub struct ConnectionLimits {
     pub all: usize,
     /// Connections from one IP address; those of Unix sockets count in `all` alone.
     pub per_address: usize,
-    /// Whether a connection without a call makes room for a new one. Otherwise only one whose peer has not spoken yet
-    /// does.
-    pub evict_idle: bool,
 }
 
 /// The open connections of one port, or of several that share their limits.
@@ -38,13 +36,15 @@ struct Shared {
 struct State {
     open: usize,
     by_address: HashMap<IpAddr, usize>,
-    /// Connections that make room for others, oldest first.
+    /// Connections that make room for others, oldest first: those without a call.
     evictable: BTreeMap<u64, Evictable>,
     next: u64,
 }
 
 struct Evictable {
     address: Option<IpAddr>,
+    /// Whether the peer has sent its first frame.
+    is_established: bool,
     evicted: CancellationToken,
 }
 
@@ -99,22 +99,22 @@ impl Connections {
         Connections(Arc::new(Shared { limits, metrics, state: Mutex::default() }))
     }
 
-    /// Takes a place for a new connection. At the limit, the oldest connection that may be evicted makes room.
+    /// Takes a place for a new connection. At a limit, a connection without a call makes room: one of the same address
+    /// at that limit; at the limit of all, one of the address that has the most connections, if it has more than the
+    /// new one's. Those whose peer has sent nothing go first, then the oldest.
     ///
     /// # Errors
-    /// [`ConnectionRefused`] if none may be.
+    /// [`ConnectionRefused`] if none does.
     pub(super) fn admit(&self, address: Option<IpAddr>) -> Result<Place, ConnectionRefused> {
         let Shared { limits, metrics, .. } = &*self.0;
         let mut state = self.0.lock();
-        let of_address = address.and_then(|address| state.by_address.get(&address)).copied().unwrap_or(0);
-        let refused = if of_address >= limits.per_address {
-            Some(ConnectionRefused::Address(limits.per_address))
-                .filter(|_| !state.evict(|e| e.address == address))
-        } else if state.open >= limits.all {
-            Some(ConnectionRefused::All(limits.all)).filter(|_| !state.evict(|_| true))
+        let (refused, only_own) = if state.count(address) >= limits.per_address {
+            (ConnectionRefused::Address(limits.per_address), true)
         } else {
-            None
+            (ConnectionRefused::All(limits.all), false)
         };
+        let full = only_own || state.open >= limits.all;
+        let refused = Some(refused).filter(|_| full && !state.evict_for(address, only_own));
         if let Some(refused) = refused {
             metrics.refused(match refused {
                 ConnectionRefused::All(_) => "limit",
@@ -128,7 +128,7 @@ impl Connections {
         }
         metrics.open.inc();
         let evicted = CancellationToken::new();
-        let ticket = state.make_evictable(address, &evicted);
+        let ticket = state.make_evictable(address, &evicted, false);
         drop(state);
         Ok(Place {
             shared: Arc::clone(&self.0),
@@ -147,16 +147,34 @@ impl Shared {
 }
 
 impl State {
-    /// Ends the oldest connection that fits; false if there is none.
-    fn evict(&mut self, fits: impl Fn(&Evictable) -> bool) -> bool {
-        let oldest = self.evictable.iter().find(|(_, evictable)| fits(evictable)).map(|(&ticket, _)| ticket);
-        let evicted = oldest.and_then(|ticket| self.evictable.remove(&ticket));
+    /// Open connections of an address; 0 without one.
+    fn count(&self, address: Option<IpAddr>) -> usize {
+        address.and_then(|address| self.by_address.get(&address)).copied().unwrap_or(0)
+    }
+
+    /// Ends a connection that makes room for one of `address`; false if there is none.
+    fn evict_for(&mut self, address: Option<IpAddr>, only_own: bool) -> bool {
+        let own = self.count(address);
+        let fits = |evictable: &Evictable| {
+            evictable.address == address || (!only_own && self.count(evictable.address) > own)
+        };
+        let fitting = self.evictable.iter().filter(|(_, evictable)| fits(evictable));
+        let first = fitting.min_by_key(|&(&ticket, evictable)| {
+            (Reverse(self.count(evictable.address)), evictable.is_established, ticket)
+        });
+        let first = first.map(|(&ticket, _)| ticket);
+        let evicted = first.and_then(|ticket| self.evictable.remove(&ticket));
         evicted.inspect(|evictable| evictable.evicted.cancel()).is_some()
     }
 
-    fn make_evictable(&mut self, address: Option<IpAddr>, evicted: &CancellationToken) -> u64 {
+    fn make_evictable(
+        &mut self,
+        address: Option<IpAddr>,
+        evicted: &CancellationToken,
+        is_established: bool,
+    ) -> u64 {
         self.next += 1;
-        self.evictable.insert(self.next, Evictable { address, evicted: evicted.clone() });
+        self.evictable.insert(self.next, Evictable { address, is_established, evicted: evicted.clone() });
         self.next
     }
 }
@@ -194,8 +212,7 @@ impl Place {
             let mut state = self.shared.lock();
             // A connection that speaks at last, and that was evicted a moment ago, ends all the same.
             let was_there = state.evictable.remove(&waiting).is_some();
-            let stays = was_there && self.shared.limits.evict_idle;
-            let evictable = stays.then(|| state.make_evictable(self.address, &self.evicted));
+            let evictable = was_there.then(|| state.make_evictable(self.address, &self.evicted, true));
             *ticket = Ticket::Established { calls: 0, begun: 0, evictable };
         }
     }
@@ -215,8 +232,8 @@ impl Place {
     pub fn end_call(&self) {
         if let Ticket::Established { calls, evictable, .. } = &mut *self.ticket() {
             *calls -= 1;
-            if *calls == 0 && self.shared.limits.evict_idle && !self.evicted.is_cancelled() {
-                *evictable = Some(self.shared.lock().make_evictable(self.address, &self.evicted));
+            if *calls == 0 && !self.evicted.is_cancelled() {
+                *evictable = Some(self.shared.lock().make_evictable(self.address, &self.evicted, true));
             }
         }
     }
@@ -275,53 +292,63 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn connections(all: usize, per_address: usize, evict_idle: bool) -> Connections {
+    fn connections(all: usize, per_address: usize) -> Connections {
         let metrics = ConnectionMetrics::register(&mut Registry::default(), "test");
-        Connections::new(ConnectionLimits { all, per_address, evict_idle }, metrics)
+        Connections::new(ConnectionLimits { all, per_address }, metrics)
     }
 
     fn address(last: u8) -> Option<IpAddr> {
         Some([10, 0, 0, last].into())
     }
 
+    fn are_evicted(places: &[Place]) -> Vec<bool> {
+        places.iter().map(|place| place.evicted().is_cancelled()).collect()
+    }
+
     #[test]
-    fn the_oldest_silent_connection_makes_room() {
-        let connections = connections(3, 3, false);
-        let places = [1, 2, 3].map(|last| connections.admit(address(last)).expect("room"));
+    fn silent_connections_make_room_first_then_idle_ones_then_none() {
+        let connections = connections(3, 3);
+        let admit = || connections.admit(address(1));
+        let places: Vec<Place> = (0..3).map(|_| admit().expect("room")).collect();
         places[0].establish();
-        let newcomer = connections.admit(address(4)).expect("the second makes room");
-        let evicted = places.each_ref().map(|place| place.evicted().is_cancelled());
-        assert_eq!(evicted, [false, true, false]);
-        places[2].establish();
-        newcomer.establish();
-        assert_eq!(connections.admit(address(5)).err(), Some(ConnectionRefused::All(3)));
-        drop(places);
-        connections.admit(address(5)).expect("room");
+        places[1].begin_call();
+        let silent = admit().expect("the third makes room");
+        assert_eq!(are_evicted(&places), [false, false, true]);
+        silent.begin_call();
+        let idle = admit().expect("the first makes room");
+        assert_eq!(are_evicted(&places), [true, false, true]);
+        idle.begin_call();
+        assert_eq!(admit().err(), Some(ConnectionRefused::Address(3)));
+        places[1].end_call();
+        admit().expect("the second is idle now");
     }
 
     #[test]
     fn an_address_at_its_limit_leaves_others_alone() {
-        let connections = connections(10, 2, false);
-        let admit = |last| {
-            let place = connections.admit(address(last))?;
-            place.establish();
-            Ok(place)
-        };
-        let _places = [admit(1), admit(1)].map(|place| place.expect("room"));
-        assert_eq!(admit(1).err(), Some(ConnectionRefused::Address(2)));
-        let _other: Place = admit(2).expect("room for another address");
+        let connections = connections(10, 2);
+        let other = connections.admit(address(2)).expect("room");
+        let busy = [1, 1].map(|last| connections.admit(address(last)).expect("room"));
+        busy.iter().for_each(Place::begin_call);
+        assert_eq!(connections.admit(address(1)).err(), Some(ConnectionRefused::Address(2)));
+        assert!(!other.evicted().is_cancelled());
     }
 
     #[test]
-    fn an_idle_connection_makes_room_where_that_is_asked_for() {
-        let connections = connections(2, 2, true);
-        let busy = connections.admit(address(1)).expect("room");
-        busy.begin_call();
-        let idle = connections.admit(address(1)).expect("room");
-        idle.begin_call();
-        assert!(connections.admit(address(1)).is_err(), "both have calls");
-        idle.end_call();
-        let _newcomer = connections.admit(address(1)).expect("the idle one makes room");
-        assert!(idle.evicted().is_cancelled() && !busy.evicted().is_cancelled());
+    fn the_address_with_the_most_connections_makes_room() {
+        let connections = connections(6, 6);
+        let admit = |last| connections.admit(address(last));
+        let polite = admit(1).expect("room");
+        let crowd: Vec<Place> = [2, 3, 3, 3, 2].map(|last| admit(last).expect("room")).into();
+        // All of them have spoken, and none has a call.
+        polite.establish();
+        crowd.iter().for_each(Place::establish);
+        let newcomer = admit(4).expect("the oldest of address 3 makes room");
+        assert_eq!(are_evicted(&crowd), [false, true, false, false, false]);
+        assert!(!polite.evicted().is_cancelled());
+        drop(crowd);
+        let crowd: Vec<Place> = (0..4).map(|_| admit(3).expect("room")).collect();
+        crowd.iter().for_each(Place::begin_call);
+        assert_eq!(admit(3).err(), Some(ConnectionRefused::All(6)), "no address has more than its own");
+        assert_eq!(are_evicted(&[polite, newcomer]), [false, false]);
     }
 }

@@ -53,6 +53,25 @@ fn silent_connections_make_room_for_those_that_speak() {
 }
 
 #[test]
+fn connections_without_a_call_make_room_for_those_with_one() {
+    let app = TestApp::serving_with(SMALL, |settings| {
+        settings.rpc.connections.limits.all = 4;
+        settings.rpc.connections.limits.per_address = 4;
+    });
+    run(async {
+        let mut idle = Vec::new();
+        for _ in 0..20 {
+            let mut peer = Peer::open(app.address(), &[]).await;
+            peer.receive().await.expect("the server's settings");
+            idle.push(peer);
+        }
+        app.client().await.embed(request(["a"])).await.expect("vectors");
+        assert!(app.metric("assay_connections_refused_total", "reason=\"evicted\"").await >= 16.0);
+        assert_eq!(app.metric("assay_connections_refused_total", "reason=\"address_limit\"").await, 0.0);
+    });
+}
+
+#[test]
 fn a_connection_above_the_limit_is_told_so() {
     for (all, per_address, expected) in [(3, 3, "address"), (3, 10, "max-connections 3"), (10, 3, "address")]
     {
@@ -64,11 +83,10 @@ fn a_connection_above_the_limit_is_told_so() {
             let mut open = Vec::new();
             for _ in 0..3 {
                 let mut peer = Peer::open(app.address(), &[]).await;
-                peer.receive().await.expect("the server's settings");
+                peer.send(&headers(1, EMBED, &[])).await.expect("sent");
                 open.push(peer);
             }
-            until("all to be established", async || app.metric("assay_connections_open", "").await == 3.0)
-                .await;
+            until("all to have a call", async || app.metric("assay_rpc_open", "").await == 3.0).await;
             let told = Peer::open(app.address(), &[]).await.receive_all().await;
             let (code, reason) = goaway(&told).expect("a GOAWAY");
             assert_eq!(code, ENHANCE_YOUR_CALM);
