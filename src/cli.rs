@@ -13,7 +13,7 @@ use clap::{ArgMatches, Command};
 use crate::{
     app,
     config::{Config, Group, arguments, markdown},
-    evaluate::metric,
+    evaluate::markdown as metrics_page,
     telemetry,
 };
 
@@ -64,7 +64,7 @@ pub fn main() -> ExitCode {
         Some(("embed", flags)) => with_config(flags, |config| embed::run(config, flags).map(code)),
         Some(("evaluate", flags)) => with_config(flags, |config| evaluate::run(config, flags)),
         Some(("healthcheck", flags)) => finish(healthcheck::run(flags).map(code)),
-        Some(("metrics", _)) => print_text(&metric::markdown()),
+        Some(("metrics", _)) => print_text(&metrics_page::markdown()),
         Some(("config", flags)) => match flags.subcommand() {
             Some(("show", flags)) => {
                 read(flags).map_or_else(|code| code, |config| print_text(&config.shown.to_string()))

@@ -5,20 +5,26 @@
 
 pub mod aggregate;
 mod assess;
+pub mod definition;
 mod event;
+mod finding;
 pub mod judged;
 pub mod lexical;
+pub mod markdown;
 pub mod metric;
+pub mod metrics;
+pub mod options;
 mod pool;
 pub mod progress;
 mod prompts;
+
+mod replies;
 pub mod result;
 pub mod sample;
 pub mod score;
 mod steps;
 pub mod text;
 pub mod vector;
-mod verdicts;
 
 use std::{
     io,
@@ -26,7 +32,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, future::join, stream::FuturesUnordered};
+use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
@@ -36,12 +42,11 @@ use crate::{
     trace::Scope,
 };
 
-use assess::Assessment;
 use metric::Selection;
 use pool::{Length, Pool, Ticket};
-use result::{Failure, MetricResult};
-use sample::{Fields, Reading, Sample};
-use steps::Asked;
+use result::MetricResult;
+use sample::Sample;
+use steps::{JudgeRequest, Steps};
 use text::Language;
 
 #[derive(Clone, Debug)]
@@ -163,14 +168,13 @@ impl Evaluator {
         let Task { sample, selections, judge, call, answer_by, reason_language } = task;
         let budget = call.budget.clone();
         let sample = Arc::new(sample);
-        let read = self.read(&sample, Ticket { caller: call.caller, deadline: answer_by }).await;
-        let asked = Asked { judge, call, reason_language };
-        let assessment = Assessment::new(&self.0, Arc::clone(&sample), read, asked, answer_by);
+        let request = JudgeRequest { judge, call, reason_language };
+        let steps = Steps::begin(&self.0, Arc::clone(&sample), request, answer_by).await;
         let mut results: Vec<Option<MetricResult>> = selections.iter().map(|_| None).collect();
         let mut waiting = by_cost(selections);
         while !waiting.is_empty() {
             let count = affordable(&waiting, budget.calls_left());
-            let begin = |(index, selection)| traced(&assessment, index, selection, &sample.id, render);
+            let begin = |(index, selection)| traced(&steps, index, selection, &sample.id, render);
             let mut pending: FuturesUnordered<_> = waiting.drain(..count).map(begin).collect();
             while let Some((index, result, rendered)) = pending.next().await {
                 told(&result, rendered);
@@ -179,9 +183,9 @@ impl Evaluator {
         }
         Evaluation {
             results: results.into_iter().flatten().collect(),
-            cost: in_all(assessment.cost(), begun.elapsed()),
-            language: assessment.language(),
-            embedding_model: assessment.embedding_model(),
+            cost: in_all(steps.spent(), begun.elapsed()),
+            language: steps.language(),
+            embedding_model: steps.embedding_model(),
         }
     }
 
@@ -194,32 +198,18 @@ impl Evaluator {
     ) -> Option<T> {
         self.0.pool.run(Ticket { caller, deadline }, Length::Short, move |_| Ok(work())).await.ok()
     }
-
-    /// Leaves the reactor, as texts are long and the first one compiles the patterns of refusals.
-    async fn read(
-        &self,
-        sample: &Arc<Sample>,
-        ticket: Ticket,
-    ) -> (Result<Fields, Failure>, Result<Reading, Failure>) {
-        let (for_fields, for_reading) = (Arc::clone(sample), Arc::clone(sample));
-        join(
-            self.0.pool.run(ticket, Length::Short, move |_| Ok(Fields::of(&for_fields))),
-            self.0.pool.run(ticket, Length::Short, move |progress| Reading::of(&for_reading, progress)),
-        )
-        .await
-    }
 }
 
 /// The result of one selection, with a span of its own around all that it takes.
 async fn traced<P: Send + 'static>(
-    assessment: &Assessment<'_>,
+    steps: &Steps<'_>,
     index: usize,
     selection: Arc<Selection>,
     response_id: &str,
     render: fn(&MetricResult) -> P,
 ) -> (usize, MetricResult, P) {
     let span = Scope::current().child(|| format!("evaluate {}", selection.metric.definition().name));
-    let (result, rendered) = span.scope().around(assessment.result(index, &selection, render)).await;
+    let (result, rendered) = span.scope().around(assess::result_of(steps, &selection, render)).await;
     event::tell(span, &result, response_id);
     (index, result, rendered)
 }

@@ -24,6 +24,7 @@ pub mod secret;
 pub mod stall;
 pub mod telemetry;
 pub mod trace;
+mod validation;
 
 /// The messages and services of `assay.v1`, generated from proto/.
 pub mod proto {

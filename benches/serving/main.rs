@@ -78,7 +78,12 @@ fn command() -> Command {
     };
     Command::new("serving")
         .arg(Arg::new("model").default_value("models/all-MiniLM-L6-v2").help("Directory of the model"))
-        .arg(Arg::new("only").long("only").value_parser(["unary", "streams", "scoring"]).help("One part alone"))
+        .arg(
+            Arg::new("only")
+                .long("only")
+                .value_parser(["unary", "streams", "scoring"])
+                .help("One part alone"),
+        )
         .arg(
             Arg::new("soak")
                 .long("soak")

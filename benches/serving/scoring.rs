@@ -62,7 +62,8 @@ pub async fn run(binary: &Path, model: &Path, length: Duration) -> Result<Scored
     let server = start(binary, model, &["--stall-after", STALL_AFTER]).await?;
     let channel = connect(server.address).await?;
     let metrics = without_judge(channel.clone()).await?;
-    let alone = short_calls(channel.clone(), tokio::time::sleep((length / 4).min(Duration::from_secs(15)))).await?;
+    let alone =
+        short_calls(channel.clone(), tokio::time::sleep((length / 4).min(Duration::from_secs(15)))).await?;
     let begun = Instant::now();
     let end = begun + length;
     let mut callers = Vec::new();
@@ -90,7 +91,8 @@ pub async fn run(binary: &Path, model: &Path, length: Duration) -> Result<Scored
 
 /// Names of the metrics that need no judge.
 async fn without_judge(channel: Channel) -> Result<Vec<String>, Error> {
-    let metrics = EvaluationServiceClient::new(channel).list_metrics(ListMetricsRequest {}).await?.into_inner();
+    let metrics =
+        EvaluationServiceClient::new(channel).list_metrics(ListMetricsRequest {}).await?.into_inner();
     Ok(metrics.metrics.into_iter().filter(|metric| !metric.needs_judge).map(|metric| metric.name).collect())
 }
 

@@ -44,8 +44,7 @@ pub(super) struct Room {
 
 impl Room {
     pub fn of(settings: &Settings) -> Room {
-        let evaluation_tokens =
-            PASSES.saturating_mul(settings.threads).saturating_mul(settings.batch_tokens);
+        let evaluation_tokens = PASSES.saturating_mul(settings.threads).saturating_mul(settings.batch_tokens);
         Room { queue_tokens: settings.queue_tokens, evaluation_tokens }
     }
 }

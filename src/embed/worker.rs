@@ -387,7 +387,9 @@ mod tests {
         let metrics = Metrics::register(&mut Registry::default());
         let threads = ComputeThreads::start(
             &settings,
-            Arc::new(move |packed: &Packed, _: &Team, between_layers: &dyn Fn()| forward(packed, between_layers)),
+            Arc::new(move |packed: &Packed, _: &Team, between_layers: &dyn Fn()| {
+                forward(packed, between_layers)
+            }),
             &status,
             &metrics,
         );

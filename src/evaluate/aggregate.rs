@@ -152,11 +152,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::evaluate::metrics::{Faithfulness, Hallucination};
 
     fn aggregate(outcomes: &[(Status, Option<f64>)]) -> Summary {
         let mut aggregate = Aggregate::default();
         for (status, score) in outcomes {
-            aggregate.add_outcome(&Metric::Faithfulness, "f", *status, *score);
+            aggregate.add_outcome(&Faithfulness.into(), "f", *status, *score);
         }
         aggregate.summaries().pop().expect("one label")
     }
@@ -221,8 +222,8 @@ mod tests {
     #[test]
     fn metrics_under_one_label_are_not_mixed() {
         let mut aggregate = Aggregate::default();
-        aggregate.add_outcome(&Metric::Faithfulness, "a", Status::Ok, Some(1.0));
-        aggregate.add_outcome(&Metric::Hallucination, "a", Status::Ok, Some(0.0));
+        aggregate.add_outcome(&Faithfulness.into(), "a", Status::Ok, Some(1.0));
+        aggregate.add_outcome(&Hallucination.into(), "a", Status::Ok, Some(0.0));
         let means: Vec<_> = aggregate.summaries().into_iter().map(|s| (s.metric, s.mean)).collect();
         assert_eq!(means, [("faithfulness", Some(1.0)), ("hallucination", Some(0.0))]);
     }
@@ -231,7 +232,7 @@ mod tests {
     fn labels_come_in_the_order_of_their_first_result() {
         let mut aggregate = Aggregate::default();
         for label in ["b", "a", "b"] {
-            aggregate.add_outcome(&Metric::Faithfulness, label, Status::Ok, Some(1.0));
+            aggregate.add_outcome(&Faithfulness.into(), label, Status::Ok, Some(1.0));
         }
         let labels: Vec<_> = aggregate.summaries().into_iter().map(|s| (s.label, s.scored)).collect();
         assert_eq!(labels, [("b".to_owned(), 2), ("a".to_owned(), 1)]);

@@ -1,215 +1,61 @@
-//! From the steps to each metric's result.
+//! The result of one selected metric.
 
-mod by_claims;
-mod by_comparison;
-mod by_criterion;
-mod by_rating;
-
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use super::{
-    Shared,
-    judged::custom,
-    lexical::text_context,
+    finding::{Finding, Found, Work},
     metric::{Metric, Selection},
-    pool::Length,
-    progress::{Progress, Stopped},
-    result::{Claim, Failure, MetricResult, Status},
-    sample::{Field, Fields, Reading, Sample},
+    progress::Progress,
+    result::{Failure, MetricResult, Status},
+    sample::Field,
     score::{Estimate, Score},
-    steps::{Asked, Bill, Steps, Taken},
-    text::Language,
+    steps::{Ledger, Steps},
 };
-use crate::{
-    deadline::Deadline,
-    judge::{Cost, JudgeError},
-};
+use crate::judge::Cost;
 
-/// One sample on its way through its metrics.
-pub(super) struct Assessment<'a> {
-    steps: Steps<'a>,
-    fields: Result<Fields, Failure>,
-    answer_by: Deadline,
+/// The result of one selection, with what `render` makes of it on the threads that compute it. It is there by the
+/// deadline of the evaluation, whatever is still being computed.
+pub(super) async fn result_of<P: Send + 'static>(
+    steps: &Steps<'_>,
+    selection: &Arc<Selection>,
+    render: fn(&MetricResult) -> P,
+) -> (MetricResult, P) {
+    let mut ledger = Ledger::default();
+    let work = find(steps, &selection.metric, &mut ledger);
+    let work = tokio::time::timeout_at(steps.answer_by().instant().into(), work).await;
+    let cost = ledger.total();
+    let computed = match work.unwrap_or(Err(Failure::DeadlineExceeded)) {
+        Ok(work) => compute(steps, work, (Arc::clone(selection), cost.clone()), render).await,
+        Err(failure) => Err(failure),
+    };
+    computed.unwrap_or_else(|failure| {
+        let result = result(selection, cost, Err(failure));
+        let rendered = render(&result);
+        (result, rendered)
+    })
 }
 
-/// The computation that is left of a metric once all its inputs are there. It runs in the pool.
-struct Work {
-    length: Length,
-    compute: Compute,
+async fn find(steps: &Steps<'_>, metric: &Metric, ledger: &mut Ledger) -> Found {
+    let fields = steps.fields()?;
+    let missing = metric.definition().missing_where(|field| fields.has(field));
+    if !missing.is_empty() {
+        return Ok(Work::done(Finding::of(Estimate::NotApplicable(""), lacks(&missing))));
+    }
+    metric.find(steps, ledger).await
 }
 
-type Compute = Box<dyn FnOnce(Progress<'_>) -> Result<Finding, Stopped> + Send>;
-
-impl Work {
-    /// Work that takes no longer than a slice.
-    fn of(compute: impl FnOnce() -> Finding + Send + 'static) -> Work {
-        Work { length: Length::Short, compute: Box::new(move |_| Ok(compute())) }
-    }
-
-    /// Work that asks in between whether it is still wanted.
-    fn sliced(compute: impl FnOnce(Progress<'_>) -> Result<Finding, Stopped> + Send + 'static) -> Work {
-        Work { length: Length::Long, compute: Box::new(compute) }
-    }
-
-    /// A finding that needs no more work.
-    fn done(finding: Finding) -> Work {
-        Work::of(|| finding)
-    }
-}
-
-/// The rest of a metric's work, or why there is no result.
-type Found = Result<Work, Failure>;
-
-/// What a metric found.
-#[derive(Default)]
-struct Finding {
-    estimate: Option<Estimate>,
-    judged: usize,
-    submitted: usize,
-    reason: String,
-    claims: Vec<Claim>,
-    details: BTreeMap<&'static str, f64>,
-    ranking: Vec<usize>,
-    value: String,
-    /// Why verdicts are missing, where something failed.
-    missing: Option<Failure>,
-}
-
-impl Finding {
-    fn of(estimate: Estimate, reason: impl Into<String>) -> Finding {
-        Finding { estimate: Some(estimate), reason: reason.into(), ..Finding::default() }
-    }
-
-    /// How many verdicts were given, of those that were asked for.
-    fn counting<T>(self, verdicts: &[Option<T>]) -> Finding {
-        let judged = verdicts.iter().flatten().count();
-        Finding { judged: self.judged + judged, submitted: self.submitted + verdicts.len(), ..self }
-    }
-
-    fn detail(mut self, name: &'static str, value: f64) -> Finding {
-        if value.is_finite() {
-            self.details.insert(name, value);
-        }
-        self
-    }
-}
-
-/// The steps that a metric took.
-struct Sheet {
-    index: usize,
-    bill: Bill,
-}
-
-impl Sheet {
-    fn take<T>(&mut self, taken: Taken<T>) -> Result<Arc<T>, Failure> {
-        self.bill.extend(taken.bill);
-        taken.product
-    }
-}
-
-impl<'a> Assessment<'a> {
-    pub fn new(
-        shared: &'a Shared,
-        sample: Arc<Sample>,
-        (fields, reading): (Result<Fields, Failure>, Result<Reading, Failure>),
-        asked: Asked,
-        answer_by: Deadline,
-    ) -> Assessment<'a> {
-        Assessment { steps: Steps::new(shared, sample, reading, asked, answer_by), fields, answer_by }
-    }
-
-    /// Of all answers of the judge so far.
-    pub fn cost(&self) -> Cost {
-        self.steps.call.budget.spent()
-    }
-
-    pub fn language(&self) -> Language {
-        self.steps.language()
-    }
-
-    pub fn embedding_model(&self) -> Option<String> {
-        self.steps.embedding_model()
-    }
-
-    /// The result of one selection, with what `render` makes of it on the threads that compute it. `index` is the
-    /// selection's own. Ends in time, whatever is still being computed.
-    pub async fn result<P: Send + 'static>(
-        &self,
-        index: usize,
-        selection: &Arc<Selection>,
-        render: fn(&MetricResult) -> P,
-    ) -> (MetricResult, P) {
-        let mut sheet = Sheet { index, bill: Bill::new() };
-        let work = self.find(&selection.metric, &mut sheet);
-        let work = tokio::time::timeout_at(self.answer_by.instant().into(), work).await;
-        let mut cost = Cost::default();
-        sheet.bill.into_values().for_each(|step| cost += step);
-        let computed = match work.unwrap_or(Err(Failure::DeadlineExceeded)) {
-            Ok(work) => self.compute(work, (Arc::clone(selection), cost.clone()), render).await,
-            Err(failure) => Err(failure),
-        };
-        computed.unwrap_or_else(|failure| {
-            let result = result(selection, cost, Err(failure));
-            let rendered = render(&result);
-            (result, rendered)
-        })
-    }
-
-    async fn compute<P: Send + 'static>(
-        &self,
-        Work { length, compute }: Work,
-        (selection, cost): (Arc<Selection>, Cost),
-        render: fn(&MetricResult) -> P,
-    ) -> Result<(MetricResult, P), Failure> {
-        let work = move |progress: Progress<'_>| {
-            let result = result(&selection, cost, Ok(compute(progress)?));
-            let rendered = render(&result);
-            Ok((result, rendered))
-        };
-        self.steps.compute(length, work).await
-    }
-
-    async fn find(&self, metric: &Metric, sheet: &mut Sheet) -> Found {
-        let fields = self.fields.as_ref().map_err(Clone::clone)?;
-        let missing = metric.definition().missing_where(|field| fields.has(field));
-        if !missing.is_empty() {
-            return Ok(Work::done(Finding::of(Estimate::NotApplicable(""), lacks(&missing))));
-        }
-        match metric {
-            Metric::Faithfulness => self.faithfulness(sheet).await,
-            Metric::ContextRecall => self.context_recall(sheet).await,
-            Metric::ContextPrecision => self.context_precision(sheet, true).await,
-            Metric::ContextUtilization => self.context_precision(sheet, false).await,
-            Metric::AnswerCorrectness(options) => self.answer_correctness(sheet, options).await,
-            Metric::FactualCorrectness(options) => self.factual_correctness(sheet, options).await,
-            Metric::NoiseSensitivity(mode) => self.noise_sensitivity(sheet, *mode).await,
-            Metric::Hallucination => self.hallucination(sheet).await,
-            Metric::AnswerRelevancy(options) => self.answer_relevancy(sheet, options).await,
-            Metric::ContextEntityRecall => self.context_entity_recall(sheet).await,
-            Metric::AnswerAccuracy => self.answer_accuracy(sheet).await,
-            Metric::ContextRelevance => self.context_relevance(sheet).await,
-            Metric::ResponseGroundedness => self.response_groundedness(sheet).await,
-            Metric::SummaryScore(options) => self.summary_score(sheet, options).await,
-            Metric::Refusal => self.refusal(sheet).await,
-            Metric::AspectCritic(criterion) => self.aspect_critic(sheet, criterion).await,
-            Metric::SimpleCriteria(criterion) => self.simple_criteria(sheet, criterion).await,
-            Metric::Rubrics(options) => self.rubrics(sheet, &options.rubrics).await,
-            Metric::InstanceRubrics => self.rubrics(sheet, &self.steps.sample.rubrics).await,
-            Metric::Discrete(options) => self.discrete(sheet, options).await,
-            Metric::Numeric(options) => self.numeric(sheet, options).await,
-            Metric::Ranking(custom::Ranking { instruction, candidates }) => {
-                self.ranking(sheet, instruction, candidates).await
-            }
-            Metric::SemanticSimilarity(options) => self.semantic_similarity(options).await,
-            Metric::EmbeddingGroundedness => self.embedding_groundedness().await,
-            Metric::EmbeddingRelevance => self.embedding_relevance().await,
-            Metric::TextContextPrecision(options) => {
-                self.text_context(options, text_context::precision_of).await
-            }
-            Metric::TextContextRecall(options) => self.text_context(options, text_context::recall_of).await,
-            metric => self.lexical(metric).await,
-        }
-    }
+async fn compute<P: Send + 'static>(
+    steps: &Steps<'_>,
+    Work { length, compute }: Work,
+    (selection, cost): (Arc<Selection>, Cost),
+    render: fn(&MetricResult) -> P,
+) -> Result<(MetricResult, P), Failure> {
+    let work = move |progress: Progress<'_>| {
+        let result = result(&selection, cost, Ok(compute(progress)?));
+        let rendered = render(&result);
+        Ok((result, rendered))
+    };
+    steps.compute(length, work).await
 }
 
 fn lacks(missing: &[Field]) -> String {
@@ -259,11 +105,6 @@ fn partial(finding: &Finding) -> String {
     let why = finding.missing.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
     let (judged, submitted) = (finding.judged, finding.submitted);
     format!("{judged} of {submitted} verdicts are there{why}; {}", finding.reason)
-}
-
-/// The judge kept the form, but not the caller's scale.
-fn off_scale(detail: String) -> Failure {
-    Failure::Judge(JudgeError::Unreadable { detail })
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! What traces hear of a metric's result: numbers and names, and none of the texts.
 
 use super::{
-    metric::Metric,
     result::{MetricResult, Status},
     score::Score,
 };
@@ -21,7 +20,7 @@ pub(super) fn tell(mut span: Span, result: &MetricResult, response_id: &str) {
     span.scope().event(EVENT, || {
         let mut attributes = vec![KeyValue::new("gen_ai.evaluation.name", name)];
         attributes.extend(score.map(|score| KeyValue::new("gen_ai.evaluation.score.value", score)));
-        let label = score.and_then(|score| label(&result.metric, score));
+        let label = score.and_then(|score| result.metric.definition().label(score));
         attributes.extend(label.map(|label| KeyValue::new("gen_ai.evaluation.score.label", label)));
         attributes.extend(error.map(|error| KeyValue::new("error.type", error)));
         if !response_id.is_empty() {
@@ -37,17 +36,6 @@ pub(super) fn tell(mut span: Span, result: &MetricResult, response_id: &str) {
     match error {
         None => span.end(),
         Some(error) => span.fail(error),
-    }
-}
-
-/// Of metrics that answer yes or no.
-fn label(metric: &Metric, score: f64) -> Option<&'static str> {
-    match metric {
-        Metric::AspectCritic(_) | Metric::ExactMatch(_) | Metric::StringPresence(_) => {
-            Some(if score > 0.5 { "pass" } else { "fail" })
-        }
-        Metric::Refusal => Some(if score > 0.5 { "refusal" } else { "answer" }),
-        _ => None,
     }
 }
 

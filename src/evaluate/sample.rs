@@ -36,18 +36,18 @@ pub struct Context {
 
 /// What has to be known of a sample's texts before anything is asked.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Reading {
+pub(super) struct TextAnalysis {
     pub language: Language,
     /// Whether the response declines to answer, and whether the reference does.
     pub response_refuses: bool,
     pub reference_refuses: bool,
 }
 
-impl Reading {
-    pub fn of(sample: &Sample, progress: Progress<'_>) -> Result<Reading, Stopped> {
+impl TextAnalysis {
+    pub fn of(sample: &Sample, progress: Progress<'_>) -> Result<TextAnalysis, Stopped> {
         let language = sample.detect_language();
         progress.check()?;
-        Ok(Reading {
+        Ok(TextAnalysis {
             language,
             response_refuses: text::is_refusal(&sample.response),
             reference_refuses: text::is_refusal(&sample.reference),

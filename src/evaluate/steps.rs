@@ -10,29 +10,30 @@ mod verify;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use futures::future::join;
 use serde_json::json;
 use tokio::sync::{OnceCell, SemaphorePermit};
 
 use super::{
     Shared,
-    lexical::text_context::Similarities,
+    lexical::similarities::Similarities,
     pool::{Length, Ticket},
     progress::{Progress, Stopped},
     prompts::Template,
+    replies::{ClaimsReply, EntitiesReply},
     result::Failure,
-    sample::{Reading, Sample},
+    sample::{Fields, Sample, TextAnalysis},
     text::Language,
-    verdicts,
 };
 use crate::{
     deadline::Deadline,
     judge::{Call, Cost, Judge},
 };
 
-pub(super) use ask::{Answer, Question, at_most, part};
+pub(super) use ask::{JudgeQuestion, ReasonedVerdict, at_most, part};
 pub(super) use each::Each;
 pub(super) use vectors::{Rowed, Sentences, VECTOR_UNITS};
-pub(super) use verify::{Row, Table};
+pub(super) use verify::{ClaimRow, ClaimTable};
 
 /// Questions to the judge, of one step, that are in flight at one time.
 const QUESTIONS_AT_ONCE: usize = 8;
@@ -53,15 +54,7 @@ impl Side {
     }
 }
 
-/// The judge of a sample, and the call that asks it.
-pub(super) struct Asked {
-    pub judge: Option<Judge>,
-    pub call: Call,
-    /// Language of the judge's reasons; None for the sample's.
-    pub reason_language: Option<Language>,
-}
-
-/// What was asked of the judge: metrics that share it name it the same.
+/// A step that asks the judge. Metrics that share one pay for it once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
     Claims(Side),
@@ -70,22 +63,55 @@ pub(super) enum Step {
     Usefulness(Side),
     EntitiesOfReference,
     EntitiesOfContexts,
-    /// Of one selection alone, by its index.
-    Own(usize),
+    /// A step of one metric alone.
+    Own,
 }
 
-/// What the judge cost, by step.
-pub(super) type Bill = BTreeMap<Step, Cost>;
+/// Costs of the judge, by the steps that a metric took.
+#[derive(Clone, Default)]
+pub struct Ledger(BTreeMap<Step, Cost>);
 
-/// The product of a step, and what it and all before it cost.
+impl Ledger {
+    /// A ledger with one step.
+    fn of(step: Step, cost: Cost) -> Ledger {
+        Ledger([(step, cost)].into())
+    }
+
+    /// The product of a step. Its costs and those of the steps before it are entered.
+    pub(super) fn take<T>(&mut self, taken: Taken<T>) -> Result<Arc<T>, Failure> {
+        self.0.extend(taken.ledger.0);
+        taken.product
+    }
+
+    /// Enters the cost of a question that no other metric shares.
+    pub(super) fn enter(&mut self, cost: Cost) {
+        *self.0.entry(Step::Own).or_default() += cost;
+    }
+
+    /// The sum over the steps.
+    pub(super) fn total(self) -> Cost {
+        let mut total = Cost::default();
+        self.0.into_values().for_each(|cost| total += cost);
+        total
+    }
+}
+
+/// The product of a step, and the costs of the step and of those before it.
 pub(super) struct Taken<T> {
     pub product: Result<Arc<T>, Failure>,
-    pub bill: Bill,
+    pub ledger: Ledger,
+}
+
+impl<T> Taken<T> {
+    /// A failed step that asked nothing.
+    fn failed(failure: Failure) -> Taken<T> {
+        Taken { product: Err(failure), ledger: Ledger::default() }
+    }
 }
 
 impl<T> Clone for Taken<T> {
     fn clone(&self) -> Taken<T> {
-        Taken { product: self.product.clone(), bill: self.bill.clone() }
+        Taken { product: self.product.clone(), ledger: self.ledger.clone() }
     }
 }
 
@@ -108,24 +134,25 @@ impl<T> Both<T> {
 }
 
 /// Verdicts on each of several things, in their order; none where the judge gave none.
-pub(super) type Answers = Vec<Option<Answer<bool>>>;
+pub(super) type Answers = Vec<Option<ReasonedVerdict<bool>>>;
 
 /// A step that asks no judge, and so costs nothing.
 type Free<T> = OnceCell<Result<Arc<T>, Failure>>;
 
-pub(super) struct Steps<'a> {
-    pub shared: &'a Shared,
-    pub sample: Arc<Sample>,
-    /// Why it is missing, where it is.
-    pub reading: Result<Reading, Failure>,
-    /// Language of the judge's reasons; None for the sample's.
-    pub reason_language: Option<Language>,
-    pub judge: Option<Judge>,
-    pub call: Call,
+/// The steps of one sample: questions to the judge, vectors and comparisons that metrics share. Each is taken at most
+/// once, as soon as what it needs is there.
+pub struct Steps<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) sample: Arc<Sample>,
+    /// The fields that the sample has, or why that is not known.
+    fields: Result<Fields, Failure>,
+    /// The language of the sample and its refusals, or why they are not known.
+    analysis: Result<TextAnalysis, Failure>,
+    request: JudgeRequest,
     ticket: Ticket,
     claims: Both<Memo<Vec<String>>>,
-    by_contexts: Both<Memo<Table>>,
-    by_other: Both<Memo<Table>>,
+    by_contexts: Both<Memo<ClaimTable>>,
+    by_other: Both<Memo<ClaimTable>>,
     useful: Both<Memo<Answers>>,
     reference_entities: Memo<Vec<String>>,
     context_entities: Memo<Vec<String>>,
@@ -139,24 +166,48 @@ pub(super) struct Steps<'a> {
     vector_memory: OnceCell<SemaphorePermit<'a>>,
 }
 
+/// How a task asks the judge.
+pub(super) struct JudgeRequest {
+    /// None where no judge is configured.
+    pub judge: Option<Judge>,
+    pub call: Call,
+    /// The language of the judge's reasons; None for that of the sample.
+    pub reason_language: Option<Language>,
+}
+
 impl<'a> Steps<'a> {
-    /// Computations end at `answer_by`, judge and model at the deadline of the call.
-    pub fn new(
+    /// Analyses the sample. Computations end at `answer_by`, judge and model at the deadline of the request.
+    pub(super) async fn begin(
         shared: &'a Shared,
         sample: Arc<Sample>,
-        reading: Result<Reading, Failure>,
-        asked: Asked,
+        request: JudgeRequest,
         answer_by: Deadline,
     ) -> Steps<'a> {
-        let Asked { judge, call, reason_language } = asked;
+        let ticket = Ticket { caller: request.call.caller, deadline: answer_by };
+        // It leaves the reactor, as texts are long and the first one compiles the patterns of refusals.
+        let (for_fields, for_analysis) = (Arc::clone(&sample), Arc::clone(&sample));
+        let (fields, analysis) = join(
+            shared.pool.run(ticket, Length::Short, move |_| Ok(Fields::of(&for_fields))),
+            shared.pool.run(ticket, Length::Short, move |progress| TextAnalysis::of(&for_analysis, progress)),
+        )
+        .await;
+        Steps::new(shared, sample, (fields, analysis), request, answer_by)
+    }
+
+    pub(super) fn new(
+        shared: &'a Shared,
+        sample: Arc<Sample>,
+        (fields, analysis): (Result<Fields, Failure>, Result<TextAnalysis, Failure>),
+        request: JudgeRequest,
+        answer_by: Deadline,
+    ) -> Steps<'a> {
         Steps {
             shared,
             sample,
-            reading,
-            reason_language,
-            judge,
-            ticket: Ticket { caller: call.caller, deadline: answer_by },
-            call,
+            fields,
+            analysis,
+            ticket: Ticket { caller: request.call.caller, deadline: answer_by },
+            request,
             claims: Both::default(),
             by_contexts: Both::default(),
             by_other: Both::default(),
@@ -172,11 +223,42 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// Computes on the threads for it.
+    /// The deadline of the whole evaluation.
+    pub(super) fn answer_by(&self) -> Deadline {
+        self.ticket.deadline
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_answer_by(&mut self, deadline: Deadline) {
+        self.ticket.deadline = deadline;
+    }
+
+    /// The costs of all answers of the judge so far.
+    pub(super) fn spent(&self) -> Cost {
+        self.request.call.budget.spent()
+    }
+
+    /// The fields that the sample has.
+    ///
+    /// # Errors
+    /// If they could not be found out.
+    pub(super) fn fields(&self) -> Result<&Fields, Failure> {
+        self.fields.as_ref().map_err(Clone::clone)
+    }
+
+    /// The language of the sample and whether its texts are refusals.
+    ///
+    /// # Errors
+    /// If they could not be found out.
+    pub(super) fn analysis(&self) -> Result<&TextAnalysis, Failure> {
+        self.analysis.as_ref().map_err(Clone::clone)
+    }
+
+    /// Computes on the threads that compute metrics.
     ///
     /// # Errors
     /// [`Failure::DeadlineExceeded`]; [`Failure::Defect`] if the work panics.
-    pub async fn compute<T: Send + 'static>(
+    pub(super) async fn compute<T: Send + 'static>(
         &self,
         length: Length,
         work: impl FnOnce(Progress<'_>) -> Result<T, Stopped> + Send + 'static,
@@ -185,7 +267,7 @@ impl<'a> Steps<'a> {
     }
 
     /// As [`Steps::compute`], from the sample, whose texts are long.
-    pub async fn derive<T: Send + 'static>(
+    pub(super) async fn derive<T: Send + 'static>(
         &self,
         make: impl FnOnce(&Sample) -> T + Send + 'static,
     ) -> Result<T, Failure> {
@@ -194,45 +276,45 @@ impl<'a> Steps<'a> {
     }
 
     /// The language of the sample, as far as it is known.
-    pub fn language(&self) -> Language {
-        self.reading.as_ref().map_or(Language::default(), |reading| reading.language)
+    pub(super) fn language(&self) -> Language {
+        self.analysis.as_ref().map_or(Language::default(), |analysis| analysis.language)
     }
 
-    pub fn text_of(&self, side: Side) -> &str {
+    pub(super) fn text_of(&self, side: Side) -> &str {
         side.text(&self.sample)
     }
 
     /// The claims that a text makes; none of a refusal.
-    pub async fn claims(&self, side: Side) -> Taken<Vec<String>> {
+    pub(super) async fn claims(&self, side: Side) -> Taken<Vec<String>> {
         let take = || async {
-            let refuses = self.reading.as_ref().map(|reading| match side {
-                Side::Response => reading.response_refuses,
-                Side::Reference => reading.reference_refuses,
+            let refuses = self.analysis().map(|analysis| match side {
+                Side::Response => analysis.response_refuses,
+                Side::Reference => analysis.reference_refuses,
             });
             match refuses {
-                Ok(true) => return Taken { product: Ok(Arc::default()), bill: Bill::new() },
+                Ok(true) => return Taken { product: Ok(Arc::default()), ledger: Ledger::default() },
                 Ok(false) => {}
-                Err(failure) => return Taken { product: Err(failure.clone()), bill: Bill::new() },
+                Err(failure) => return Taken::failed(failure),
             }
-            let question = Question::new(Template::Claims)
+            let question = JudgeQuestion::new(Template::Claims)
                 .part("question", json!(self.sample.user_input))
                 .part("text", json!(self.text_of(side)));
-            let (claims, cost) = self.ask::<verdicts::Claims>(question).await;
-            let said = |claims: verdicts::Claims| {
-                let claims = at_most("claims", claims.claims.0)?.into_iter();
+            let (claims, cost) = self.ask::<ClaimsReply>(question).await;
+            let not_blank = |reply: ClaimsReply| {
+                let claims = at_most("claims", reply.claims.0)?.into_iter();
                 Ok(Arc::new(claims.filter(|claim| !claim.trim().is_empty()).collect()))
             };
-            Taken { product: claims.and_then(said), bill: Bill::from([(Step::Claims(side), cost)]) }
+            Taken { product: claims.and_then(not_blank), ledger: Ledger::of(Step::Claims(side), cost) }
         };
         self.claims.of(side).get_or_init(take).await.clone()
     }
 
-    pub async fn reference_entities(&self) -> Taken<Vec<String>> {
+    pub(super) async fn reference_entities(&self) -> Taken<Vec<String>> {
         let take = || self.entities(Step::EntitiesOfReference, |sample| json!(sample.reference));
         self.reference_entities.get_or_init(take).await.clone()
     }
 
-    pub async fn context_entities(&self) -> Taken<Vec<String>> {
+    pub(super) async fn context_entities(&self) -> Taken<Vec<String>> {
         let take = || self.entities(Step::EntitiesOfContexts, |sample| json!(sample.joined_contexts()));
         self.context_entities.get_or_init(take).await.clone()
     }
@@ -240,11 +322,11 @@ impl<'a> Steps<'a> {
     async fn entities(&self, step: Step, of: fn(&Sample) -> serde_json::Value) -> Taken<Vec<String>> {
         let text = match self.derive(of).await {
             Ok(text) => text,
-            Err(failure) => return Taken { product: Err(failure), bill: Bill::new() },
+            Err(failure) => return Taken::failed(failure),
         };
-        let question = Question::new(Template::Entities).part("text", text);
-        let (entities, cost) = self.ask::<verdicts::Entities>(question).await;
+        let question = JudgeQuestion::new(Template::Entities).part("text", text);
+        let (entities, cost) = self.ask::<EntitiesReply>(question).await;
         let product = entities.and_then(|entities| at_most("entities", entities.entities.0).map(Arc::new));
-        Taken { product, bill: Bill::from([(step, cost)]) }
+        Taken { product, ledger: Ledger::of(step, cost) }
     }
 }

@@ -5,7 +5,44 @@ pub mod embedding_relevance;
 mod rows;
 pub mod semantic_similarity;
 
+use std::{ops::Range, sync::Arc};
+
+use super::{
+    finding::{Finding, Work},
+    progress::{Progress, Stopped},
+    result::Failure,
+    score::Estimate,
+    steps::{Sentences, Steps},
+};
+
 pub use rows::{BestOf, Rows};
+
+/// The sentences of the sample, or, where they are more than may be compared, the finding that says so.
+async fn few_sentences(steps: &Steps<'_>) -> Result<Result<Arc<Sentences>, Work>, Failure> {
+    let (sentences, limit) = (steps.sentences().await?, steps.shared.sentences);
+    if sentences.count <= limit {
+        return Ok(Ok(sentences));
+    }
+    let reason =
+        format!("the sample has {} sentences; the limit is {limit} (max-sentences)", sentences.count);
+    Ok(Err(Work::done(Finding::of(Estimate::NotApplicable(""), reason))))
+}
+
+/// For each row of `left` the highest cosine with one of these rows of `right`.
+fn best_of(
+    left: &Rows,
+    right: &Rows,
+    range: Range<usize>,
+    progress: Progress<'_>,
+) -> Result<Vec<f64>, Stopped> {
+    let mut best = BestOf::default();
+    loop {
+        progress.check()?;
+        if let Some(best) = best.compare_more(left, right, range.clone()) {
+            return Ok(best.to_vec());
+        }
+    }
+}
 
 /// Cosine of two vectors of the same length; 0 where one of them is all zeros.
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {

@@ -2,15 +2,13 @@
 
 pub(super) mod embedding;
 pub(super) mod evaluation;
-mod metrics;
 pub(super) mod results;
-
-use std::{fmt, ops::RangeInclusive};
 
 use super::{
     Limits,
     status::{Violation, Violations},
 };
+use crate::validation;
 
 /// The longest id of a stream item, and the longest label of a metric, in bytes.
 pub(super) const ID_BYTES: usize = 256;
@@ -35,43 +33,15 @@ impl Check {
 
     /// A text that must be there.
     fn text(&mut self, field: impl Fn() -> String, text: &str, limits: &Limits) {
-        if text.is_empty() {
-            self.add(field(), "the text is empty");
+        if let Some(description) = validation::text(text, limits.input_bytes) {
+            self.add(field(), description);
         }
-        self.bytes(field, text, limits.input_bytes);
     }
 
     fn bytes(&mut self, field: impl Fn() -> String, text: &str, limit: usize) {
-        if text.len() > limit {
-            self.add(field(), format!("{} bytes, the limit is {limit}", text.len()));
+        if let Some(description) = validation::bytes(text, limit) {
+            self.add(field(), description);
         }
-    }
-
-    /// `value`, or `default` where it is not set; NaN is in no range.
-    fn within<T: PartialOrd + Copy + fmt::Display>(
-        &mut self,
-        field: impl FnOnce() -> String,
-        value: Option<T>,
-        default: T,
-        range: RangeInclusive<T>,
-    ) -> T {
-        let value = value.unwrap_or(default);
-        if !range.contains(&value) {
-            self.add(field(), format!("{value}, the range is {} to {}", range.start(), range.end()));
-        }
-        value
-    }
-
-    fn count(&mut self, field: &str, count: usize, range: RangeInclusive<usize>) {
-        self.within(|| field.to_owned(), Some(count), count, range);
-    }
-
-    /// The value of an enum; its first one stands in for what is unknown, until that is told.
-    fn known<E: TryFrom<i32> + Default>(&mut self, field: impl FnOnce() -> String, value: i32) -> E {
-        E::try_from(value).unwrap_or_else(|_| {
-            self.unknown_value(field(), value);
-            E::default()
-        })
     }
 
     fn unknown_value(&mut self, field: impl Into<String>, value: i32) {

@@ -24,8 +24,8 @@ use tower::{BoxError, Service};
 
 use io::GuardedIo;
 pub use registry::ConnectionLimits;
-use registry::{ConnectionRefused, Place};
 pub(crate) use registry::{ConnectionMetrics, Connections};
+use registry::{ConnectionRefused, Place};
 pub(crate) use streams::CallEnd;
 use streams::StreamExecutor;
 

@@ -6,8 +6,8 @@ use assay::{
     deadline::Deadline,
     evaluate::{
         Evaluation,
-        judged::answer_correctness,
         metric::Metric,
+        metrics::*,
         result::{MetricResult, Status},
         sample::Sample,
     },
@@ -47,14 +47,14 @@ fn five_contexts() -> Sample {
 /// RAGAS asks 28 questions for them.
 fn six_metrics() -> [Metric; 6] {
     // Its similarity is a model's and costs the judge nothing.
-    let claims_alone = answer_correctness::Options { similarity_weight: 0.0, ..Default::default() };
+    let claims_alone = AnswerCorrectness { similarity_weight: 0.0, ..Default::default() };
     [
-        Metric::Faithfulness,
-        Metric::ContextRecall,
-        Metric::ContextPrecision,
-        Metric::NoiseSensitivity(Default::default()),
-        Metric::AnswerCorrectness(claims_alone),
-        Metric::FactualCorrectness(Default::default()),
+        Metric::from(Faithfulness),
+        Metric::from(ContextRecall),
+        Metric::from(ContextPrecision),
+        Metric::from(NoiseSensitivity::default()),
+        Metric::from(claims_alone),
+        Metric::from(FactualCorrectness::default()),
     ]
 }
 
@@ -148,10 +148,10 @@ fn budget(calls: u32) -> Budget {
 async fn check_budget(calls: u32, expected: [Status; 4]) {
     let bench = bench();
     let metrics = [
-        Metric::FactualCorrectness(Default::default()),
-        Metric::Faithfulness,
-        Metric::ContextPrecision,
-        Metric::TokenF1,
+        Metric::from(FactualCorrectness::default()),
+        Metric::from(Faithfulness),
+        Metric::from(ContextPrecision),
+        Metric::from(TokenF1::default()),
     ];
     let mut task = bench.task(five_contexts(), metrics);
     task.call = Call { budget: budget(calls), ..call() };
@@ -196,8 +196,12 @@ async fn a_budget_that_is_large_enough_costs_no_time() {
 async fn at_the_deadline_there_is_what_needs_no_judge() {
     let bench = bench();
     bench.judge.hold();
-    let metrics =
-        [Metric::Faithfulness, Metric::TokenF1, Metric::ContextPrecision, Metric::Bleu(Default::default())];
+    let metrics = [
+        Metric::from(Faithfulness),
+        Metric::from(TokenF1::default()),
+        Metric::from(ContextPrecision),
+        Metric::from(Bleu::default()),
+    ];
     let mut task = bench.task(five_contexts(), metrics);
     let limit = Duration::from_millis(500);
     let began = Instant::now();
@@ -227,7 +231,8 @@ async fn what_one_question_spoils_is_the_metrics_that_need_it() {
 async fn metrics_are_told_as_soon_as_they_are_known() {
     let bench = bench();
     bench.judge.hold();
-    let metrics = [Metric::Faithfulness, Metric::TokenF1, Metric::Bleu(Default::default())];
+    let metrics =
+        [Metric::from(Faithfulness), Metric::from(TokenF1::default()), Metric::from(Bleu::default())];
     let (tell, mut told) = mpsc::unbounded_channel();
     let task = bench.task(five_contexts(), metrics);
     let evaluation = bench.evaluator.evaluate(task, move |result| {

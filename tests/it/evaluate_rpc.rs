@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use assay::{
-    evaluate::metric::{Family, Metric},
+    evaluate::{definition::Family, metric::Metric},
     proto::{
         Budget, Context, CriterionOptions, EvaluateOptions, EvaluateRequest, EvaluateResponse,
         ListMetricsRequest, MetricResult, MetricSelection, MetricStatus, RougeOptions, Sample,

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use assay::evaluate::{
     judged::aspect_critic::Criterion,
     metric::Metric,
+    metrics::*,
     result::{MetricResult, Status},
     sample::Sample,
     text::Language,
@@ -36,20 +37,20 @@ const PLACES: [Place; 4] = [Place::UserInput, Place::Response, Place::Context, P
 fn metrics() -> Vec<Metric> {
     let criterion = || Criterion { definition: "Does it state a fact?".to_owned(), ..Criterion::default() };
     vec![
-        Metric::Faithfulness,
-        Metric::ContextPrecision,
-        Metric::ContextUtilization,
-        Metric::ContextRecall,
-        Metric::ContextEntityRecall,
-        Metric::FactualCorrectness(Default::default()),
-        Metric::NoiseSensitivity(Default::default()),
-        Metric::Hallucination,
-        Metric::AnswerAccuracy,
-        Metric::ContextRelevance,
-        Metric::ResponseGroundedness,
-        Metric::Refusal,
-        Metric::AspectCritic(criterion()),
-        Metric::SimpleCriteria(criterion()),
+        Metric::from(Faithfulness),
+        Metric::from(ContextPrecision),
+        Metric::from(ContextUtilization),
+        Metric::from(ContextRecall),
+        Metric::from(ContextEntityRecall),
+        Metric::from(FactualCorrectness::default()),
+        Metric::from(NoiseSensitivity::default()),
+        Metric::from(Hallucination),
+        Metric::from(AnswerAccuracy),
+        Metric::from(ContextRelevance),
+        Metric::from(ResponseGroundedness),
+        Metric::from(Refusal),
+        Metric::from(AspectCritic(criterion())),
+        Metric::from(SimpleCriteria(criterion())),
     ]
 }
 
@@ -232,11 +233,11 @@ async fn a_judge_that_obeys_everything_outside_of_the_marks_finds_no_orders_ther
     let metrics = || {
         let criterion = Criterion { definition: "Is it short?".to_owned(), ..Criterion::default() };
         [
-            Metric::Faithfulness,
-            Metric::ContextPrecision,
-            Metric::ContextRecall,
-            Metric::AnswerAccuracy,
-            Metric::AspectCritic(criterion),
+            Metric::from(Faithfulness),
+            Metric::from(ContextPrecision),
+            Metric::from(ContextRecall),
+            Metric::from(AnswerAccuracy),
+            Metric::from(AspectCritic(criterion)),
         ]
     };
     for words in attacks("0") {
@@ -267,7 +268,10 @@ async fn words_that_the_judge_repeats_are_no_orders_when_it_is_asked_again() {
         bench.judge.fail_when(|asked| asked.again.is_none(), Fault::Says(text));
         let before = bench.judge.count();
         bench
-            .evaluate(planted(Place::Response, WORDS), [Metric::Faithfulness, Metric::ContextPrecision])
+            .evaluate(
+                planted(Place::Response, WORDS),
+                [Metric::from(Faithfulness), Metric::from(ContextPrecision)],
+            )
             .await;
         let again: Vec<Asked> =
             asked_since(&bench, before).into_iter().filter(|asked| asked.again.is_some()).collect();

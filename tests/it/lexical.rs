@@ -91,32 +91,32 @@ fn tokens(options: &Value) -> Tokens {
     }
 }
 
-fn measure(name: &str) -> string_similarity::Measure {
+fn measure(name: &str) -> string_similarity::StringMeasure {
     match name {
-        "levenshtein" => string_similarity::Measure::Levenshtein,
-        "hamming" => string_similarity::Measure::Hamming,
-        "jaro" => string_similarity::Measure::Jaro,
-        "jaro_winkler" => string_similarity::Measure::JaroWinkler,
+        "levenshtein" => string_similarity::StringMeasure::Levenshtein,
+        "hamming" => string_similarity::StringMeasure::Hamming,
+        "jaro" => string_similarity::StringMeasure::Jaro,
+        "jaro_winkler" => string_similarity::StringMeasure::JaroWinkler,
         other => panic!("no measure {other}"),
     }
 }
 
-fn bleu_options(options: &Value) -> bleu::Options {
+fn bleu_options(options: &Value) -> bleu::Bleu {
     let amount = || options["amount"].as_f64().expect("an amount");
-    bleu::Options {
+    bleu::Bleu {
         tokenizer: match options["tokenizer"].as_str() {
-            Some("13a") => bleu::Tokenizer::Mteval13a,
-            Some("zh") => bleu::Tokenizer::Chinese,
-            Some("char") => bleu::Tokenizer::Characters,
-            Some("intl") => bleu::Tokenizer::International,
-            Some("none") => bleu::Tokenizer::None,
+            Some("13a") => bleu::BleuTokenizer::Mteval13a,
+            Some("zh") => bleu::BleuTokenizer::Chinese,
+            Some("char") => bleu::BleuTokenizer::Characters,
+            Some("intl") => bleu::BleuTokenizer::International,
+            Some("none") => bleu::BleuTokenizer::None,
             other => panic!("no tokenizer {other:?}"),
         },
         smoothing: match options["smoothing"].as_str() {
-            Some("exp") => bleu::Smoothing::Exponential,
-            Some("floor") => bleu::Smoothing::Floor(amount()),
-            Some("add-k") => bleu::Smoothing::AddK(amount()),
-            Some("none") => bleu::Smoothing::None,
+            Some("exp") => bleu::BleuSmoothing::Exponential,
+            Some("floor") => bleu::BleuSmoothing::Floor(amount()),
+            Some("add-k") => bleu::BleuSmoothing::AddK(amount()),
+            Some("none") => bleu::BleuSmoothing::None,
             other => panic!("no smoothing {other:?}"),
         },
         max_order: order(options, "max_order"),
@@ -125,18 +125,18 @@ fn bleu_options(options: &Value) -> bleu::Options {
     }
 }
 
-fn rouge_options(options: &Value) -> rouge::Options {
-    rouge::Options {
+fn rouge_options(options: &Value) -> rouge::Rouge {
+    rouge::Rouge {
         variant: match options["variant"].as_str() {
-            Some("rouge1") => rouge::Variant::Rouge1,
-            Some("rouge2") => rouge::Variant::Rouge2,
-            Some("rougeL") => rouge::Variant::RougeL,
+            Some("rouge1") => rouge::RougeVariant::Rouge1,
+            Some("rouge2") => rouge::RougeVariant::Rouge2,
+            Some("rougeL") => rouge::RougeVariant::RougeL,
             other => panic!("no variant {other:?}"),
         },
         measure: match options["measure"].as_str() {
-            Some("precision") => rouge::Measure::Precision,
-            Some("recall") => rouge::Measure::Recall,
-            Some("fmeasure") => rouge::Measure::FMeasure,
+            Some("precision") => rouge::RougeMeasure::Precision,
+            Some("recall") => rouge::RougeMeasure::Recall,
+            Some("fmeasure") => rouge::RougeMeasure::FMeasure,
             other => panic!("no measure {other:?}"),
         },
         tokens: tokens(options),
@@ -152,7 +152,7 @@ fn bleu_is_that_of_sacrebleu() {
 #[test]
 fn chrf_is_that_of_sacrebleu() {
     check("chrf", |pair, options| {
-        let options = chrf::Options {
+        let options = chrf::Chrf {
             char_order: order(options, "char_order"),
             word_order: order(options, "word_order"),
             beta: options["beta"].as_f64().expect("a number"),
@@ -170,14 +170,14 @@ fn rouge_is_that_of_rouge_score() {
 
 #[test]
 fn token_f1_is_that_of_the_squad_evaluation() {
-    check("token_f1", |pair, options| token_f1::score(pair, &token_f1::Options { tokens: tokens(options) }));
+    check("token_f1", |pair, options| token_f1::score(pair, &token_f1::TokenF1 { tokens: tokens(options) }));
 }
 
 #[test]
 fn string_similarity_is_that_of_rapidfuzz() {
     check("string_similarity", |pair, options| {
         let measure = measure(options["measure"].as_str().expect("a measure"));
-        Some(string_similarity::score(pair, &string_similarity::Options { measure }))
+        Some(string_similarity::score(pair, &string_similarity::StringSimilarity { measure }))
     });
 }
 
@@ -189,7 +189,8 @@ fn context_scores_are_those_of_ragas_over_rapidfuzz() {
         let [retrieved, reference] = [&case.retrieved, &case.reference]
             .map(|texts| texts.iter().map(String::as_str).collect::<Vec<_>>());
         let contexts = Retrieval { retrieved: &retrieved, reference: &reference };
-        let options = text_context::Options { measure: measure(&case.measure), threshold: case.threshold };
+        let options =
+            text_context::ContextMatch { measure: measure(&case.measure), threshold: case.threshold };
         let found = [text_context::precision(contexts, &options), text_context::recall(contexts, &options)];
         let expected = [Some(case.precision), Some(case.recall)];
         let is_near = found.iter().zip(expected).all(|(found, expected)| is_near(*found, expected));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use assay::{
-    evaluate::{self, metric::Metric, result::Status},
+    evaluate::{self, metric::Metric, metrics::*, result::Status},
     proto::{
         Context, CriterionOptions, DiscreteOptions, EvaluateRequest, EvaluateResponse, EvaluateStreamRequest,
         MetricSelection, MetricStatus, NumericOptions, RankingOptions, Sample,
@@ -41,24 +41,23 @@ const DEADLINE: Duration = Duration::from_secs(3);
 /// One metric of the table with the options that it cannot do without. Others are refused without theirs.
 fn selection(of: &Metric) -> MetricSelection {
     let words = || "Is it short?".to_owned();
-    let options = match of {
-        Metric::AspectCritic(_) | Metric::SimpleCriteria(_) => {
+    let name = of.definition().name;
+    let options = match name {
+        "aspect_critic" | "simple_criteria" => {
             Some(Options::Criterion(CriterionOptions { definition: words(), ..Default::default() }))
         }
-        Metric::Discrete(_) => {
+        "discrete" => {
             let values = vec!["yes".into(), "no".into()];
             Some(Options::Discrete(DiscreteOptions { instruction: words(), values, ..Default::default() }))
         }
-        Metric::Numeric(_) => {
-            Some(Options::Numeric(NumericOptions { instruction: words(), ..Default::default() }))
-        }
-        Metric::Ranking(_) => {
+        "numeric" => Some(Options::Numeric(NumericOptions { instruction: words(), ..Default::default() })),
+        "ranking" => {
             let candidates = vec!["a fox".into(), "a hare".into()];
             Some(Options::Ranking(RankingOptions { instruction: words(), candidates }))
         }
         _ => None,
     };
-    MetricSelection { options, ..metric(of.definition().name) }
+    MetricSelection { options, ..metric(name) }
 }
 
 fn all_metrics() -> Vec<MetricSelection> {
@@ -257,7 +256,8 @@ async fn a_judge_that_lists_more_than_anybody_wants_is_unreadable() {
             },
             _ => honest(asked),
         });
-        let metric = if list == "entities" { Metric::ContextEntityRecall } else { Metric::Faithfulness };
+        let metric =
+            if list == "entities" { Metric::from(ContextEntityRecall) } else { Metric::from(Faithfulness) };
         let before = bench.judge.count();
         let result = bench.result(asked(), metric).await;
         assert_eq!(result.status, Status::JudgeUnreadable, "{result:?}");

@@ -87,7 +87,12 @@ fn a_vector_is_the_same_in_any_company() {
         for (case, together) in company.iter().zip(together.chunks_exact(model.info.dimensions)) {
             let mut batch = Packed::new();
             batch.push(&case.ids);
-            assert_close(together, &model.encode(&batch, &Team::alone(), &|| {}), norm(together), &case.text.id);
+            assert_close(
+                together,
+                &model.encode(&batch, &Team::alone(), &|| {}),
+                norm(together),
+                &case.text.id,
+            );
         }
     }
 }
@@ -102,7 +107,8 @@ fn a_cut_vector_is_that_of_the_reference() {
     for (case, expected) in cut {
         let mut batch = Packed::new();
         batch.push(&case.ids);
-        let Vector::Values(values) = Vector::new(&model.encode(&batch, &Team::alone(), &|| {}), options) else {
+        let Vector::Values(values) = Vector::new(&model.encode(&batch, &Team::alone(), &|| {}), options)
+        else {
             panic!("another encoding")
         };
         assert_close(&values, expected, 1.0, &case.text.id);

@@ -8,7 +8,8 @@ use super::sample;
 use crate::{
     config::Kind,
     evaluate::{
-        metric::{Group, Metric, Selection},
+        metric::{Entry, Group, Selection},
+        metrics,
         text::Language,
     },
     judge::BudgetLimits,
@@ -150,15 +151,11 @@ fn named(name: &str) -> Result<Vec<Selection>, String> {
     if let Some(group) = Group::named(name) {
         return Ok(of_group(group));
     }
-    match Metric::named(name) {
-        Some(
-            Metric::AspectCritic(_)
-            | Metric::SimpleCriteria(_)
-            | Metric::Discrete(_)
-            | Metric::Numeric(_)
-            | Metric::Ranking(_),
-        ) => Err(format!("{name} needs an instruction of yours, which only the Evaluate call can take")),
-        Some(metric) => Ok(vec![Selection::of(metric)]),
+    match Entry::named(name) {
+        Some(entry) if entry.requires_options() => {
+            Err(format!("{name} needs an instruction of yours, which only the Evaluate call can take"))
+        }
+        Some(entry) => Ok(vec![Selection::of(entry.with_default_options())]),
         None => Err(format!("{name} is neither a metric nor a group; there are {}", all_names())),
     }
 }
@@ -169,8 +166,8 @@ pub(super) fn of_group(group: Group) -> Vec<Selection> {
 }
 
 fn all_names() -> String {
-    let metrics = Metric::all().into_iter().map(|metric| metric.definition().name);
-    let groups = ["all", "judged", "no_judge", "lexical", "vector"];
+    let metrics = metrics::METRICS.iter().map(|entry| entry.definition.name);
+    let groups = Group::NAMED.map(|(name, _)| name);
     metrics.chain(groups).collect::<Vec<_>>().join(", ")
 }
 

@@ -70,17 +70,20 @@ mod tests {
     use super::*;
     use crate::{
         cli::evaluate::row::CostView,
-        evaluate::{metric::Metric, result::Status},
+        evaluate::{
+            judged::{faithfulness::Faithfulness, refusal::Refusal},
+            result::Status,
+        },
     };
 
     #[test]
     fn the_table_tells_mean_interval_coverage_failures_and_cost() {
         let mut totals = Totals { bad_lines: 1, ..Totals::default() };
         for score in [0.2, 0.4] {
-            totals.aggregate.add_outcome(&Metric::Faithfulness, "faithfulness", Status::Ok, Some(score));
+            totals.aggregate.add_outcome(&Faithfulness.into(), "faithfulness", Status::Ok, Some(score));
         }
-        totals.aggregate.add_outcome(&Metric::Faithfulness, "faithfulness", Status::RateLimited, None);
-        totals.aggregate.add_outcome(&Metric::Refusal, "refusal", Status::NotApplicable, None);
+        totals.aggregate.add_outcome(&Faithfulness.into(), "faithfulness", Status::RateLimited, None);
+        totals.aggregate.add_outcome(&Refusal.into(), "refusal", Status::NotApplicable, None);
         totals.cost = CostView { calls: 3, prompt_tokens: 10, usd: Some(0.5), ..CostView::default() };
         let expected = "\
 metric          mean     95 % interval  coverage  scored  partial  n/a  failed

@@ -6,8 +6,15 @@ use prometheus_client::registry::Registry;
 
 use super::*;
 use crate::{
+    deadline::Deadline,
     embed::Embedder,
-    evaluate::{Evaluator, Settings, lexical::string_similarity::Measure, sample::Context},
+    evaluate::{
+        Evaluator, Settings,
+        judged::{factual_correctness::FactualCorrectness, refusal::Refusal},
+        lexical::{string_similarity::StringMeasure, text_context::TextContextRecall, token_f1::TokenF1},
+        sample::{Context, Fields, Sample, TextAnalysis},
+        steps::JudgeRequest,
+    },
     judge::{Budget, Call, Trace},
 };
 
@@ -31,13 +38,13 @@ fn sample() -> Sample {
     }
 }
 
-fn assessment(evaluator: &Evaluator, reading: Result<Reading, Failure>) -> Assessment<'_> {
+fn steps(evaluator: &Evaluator, analysis: Result<TextAnalysis, Failure>) -> Steps<'_> {
     let (sample, deadline) = (Arc::new(sample()), Deadline::after(SOON));
     let call =
         Call { deadline, budget: Budget::unlimited(), caller: 0, use_cache: false, trace: Trace::default() };
-    let asked = Asked { judge: None, call, reason_language: None };
+    let request = JudgeRequest { judge: None, call, reason_language: None };
     let fields = Ok(Fields::of(&sample));
-    Assessment::new(&evaluator.0, sample, (fields, reading), asked, deadline.later(SOON))
+    Steps::new(&evaluator.0, sample, (fields, analysis), request, deadline.later(SOON))
 }
 
 #[tokio::test]
@@ -46,15 +53,15 @@ async fn texts_that_could_not_be_read_fail_the_metrics_that_need_them() {
     for (failure, expected) in
         [(Failure::Defect, Status::Failed), (Failure::DeadlineExceeded, Status::Deadline)]
     {
-        let assessment = assessment(&evaluator, Err(failure));
-        let reads = [Metric::Refusal, Metric::FactualCorrectness(Default::default()), Metric::TokenF1];
+        let steps = steps(&evaluator, Err(failure));
+        let reads = [Metric::from(Refusal), FactualCorrectness::default().into(), TokenF1::default().into()];
         for metric in reads {
             let selection = Arc::new(Selection::of(metric));
-            let (result, ()) = assessment.result(0, &selection, |_| ()).await;
+            let (result, ()) = result_of(&steps, &selection, |_| ()).await;
             assert_eq!((result.status, result.score), (expected, None), "{result:?}");
         }
-        let reads_nothing = Arc::new(Selection::of(Metric::TextContextRecall(Default::default())));
-        let (result, ()) = assessment.result(1, &reads_nothing, |_| ()).await;
+        let reads_nothing = Arc::new(Selection::of(TextContextRecall::default().into()));
+        let (result, ()) = result_of(&steps, &reads_nothing, |_| ()).await;
         assert_eq!(result.status, Status::Ok, "{result:?}");
     }
 }
@@ -62,24 +69,24 @@ async fn texts_that_could_not_be_read_fail_the_metrics_that_need_them() {
 #[tokio::test]
 async fn contexts_are_compared_once_for_all_metrics_of_a_measure() {
     let evaluator = evaluator();
-    let assessment = assessment(&evaluator, Ok(Reading::default()));
-    let table = async |measure| assessment.steps.similarities(measure).await.expect("a table");
-    let (first, again) = futures::join!(table(Measure::Levenshtein), table(Measure::Levenshtein));
+    let steps = steps(&evaluator, Ok(TextAnalysis::default()));
+    let table = async |measure| steps.similarities(measure).await.expect("a table");
+    let (first, again) = futures::join!(table(StringMeasure::Levenshtein), table(StringMeasure::Levenshtein));
     assert!(Arc::ptr_eq(&first, &again));
-    assert!(!Arc::ptr_eq(&first, &table(Measure::Jaro).await));
+    assert!(!Arc::ptr_eq(&first, &table(StringMeasure::Jaro).await));
 }
 
 #[tokio::test]
 async fn a_metric_that_is_still_being_computed_does_not_hold_the_answer_up() {
     let evaluator = evaluator();
-    let mut assessment = assessment(&evaluator, Ok(Reading::default()));
+    let mut steps = steps(&evaluator, Ok(TextAnalysis::default()));
     let (hold, held) = std::sync::mpsc::channel::<()>();
     let busy = evaluator.off_reactor(7, Deadline::after(SOON), move || held.recv());
     let by = Deadline::after(Duration::from_millis(50));
-    assessment.answer_by = by;
-    let selection = Arc::new(Selection::of(Metric::TextContextRecall(Default::default())));
+    steps.set_answer_by(by);
+    let selection = Arc::new(Selection::of(TextContextRecall::default().into()));
     let answer = async {
-        let (result, ()) = assessment.result(0, &selection, |_| ()).await;
+        let (result, ()) = result_of(&steps, &selection, |_| ()).await;
         assert_eq!(result.status, Status::Deadline, "{result:?}");
         drop(hold);
     };

@@ -2,30 +2,26 @@
 //!
 //! Range -1 to 1, in practice 0 to 1, higher is better. Source: RAGAS, answer correctness.
 
+use super::claims::both_ways;
 use crate::evaluate::{
-    metric::Definition,
+    definition::Definition,
+    finding::{Finding, Found, Work},
+    metric::MetricType,
+    options::OptionReader,
     sample::Field::{Reference, Response, UserInput},
     score::{Estimate, f_beta},
+    steps::{Ledger, Side, Steps},
+    vector::cosine,
 };
+use crate::proto::metric_selection::Options;
+use futures::future::join;
 
-pub const DEFINITION: Definition = Definition {
-    name: "answer_correctness",
-    needs: &[UserInput, Response, Reference],
-    judge_calls: 4,
-    embeddings: true,
-    options_field: "answer_correctness",
-    formula: "0.75 * F(claims) + 0.25 * cosine(response, reference), where TP are claims of the response that the \
-              reference supports, FP the others, FN claims of the reference that the response does not support",
-    source: "RAGAS, AnswerCorrectness",
-    lowest: -1.0,
-    differs: "Claims are verified both ways, with verdicts shared with factual_correctness, where RAGAS has one \
-              classification. F is 1 where neither side makes claims and 0 where one side alone makes none, as in \
-              RAGAS's older API; its newer one gives 1 for both. A score below 0 needs vectors that point apart.",
-    ..Definition::JUDGED
-};
+/// The largest weight of one part.
+const LARGEST_WEIGHT: f64 = 1000.0;
 
+/// Claims and similarity, weighted.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Options {
+pub struct AnswerCorrectness {
     /// At least 0; scaled with the other to a sum of 1.
     pub factuality_weight: f64,
     pub similarity_weight: f64,
@@ -33,9 +29,9 @@ pub struct Options {
     pub beta: f64,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options { factuality_weight: 0.75, similarity_weight: 0.25, beta: 1.0 }
+impl Default for AnswerCorrectness {
+    fn default() -> AnswerCorrectness {
+        AnswerCorrectness { factuality_weight: 0.75, similarity_weight: 0.25, beta: 1.0 }
     }
 }
 
@@ -45,7 +41,7 @@ pub fn score(
     response: &[Option<bool>],
     reference: &[Option<bool>],
     similarity: f64,
-    options: &Options,
+    options: &AnswerCorrectness,
 ) -> Estimate {
     let (factuality, similar) = (options.factuality_weight, options.similarity_weight);
     let verdicts: Vec<Option<bool>> = response.iter().chain(reference).copied().collect();
@@ -69,4 +65,67 @@ pub(super) fn precision_and_recall(response: &[bool], reference: &[bool]) -> (f6
     let (tp, fp, missed) = (count(response, true), count(response, false), count(reference, false));
     let ratio = |of: f64| if of > 0.0 { tp / of } else { 0.0 };
     (ratio(tp + fp), ratio(tp + missed))
+}
+
+impl MetricType for AnswerCorrectness {
+    const DEFINITION: &Definition = &Definition {
+        name: "answer_correctness",
+        needs: &[UserInput, Response, Reference],
+        judge_calls: 4,
+        embeddings: true,
+        options_field: "answer_correctness",
+        formula: "0.75 * F(claims) + 0.25 * cosine(response, reference), where TP are claims of the response that the \
+                  reference supports, FP the others, FN claims of the reference that the response does not support",
+        source: "RAGAS, AnswerCorrectness",
+        lowest: -1.0,
+        differs: "Claims are verified both ways, with verdicts shared with factual_correctness, where RAGAS has one \
+                  classification. F is 1 where neither side makes claims and 0 where one side alone makes none, as in \
+                  RAGAS's older API; its newer one gives 1 for both. A score below 0 needs vectors that point apart.",
+        ..Definition::JUDGED
+    };
+
+    fn read(options: Options, reader: &mut OptionReader<'_>) -> Option<AnswerCorrectness> {
+        let Options::AnswerCorrectness(options) = options else { return None };
+        let default = AnswerCorrectness::default();
+        let mut weight =
+            |field: &str, value, default| reader.number(field, value, default, 0.0..=LARGEST_WEIGHT);
+        let metric = AnswerCorrectness {
+            factuality_weight: weight(
+                "answer_correctness.factuality_weight",
+                options.factuality_weight,
+                default.factuality_weight,
+            ),
+            similarity_weight: weight(
+                "answer_correctness.similarity_weight",
+                options.similarity_weight,
+                default.similarity_weight,
+            ),
+            beta: reader.beta("answer_correctness.beta", options.beta),
+        };
+        if metric.factuality_weight + metric.similarity_weight == 0.0 {
+            reader.add("answer_correctness", "one of the weights must be above 0");
+        }
+        Some(metric)
+    }
+
+    async fn find(&self, steps: &Steps<'_>, ledger: &mut Ledger) -> Found {
+        let tables = join(steps.by_other(Side::Response), steps.by_other(Side::Reference));
+        let vectors = async {
+            match self.similarity_weight > 0.0 {
+                true => steps.answer_rows().await.map(Some),
+                false => Ok(None),
+            }
+        };
+        let ((response, reference), vectors) = join(tables, vectors).await;
+        let (response, reference) = (ledger.take(response), ledger.take(reference));
+        let (response, reference, vectors, options) = (response?, reference?, vectors?, self.clone());
+        Ok(Work::of(move || {
+            let vectors = vectors.as_deref();
+            let similarity = vectors.map_or(0.0, |vectors| cosine(vectors.rows.row(0), vectors.rows.row(1)));
+            let estimate = score(&response.supported(), &reference.supported(), similarity, &options);
+            let finding = Finding { estimate: Some(estimate), ..both_ways(&response, &reference) };
+            let is_truncated = vectors.is_some_and(|vectors| vectors.cut);
+            finding.detail("similarity", similarity).noting_truncation(is_truncated)
+        }))
+    }
 }

@@ -3,48 +3,44 @@
 //! Range 0 to 1, higher is better. Source: RAGAS, arXiv:2309.15217, section 3.
 
 use crate::evaluate::{
-    metric::Definition,
+    definition::Definition,
+    finding::{Finding, Found, Work},
+    metric::MetricType,
+    options::OptionReader,
+    prompts::Template,
+    replies::QuestionReply,
+    result::{Claim, Failure, Origin},
     sample::Field::{Response, UserInput},
     score::Estimate,
+    steps::{JudgeQuestion, Ledger, Rowed, Steps},
+    vector::cosine,
 };
-
-pub const DEFINITION: Definition = Definition {
-    name: "answer_relevancy",
-    needs: &[UserInput, Response],
-    judge_calls: 1,
-    embeddings: true,
-    options_field: "answer_relevancy",
-    formula: "mean cosine of the vectors of the user's input and of n questions that the judge makes from the \
-              response alone; 0 if the response is noncommittal in all of them; clamped to 0 to 1",
-    source: "RAGAS, arXiv:2309.15217, section 3",
-    differs: "Clamped, with the mean before in details. The n questions are one call where the endpoint takes n, else n calls \
-              side by side at a temperature above 0.",
-    ..Definition::JUDGED
-};
+use crate::proto::metric_selection::Options;
+use serde_json::json;
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Options {
+pub struct AnswerRelevancy {
     /// At least 1.
     pub questions: usize,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options { questions: 3 }
+impl Default for AnswerRelevancy {
+    fn default() -> AnswerRelevancy {
+        AnswerRelevancy { questions: 3 }
     }
 }
 
 /// A question that the judge made from the response.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Question {
+pub struct GeneratedQuestion {
     /// Cosine with the user's input, -1 to 1.
     pub similarity: f64,
     pub noncommittal: bool,
 }
 
 /// The score, and the mean before it was clamped, where all questions are there.
-pub fn score(questions: &[Option<Question>]) -> (Estimate, Option<f64>) {
-    let given: Vec<Question> = questions.iter().flatten().copied().collect();
+pub fn score(questions: &[Option<GeneratedQuestion>]) -> (Estimate, Option<f64>) {
+    let given: Vec<GeneratedQuestion> = questions.iter().flatten().copied().collect();
     let all = questions.len() as f64;
     let sum: f64 = given.iter().map(|question| question.similarity).sum();
     let committal = given.iter().any(|question| !question.noncommittal);
@@ -57,12 +53,82 @@ pub fn score(questions: &[Option<Question>]) -> (Estimate, Option<f64>) {
     (Estimate::Exact(of(sum, committal)), Some(sum / all))
 }
 
+impl MetricType for AnswerRelevancy {
+    const DEFINITION: &Definition = &Definition {
+        name: "answer_relevancy",
+        needs: &[UserInput, Response],
+        judge_calls: 1,
+        embeddings: true,
+        options_field: "answer_relevancy",
+        formula: "mean cosine of the vectors of the user's input and of n questions that the judge makes from the \
+                  response alone; 0 if the response is noncommittal in all of them; clamped to 0 to 1",
+        source: "RAGAS, arXiv:2309.15217, section 3",
+        differs: "Clamped, with the mean before in details. The n questions are one call where the endpoint takes n, else n calls \
+                  side by side at a temperature above 0.",
+        ..Definition::JUDGED
+    };
+
+    fn read(options: Options, reader: &mut OptionReader<'_>) -> Option<AnswerRelevancy> {
+        let Options::AnswerRelevancy(options) = options else { return None };
+        let questions = reader.number("answer_relevancy.questions", options.questions, 3, 1..=10);
+        Some(AnswerRelevancy { questions: questions as usize })
+    }
+
+    async fn find(&self, steps: &Steps<'_>, ledger: &mut Ledger) -> Found {
+        let question = JudgeQuestion::new(Template::Question).part("response", json!(steps.sample.response));
+        let (answers, cost) = steps.ask_many::<QuestionReply>(question, self.questions).await;
+        ledger.enter(cost);
+        let failure = answers.iter().find_map(|answer| answer.as_ref().err().cloned());
+        let given: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().ok()).collect();
+        if let Some(failure) = failure.clone().filter(|_| given.is_empty()) {
+            return Err(failure);
+        }
+        let texts: Vec<String> = given.iter().map(|question| question.question.clone()).collect();
+        let texts = std::iter::once(steps.sample.user_input.clone()).chain(texts);
+        let vectors = steps.vectors(texts).await?;
+        Ok(Work::of(move || relevancy(&answers, &vectors, failure)))
+    }
+}
+
+/// The finding over questions that the judge made from the response. The first vector is that of the user's input.
+fn relevancy(
+    answers: &[Result<QuestionReply, Failure>],
+    vectors: &Rowed,
+    failure: Option<Failure>,
+) -> Finding {
+    let given: Vec<&QuestionReply> = answers.iter().filter_map(|answer| answer.as_ref().ok()).collect();
+    let rows = &vectors.rows;
+    let mut similarities = (1..rows.len()).map(|index| cosine(rows.row(0), rows.row(index)));
+    let questions: Vec<Option<GeneratedQuestion>> = answers
+        .iter()
+        .map(|answer| {
+            let noncommittal = answer.as_ref().ok()?.noncommittal.0;
+            Some(GeneratedQuestion { similarity: similarities.next()?, noncommittal })
+        })
+        .collect();
+    let (estimate, mean) = score(&questions);
+    let evasive = questions.iter().flatten().filter(|question| question.noncommittal).count();
+    let reason = format!("{evasive} of {} questions come from a noncommittal response", given.len());
+    let claims = given.iter().enumerate().map(|(index, question)| Claim {
+        id: format!("q{}", index + 1),
+        origin: Origin::Question,
+        text: question.question.clone(),
+        verdict: Some(!question.noncommittal.0),
+        reason: String::new(),
+        evidence: Vec::new(),
+        evidence_unverified: false,
+    });
+    let finding = Finding::of(estimate, reason).counting(&questions);
+    let finding = Finding { claims: claims.collect(), missing: failure, ..finding };
+    finding.detail("mean_cosine", mean.unwrap_or(f64::NAN)).noting_truncation(vectors.cut)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn question(similarity: f64, noncommittal: bool) -> Option<Question> {
-        Some(Question { similarity, noncommittal })
+    fn question(similarity: f64, noncommittal: bool) -> Option<GeneratedQuestion> {
+        Some(GeneratedQuestion { similarity, noncommittal })
     }
 
     #[test]

@@ -2,26 +2,21 @@
 //!
 //! Range 0 to 1, higher is better. Source: RAGAS, context entity recall.
 
-use std::collections::BTreeSet;
-
 use crate::evaluate::{
-    metric::Definition,
+    definition::Definition,
+    finding::{Finding, Found, Work},
+    metric::MetricType,
     sample::Field::{Reference, RetrievedContexts},
     score::Estimate,
+    steps::{Ledger, Steps},
     text::normalize,
 };
+use futures::future::join;
+use std::collections::BTreeSet;
 
-pub const DEFINITION: Definition = Definition {
-    name: "context_entity_recall",
-    needs: &[RetrievedContexts, Reference],
-    judge_calls: 2,
-    formula: "entities of the reference that are entities of the contexts / entities of the reference, as sets after \
-              NFKC and case folding",
-    source: "RAGAS, ContextEntityRecall",
-    differs: "Case and width don't count. A reference without entities is NOT_APPLICABLE. RAGAS adds 1e-8 to the \
-              divisor, and one of its two APIs counts a list instead of a set.",
-    ..Definition::JUDGED
-};
+/// The share of the reference's entities that the retrieved contexts name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ContextEntityRecall;
 
 /// From the entities of either side, repeated or not.
 pub fn score(reference: &[String], contexts: &[String]) -> Estimate {
@@ -33,6 +28,29 @@ pub fn score(reference: &[String], contexts: &[String]) -> Estimate {
         return Estimate::NotApplicable("the reference names no entities");
     }
     Estimate::Exact(reference.intersection(&contexts).count() as f64 / reference.len() as f64)
+}
+
+impl MetricType for ContextEntityRecall {
+    const DEFINITION: &Definition = &Definition {
+        name: "context_entity_recall",
+        needs: &[RetrievedContexts, Reference],
+        judge_calls: 2,
+        formula: "entities of the reference that are entities of the contexts / entities of the reference, as sets after \
+                  NFKC and case folding",
+        source: "RAGAS, ContextEntityRecall",
+        differs: "Case and width don't count. A reference without entities is NOT_APPLICABLE. RAGAS adds 1e-8 to the \
+                  divisor, and one of its two APIs counts a list instead of a set.",
+        ..Definition::JUDGED
+    };
+
+    async fn find(&self, steps: &Steps<'_>, ledger: &mut Ledger) -> Found {
+        let entities = join(steps.reference_entities(), steps.context_entities()).await;
+        let (reference, contexts) = (ledger.take(entities.0), ledger.take(entities.1));
+        let (reference, contexts) = (reference?, contexts?);
+        let reason =
+            format!("the reference names {} entities, the contexts {}", reference.len(), contexts.len());
+        Ok(Work::of(move || Finding::of(score(&reference, &contexts), reason)))
+    }
 }
 
 #[cfg(test)]

@@ -3,34 +3,24 @@
 //! Range 0 to 1, higher is better. Source: RAGAS, context precision; Manning et al., Introduction to Information
 //! Retrieval, section 8.4.
 
+use super::claims::name;
 use crate::evaluate::{
-    metric::Definition,
-    sample::Field::{Reference, Response, RetrievedContexts, UserInput},
+    definition::Definition,
+    finding::{Finding, Found, Work},
+    metric::MetricType,
+    result::{Claim, Origin},
+    sample::Field::{self, Reference, Response, RetrievedContexts, UserInput},
     score::Estimate,
+    steps::{Answers, Ledger, Side, Steps},
 };
 
-pub const DEFINITION: Definition = Definition {
-    name: "context_precision",
-    needs: &[UserInput, RetrievedContexts],
-    any_of: &[Reference, Response],
-    judge_calls: 1,
-    formula: "sum over ranks i of precision@i * v_i / sum of v, where v_i is 1 if the context of rank i was useful \
-              for the reference, or, without one, for the response; 0 if none was",
-    source: "RAGAS, LLMContextPrecisionWithReference and LLMContextPrecisionWithoutReference",
-    differs: "All contexts are judged in one call where they fit. A context without a verdict makes the result \
-              PARTIAL, where RAGAS raises or drops it. RAGAS adds 1e-10 to the divisor.",
-    ..Definition::JUDGED
-};
+/// Average precision of the ranked contexts, judged by the reference if there is one, else by the response.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ContextPrecision;
 
-/// The same against the response, whether or not there is a reference.
-pub const UTILIZATION: Definition = Definition {
-    name: "context_utilization",
-    needs: &[UserInput, Response, RetrievedContexts],
-    any_of: &[],
-    formula: "as context_precision, with contexts judged by their use for the response",
-    source: "RAGAS, ContextUtilization",
-    ..DEFINITION
-};
+/// Average precision of the ranked contexts, judged by the response.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ContextUtilization;
 
 /// `useful` has one verdict for each context, best first.
 pub fn score(useful: &[Option<bool>]) -> Estimate {
@@ -60,6 +50,63 @@ fn average_precision(useful: &[bool]) -> f64 {
         sum += hits / (rank + 1) as f64;
     }
     if hits > 0.0 { sum / hits } else { 0.0 }
+}
+
+impl MetricType for ContextPrecision {
+    const DEFINITION: &Definition = &Definition {
+        name: "context_precision",
+        needs: &[UserInput, RetrievedContexts],
+        any_of: &[Reference, Response],
+        judge_calls: 1,
+        formula: "sum over ranks i of precision@i * v_i / sum of v, where v_i is 1 if the context of rank i was useful \
+                  for the reference, or, without one, for the response; 0 if none was",
+        source: "RAGAS, LLMContextPrecisionWithReference and LLMContextPrecisionWithoutReference",
+        differs: "All contexts are judged in one call where they fit. A context without a verdict makes the result \
+                  PARTIAL, where RAGAS raises or drops it. RAGAS adds 1e-10 to the divisor.",
+        ..Definition::JUDGED
+    };
+
+    async fn find(&self, steps: &Steps<'_>, ledger: &mut Ledger) -> Found {
+        let side = if steps.fields()?.has(Field::Reference) { Side::Reference } else { Side::Response };
+        precision(steps, ledger, side).await
+    }
+}
+
+impl MetricType for ContextUtilization {
+    const DEFINITION: &Definition = &Definition {
+        name: "context_utilization",
+        needs: &[UserInput, Response, RetrievedContexts],
+        any_of: &[],
+        formula: "as context_precision, with contexts judged by their use for the response",
+        source: "RAGAS, ContextUtilization",
+        ..*ContextPrecision::DEFINITION
+    };
+
+    async fn find(&self, steps: &Steps<'_>, ledger: &mut Ledger) -> Found {
+        precision(steps, ledger, Side::Response).await
+    }
+}
+
+async fn precision(steps: &Steps<'_>, ledger: &mut Ledger, side: Side) -> Found {
+    let answers = ledger.take(steps.useful(side).await)?;
+    Ok(Work::of(move || usefulness(&answers, side)))
+}
+
+fn usefulness(answers: &Answers, side: Side) -> Finding {
+    let useful: Vec<Option<bool>> = answers.iter().map(|answer| answer.as_ref().map(|a| a.verdict)).collect();
+    let yes = useful.iter().filter(|verdict| **verdict == Some(true)).count();
+    let claims = answers.iter().enumerate().map(|(index, answer)| Claim {
+        id: format!("s{}", index + 1),
+        origin: Origin::Context(index),
+        text: String::new(),
+        verdict: answer.as_ref().map(|answer| answer.verdict),
+        reason: answer.as_ref().map(|answer| answer.reason.clone()).unwrap_or_default(),
+        evidence: Vec::new(),
+        evidence_unverified: false,
+    });
+    let reason = format!("{yes} of {} contexts were useful for the {}", useful.len(), name(side));
+    let finding = Finding::of(score(&useful), reason).counting(&useful);
+    Finding { claims: claims.collect(), ..finding }
 }
 
 #[cfg(test)]

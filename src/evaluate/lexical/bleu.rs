@@ -5,23 +5,33 @@
 //! by 100, over the whole text. Source: Papineni et al. 2002, ACL P02-1040; Post 2018, arXiv:1804.08771;
 //! smoothing: Chen and Cherry 2014, ACL W14-3346.
 
+use super::{PAIR, compare};
+use crate::evaluate::{
+    definition::Definition,
+    finding::Found,
+    metric::MetricType,
+    steps::{Ledger, Steps},
+};
+use crate::evaluate::{options::OptionReader, pool::Length};
+use crate::proto::{self, metric_selection::Options};
+
 use super::{Pair, ngrams::Overlap};
 use crate::evaluate::progress::{Progress, Stopped};
 
 mod tokenizer;
 
-pub use tokenizer::Tokenizer;
+pub use tokenizer::BleuTokenizer;
 
 /// No n-gram is longer.
 const LONGEST_ORDER: u8 = 16;
 
 /// How a response is scored.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Options {
+pub struct Bleu {
     /// What an n-gram is made of.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: BleuTokenizer,
     /// What stands for a precision of 0.
-    pub smoothing: Smoothing,
+    pub smoothing: BleuSmoothing,
     /// The longest n-grams, 1 to 16; 4 as a rule.
     pub max_order: u8,
     /// Leaves out orders that the response is too short for. Without it, short identical texts score 0, and a single
@@ -31,11 +41,11 @@ pub struct Options {
     pub lowercase: bool,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            tokenizer: Tokenizer::Auto,
-            smoothing: Smoothing::Exponential,
+impl Default for Bleu {
+    fn default() -> Bleu {
+        Bleu {
+            tokenizer: BleuTokenizer::Auto,
+            smoothing: BleuSmoothing::Exponential,
             max_order: 4,
             effective_order: true,
             lowercase: false,
@@ -45,7 +55,7 @@ impl Default for Options {
 
 /// What stands for a precision of 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Smoothing {
+pub enum BleuSmoothing {
     /// A half of a match for the first such order, a quarter for the next, and so on.
     #[default]
     Exponential,
@@ -58,14 +68,14 @@ pub enum Smoothing {
 }
 
 /// BLEU of the response against the reference; `None` if the reference is blank.
-pub fn score(pair: Pair<'_>, options: &Options) -> Option<f64> {
+pub fn score(pair: Pair<'_>, options: &Bleu) -> Option<f64> {
     Progress::unlimited(|progress| score_while(pair, options, progress))
 }
 
 /// The same for as long as it is wanted.
 pub(in crate::evaluate) fn score_while(
     pair: Pair<'_>,
-    options: &Options,
+    options: &Bleu,
     progress: Progress<'_>,
 ) -> Result<Option<f64>, Stopped> {
     if pair.reference.trim().is_empty() {
@@ -96,7 +106,7 @@ fn brevity(response: usize, reference: usize) -> f64 {
 fn mean_precision(
     response: &[String],
     reference: &[String],
-    options: &Options,
+    options: &Bleu,
     progress: Progress<'_>,
 ) -> Result<f64, Stopped> {
     let max_order = options.max_order.clamp(1, LONGEST_ORDER);
@@ -118,12 +128,12 @@ fn mean_precision(
 }
 
 /// Precisions of the orders that the response has n-grams of.
-fn smoothed(orders: &[Overlap], smoothing: Smoothing) -> Vec<f64> {
+fn smoothed(orders: &[Overlap], smoothing: BleuSmoothing) -> Vec<f64> {
     let mut share = 1.0;
     let mut precisions = Vec::with_capacity(orders.len());
     for (at, order) in orders.iter().enumerate() {
         let more = match smoothing {
-            Smoothing::AddK(k) if at > 0 => amount(k),
+            BleuSmoothing::AddK(k) if at > 0 => amount(k),
             _ => 0.0,
         };
         let (matched, total) = (order.matched as f64 + more, order.response as f64 + more);
@@ -131,11 +141,11 @@ fn smoothed(orders: &[Overlap], smoothing: Smoothing) -> Vec<f64> {
             break;
         }
         let stand_in = match smoothing {
-            Smoothing::Exponential if matched == 0.0 => {
+            BleuSmoothing::Exponential if matched == 0.0 => {
                 share /= 2.0;
                 share
             }
-            Smoothing::Floor(floor) => amount(floor),
+            BleuSmoothing::Floor(floor) => amount(floor),
             _ => 0.0,
         };
         precisions.push(if matched == 0.0 { stand_in } else { matched } / total);
@@ -147,12 +157,56 @@ fn amount(value: f64) -> f64 {
     if value.is_finite() { value.max(0.0) } else { 0.0 }
 }
 
+impl MetricType for Bleu {
+    const DEFINITION: &Definition = &Definition {
+        name: "bleu",
+        options_field: "bleu",
+        formula: "brevity penalty * geometric mean of the n-gram precisions of orders 1 to 4, exponentially smoothed, with \
+                  effective order, divided by 100",
+        source: "sacrebleu, sentence_bleu; Papineni et al., ACL P02-1040",
+        differs: "Over the whole text, where RAGAS scores the first sentence. Chinese is cut into characters, so that \
+                  equal texts score 1, where RAGAS gives 0.",
+        ..PAIR
+    };
+
+    fn read(options: Options, reader: &mut OptionReader<'_>) -> Option<Bleu> {
+        use proto::bleu_options::{Smoothing, Tokenizer};
+        let Options::Bleu(options) = options else { return None };
+        let tokenizer = match reader.choice("bleu.tokenizer", options.tokenizer) {
+            Tokenizer::Unspecified => BleuTokenizer::Auto,
+            Tokenizer::Tokenizer13a => BleuTokenizer::Mteval13a,
+            Tokenizer::Zh => BleuTokenizer::Chinese,
+            Tokenizer::Char => BleuTokenizer::Characters,
+            Tokenizer::None => BleuTokenizer::None,
+        };
+        let smoothing = match reader.choice("bleu.smoothing", options.smoothing) {
+            Smoothing::Unspecified | Smoothing::Exp => BleuSmoothing::Exponential,
+            Smoothing::Floor => BleuSmoothing::Floor(0.1),
+            Smoothing::AddK => BleuSmoothing::AddK(1.0),
+            Smoothing::None => BleuSmoothing::None,
+        };
+        let max_order = reader.small("bleu.max_order", options.max_order, 4, 1..=8);
+        Some(Bleu { tokenizer, smoothing, max_order, lowercase: options.lowercase, ..Bleu::default() })
+    }
+
+    async fn find(&self, steps: &Steps<'_>, _: &mut Ledger) -> Found {
+        let options = self.clone();
+        compare(steps, Length::Long, move |texts, progress| {
+            let tokenizer = match options.tokenizer {
+                BleuTokenizer::Auto => BleuTokenizer::of(texts.language),
+                tokenizer => tokenizer,
+            };
+            score_while(texts.pair(), &Bleu { tokenizer, ..options.clone() }, progress)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn check(response: &str, reference: &str, options: &Options, expected: Option<f64>) {
+    fn check(response: &str, reference: &str, options: &Bleu, expected: Option<f64>) {
         assert_eq!(score(Pair { response, reference }, options), expected, "{response:?} {reference:?}");
     }
 
@@ -160,41 +214,41 @@ mod tests {
     fn identical_texts_score_one_however_short() {
         for text in ["Paris", "是", "法国的首都是巴黎。", "A b c d e. F g h.", "!", "🎉", "<skipped>"]
         {
-            check(text, text, &Options::default(), Some(1.0));
+            check(text, text, &Bleu::default(), Some(1.0));
         }
     }
 
     #[test]
     fn the_whole_text_counts_not_its_first_sentence() {
         let reference = "It is red. It is big.";
-        let score = score(Pair { response: "It is red.", reference }, &Options::default());
+        let score = score(Pair { response: "It is red.", reference }, &Bleu::default());
         assert!(score.is_some_and(|score| (0.1..0.5).contains(&score)), "{score:?}");
     }
 
     #[test]
     fn a_blank_reference_has_no_score_and_a_blank_response_none_of_it() {
-        check("text", " \n", &Options::default(), None);
-        check("", "text", &Options::default(), Some(0.0));
-        check("", "", &Options::default(), None);
+        check("text", " \n", &Bleu::default(), None);
+        check("", "text", &Bleu::default(), Some(0.0));
+        check("", "", &Bleu::default(), None);
     }
 
     #[test]
     fn without_the_effective_order_short_texts_score_zero() {
-        let options = Options { effective_order: false, ..Options::default() };
+        let options = Bleu { effective_order: false, ..Bleu::default() };
         check("one two", "one two", &options, Some(0.0));
         check("one two three four", "one two three four", &options, Some(1.0));
     }
 
     prop_compose! {
         fn options()(
-            tokenizer in prop::sample::select(Tokenizer::ALL.to_vec()),
+            tokenizer in prop::sample::select(BleuTokenizer::ALL.to_vec()),
             smoothing in prop_oneof![
-                Just(Smoothing::Exponential), any::<f64>().prop_map(Smoothing::Floor), any::<f64>().prop_map(Smoothing::AddK),
-                (0.0..2.0).prop_map(Smoothing::AddK), Just(Smoothing::None),
+                Just(BleuSmoothing::Exponential), any::<f64>().prop_map(BleuSmoothing::Floor), any::<f64>().prop_map(BleuSmoothing::AddK),
+                (0.0..2.0).prop_map(BleuSmoothing::AddK), Just(BleuSmoothing::None),
             ],
             max_order in any::<u8>(), effective_order in any::<bool>(), lowercase in any::<bool>(),
-        ) -> Options {
-            Options { tokenizer, smoothing, max_order, effective_order, lowercase }
+        ) -> Bleu {
+            Bleu { tokenizer, smoothing, max_order, effective_order, lowercase }
         }
     }
 
@@ -209,7 +263,7 @@ mod tests {
         #[test]
         fn a_text_scores_one_against_itself(text in "[a-c你好 .,-]{1,20}|\\PC{1,20}", options in options()) {
             prop_assume!(!text.trim().is_empty());
-            let options = Options { effective_order: true, ..options };
+            let options = Bleu { effective_order: true, ..options };
             prop_assert_eq!(score(Pair { response: &text, reference: &text }, &options), Some(1.0));
         }
     }

@@ -4,6 +4,16 @@
 //! F = (1 + β²) · P · R / (β² · P + R). The numbers are those of sacrebleu's `sentence_chrf` without epsilon
 //! smoothing, divided by 100. Source: Popović 2015, ACL W15-3049; Popović 2017, ACL W17-4770.
 
+use super::{PAIR, compare};
+use crate::evaluate::{
+    definition::Definition,
+    finding::Found,
+    metric::MetricType,
+    steps::{Ledger, Steps},
+};
+use crate::evaluate::{options::OptionReader, pool::Length};
+use crate::proto::metric_selection::Options;
+
 use super::{Pair, ngrams::Overlap};
 use crate::evaluate::progress::{Progress, Stopped};
 use std::hash::Hash;
@@ -16,7 +26,7 @@ const GREATEST_BETA: f64 = 1000.0;
 
 /// How a response is scored.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Options {
+pub struct Chrf {
     /// The longest character n-grams, 1 to 16; 6 as a rule.
     pub char_order: u8,
     /// The longest word n-grams, up to 16: 0 for chrF, 2 for chrF++.
@@ -29,21 +39,21 @@ pub struct Options {
     pub whitespace: bool,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options { char_order: 6, word_order: 0, beta: 2.0, lowercase: false, whitespace: false }
+impl Default for Chrf {
+    fn default() -> Chrf {
+        Chrf { char_order: 6, word_order: 0, beta: 2.0, lowercase: false, whitespace: false }
     }
 }
 
 /// chrF of the response against the reference; `None` if the reference is blank.
-pub fn score(pair: Pair<'_>, options: &Options) -> Option<f64> {
+pub fn score(pair: Pair<'_>, options: &Chrf) -> Option<f64> {
     Progress::unlimited(|progress| score_while(pair, options, progress))
 }
 
 /// The same for as long as it is wanted.
 pub(in crate::evaluate) fn score_while(
     pair: Pair<'_>,
-    options: &Options,
+    options: &Chrf,
     progress: Progress<'_>,
 ) -> Result<Option<f64>, Stopped> {
     if pair.reference.trim().is_empty() {
@@ -102,9 +112,36 @@ fn f_score(orders: &[Overlap], beta: f64) -> f64 {
     let mean =
         |of: fn(Overlap) -> f64| known.iter().map(|order| of(**order)).sum::<f64>() / known.len() as f64;
     let (precision, recall) = (mean(Overlap::precision), mean(Overlap::recall));
-    let beta = if beta.is_nan() { Options::default().beta } else { beta.abs().min(GREATEST_BETA) };
+    let beta = if beta.is_nan() { Chrf::default().beta } else { beta.abs().min(GREATEST_BETA) };
     let weight = beta * beta;
     ((1.0 + weight) * precision * recall / (weight * precision + recall)).clamp(0.0, 1.0)
+}
+
+impl MetricType for Chrf {
+    const DEFINITION: &Definition = &Definition {
+        name: "chrf",
+        options_field: "chrf",
+        formula: "F of the character n-grams of orders 1 to 6, recall counting twice as much; with word n-grams it is chrF++",
+        source: "sacrebleu, sentence_chrf; Popović, ACL W15-3049",
+        differs: "Divided by 100.",
+        ..PAIR
+    };
+
+    fn read(options: Options, reader: &mut OptionReader<'_>) -> Option<Chrf> {
+        let Options::Chrf(options) = options else { return None };
+        Some(Chrf {
+            char_order: reader.small("chrf.char_order", options.char_order, 6, 1..=10),
+            word_order: reader.small("chrf.word_order", options.word_order, 0, 0..=4),
+            beta: f64::from(reader.number("chrf.beta", options.beta, 2, 1..=10)),
+            lowercase: options.lowercase,
+            ..Chrf::default()
+        })
+    }
+
+    async fn find(&self, steps: &Steps<'_>, _: &mut Ledger) -> Found {
+        let options = self.clone();
+        compare(steps, Length::Long, move |texts, progress| score_while(texts.pair(), &options, progress))
+    }
 }
 
 #[cfg(test)]
@@ -112,23 +149,23 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn check(response: &str, reference: &str, options: &Options, expected: Option<f64>) {
+    fn check(response: &str, reference: &str, options: &Chrf, expected: Option<f64>) {
         assert_eq!(score(Pair { response, reference }, options), expected, "{response:?} {reference:?}");
     }
 
     #[test]
     fn identical_texts_score_one() {
         for text in ["a", "Paris.", "是", "法国的首都是巴黎。", "🎉"] {
-            check(text, text, &Options::default(), Some(1.0));
-            check(text, text, &Options { word_order: 2, ..Options::default() }, Some(1.0));
+            check(text, text, &Chrf::default(), Some(1.0));
+            check(text, text, &Chrf { word_order: 2, ..Chrf::default() }, Some(1.0));
         }
     }
 
     #[test]
     fn nothing_in_common_is_zero_and_a_blank_reference_has_no_score() {
-        check("abc", "xyz", &Options::default(), Some(0.0));
-        check("", "xyz", &Options::default(), Some(0.0));
-        check("xyz", "　", &Options::default(), None);
+        check("abc", "xyz", &Chrf::default(), Some(0.0));
+        check("", "xyz", &Chrf::default(), Some(0.0));
+        check("xyz", "　", &Chrf::default(), None);
     }
 
     #[test]
@@ -144,8 +181,8 @@ mod tests {
         fn options()(
             char_order in any::<u8>(), word_order in any::<u8>(), beta in prop_oneof![any::<f64>(), 0.0..4.0],
             lowercase in any::<bool>(), whitespace in any::<bool>(),
-        ) -> Options {
-            Options { char_order, word_order, beta, lowercase, whitespace }
+        ) -> Chrf {
+            Chrf { char_order, word_order, beta, lowercase, whitespace }
         }
     }
 

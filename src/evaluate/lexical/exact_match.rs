@@ -1,21 +1,52 @@
 //! Exact match: 1 if response and reference are the same text, 0 otherwise. Source: RAGAS's ExactMatch.
 
+use super::{PAIR, compare};
+use crate::evaluate::{
+    definition::Definition,
+    finding::Found,
+    metric::MetricType,
+    steps::{Ledger, Steps},
+};
+use crate::evaluate::{options::OptionReader, pool::Length};
+use crate::proto::metric_selection::Options;
+
 use super::Pair;
 use crate::evaluate::text::normalize;
 
 /// How a response is scored.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Options {
+pub struct ExactMatch {
     /// Takes texts that differ in case, width and white space alone for the same.
     pub normalize: bool,
 }
 
 /// 1 if they are equal, 0 otherwise.
-pub fn score(pair: Pair<'_>, options: &Options) -> f64 {
+pub fn score(pair: Pair<'_>, options: &ExactMatch) -> f64 {
     let Pair { response, reference } = pair;
     let is_equal =
         if options.normalize { normalize(response) == normalize(reference) } else { response == reference };
     f64::from(is_equal)
+}
+
+impl MetricType for ExactMatch {
+    const DEFINITION: &Definition = &Definition {
+        name: "exact_match",
+        options_field: "match",
+        formula: "1 if response and reference are the same, else 0",
+        source: "RAGAS, ExactMatch",
+        labels: Some(["fail", "pass"]),
+        ..PAIR
+    };
+
+    fn read(options: Options, _: &mut OptionReader<'_>) -> Option<ExactMatch> {
+        let Options::Match(options) = options else { return None };
+        Some(ExactMatch { normalize: options.normalize })
+    }
+
+    async fn find(&self, steps: &Steps<'_>, _: &mut Ledger) -> Found {
+        let options = self.clone();
+        compare(steps, Length::Short, move |texts, _| Ok(Some(score(texts.pair(), &options))))
+    }
 }
 
 #[cfg(test)]
@@ -24,7 +55,7 @@ mod tests {
 
     fn check(response: &str, reference: &str, normalize: bool, expected: f64) {
         assert_eq!(
-            score(Pair { response, reference }, &Options { normalize }),
+            score(Pair { response, reference }, &ExactMatch { normalize }),
             expected,
             "{response:?} {reference:?}"
         );

@@ -6,6 +6,18 @@
 //! any two quotation marks for a pair, apostrophes too, counts a Chinese quotation as one word, and finds quotations
 //! that begin in one context and end in the next.
 
+use super::compare_or;
+use crate::evaluate::{
+    definition::Definition,
+    finding::Found,
+    metric::MetricType,
+    steps::{Ledger, Steps},
+};
+use crate::evaluate::{
+    pool::Length,
+    sample::Field::{Response, RetrievedContexts},
+};
+
 use super::ngrams::ratio;
 use crate::evaluate::{
     progress::{Progress, Stopped},
@@ -33,19 +45,19 @@ const LONGEST_CHARS: usize = 1000;
 
 /// What counts as a quotation.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Options {
+pub struct QuotedSpans {
     /// Its fewest words, a Chinese character being one; 3 as a rule. Shorter ones are names and emphasis.
     pub min_words: usize,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options { min_words: 3 }
+impl Default for QuotedSpans {
+    fn default() -> QuotedSpans {
+        QuotedSpans { min_words: 3 }
     }
 }
 
 /// Quotations found in the contexts / quotations; `None` if the response quotes nothing.
-pub fn score(response: &str, contexts: &[&str], options: &Options) -> Option<f64> {
+pub fn score(response: &str, contexts: &[&str], options: &QuotedSpans) -> Option<f64> {
     Progress::unlimited(|progress| score_while(response, contexts, options, progress))
 }
 
@@ -53,7 +65,7 @@ pub fn score(response: &str, contexts: &[&str], options: &Options) -> Option<f64
 pub(in crate::evaluate) fn score_while(
     response: &str,
     contexts: &[&str],
-    options: &Options,
+    options: &QuotedSpans,
     progress: Progress<'_>,
 ) -> Result<Option<f64>, Stopped> {
     let spans: Vec<&str> = quotations(response)
@@ -132,13 +144,34 @@ fn plain(text: &str) -> String {
     normalize(text).replace(['’', '‘'], "'")
 }
 
+impl MetricType for QuotedSpans {
+    const DEFINITION: &Definition = &Definition {
+        name: "quoted_spans",
+        needs: &[Response, RetrievedContexts],
+        formula: "quotations of at least three words of the response that stand in a context / quotations; 「」, 《》 and “” quote too",
+        source: "RAGAS, QuotedSpansAlignment",
+        differs: "Without a quotation it is NOT_APPLICABLE, where RAGAS gives 1. A quotation ends with its own mark and \
+                  stands in one context.",
+        ..Definition::LEXICAL
+    };
+
+    async fn find(&self, steps: &Steps<'_>, _: &mut Ledger) -> Found {
+        let options = self.clone();
+        compare_or("the response quotes nothing", steps, Length::Long, move |texts, progress| {
+            let contexts = texts.sample.retrieved_contexts.iter();
+            let contexts: Vec<&str> = contexts.map(|context| context.text.as_str()).collect();
+            score_while(&texts.sample.response, &contexts, &options, progress)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     fn check(response: &str, contexts: &[&str], expected: Option<f64>) {
-        assert_eq!(score(response, contexts, &Options::default()), expected, "{response:?}");
+        assert_eq!(score(response, contexts, &QuotedSpans::default()), expected, "{response:?}");
     }
 
     fn check_spans(text: &str, expected: &[&str]) {
@@ -176,14 +209,14 @@ mod tests {
     proptest! {
         #[test]
         fn a_score_is_a_share(response in "[a-c你好 '\"“”‘’「」\n]{0,30}|\\PC{0,30}", context in "[a-c你好 ]{0,20}", min_words in 0..4usize) {
-            if let Some(score) = score(&response, &[&context], &Options { min_words }) {
+            if let Some(score) = score(&response, &[&context], &QuotedSpans { min_words }) {
                 prop_assert!((0.0..=1.0).contains(&score), "{}", score);
             }
         }
 
         #[test]
         fn what_is_quoted_from_a_context_is_found(context in "[a-c你好]{3,6} [a-c你好]{1,6} [a-c]{1,6}") {
-            prop_assert_eq!(score(&format!("“{context}”"), &[&context], &Options::default()), Some(1.0));
+            prop_assert_eq!(score(&format!("“{context}”"), &[&context], &QuotedSpans::default()), Some(1.0));
         }
     }
 }

@@ -6,6 +6,16 @@
 //! than three. Chinese has tokens of its own, since that package drops every character of it. Two texts with the same
 //! tokens score 1 even if they have no n-gram, where the package gives 0. Source: Lin 2004, ACL W04-1013.
 
+use super::{PAIR, compare};
+use crate::evaluate::{
+    definition::Definition,
+    finding::Found,
+    metric::MetricType,
+    steps::{Ledger, Steps},
+};
+use crate::evaluate::{options::OptionReader, pool::Length};
+use crate::proto::{self, metric_selection::Options};
+
 use super::{Pair, ngrams::Overlap, porter, tokens::Tokens};
 use crate::evaluate::progress::{Progress, Stopped};
 use std::collections::HashMap;
@@ -15,26 +25,31 @@ const SHORTEST_STEMMED: usize = 4;
 
 /// How a response is scored.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Options {
+pub struct Rouge {
     /// What is counted.
-    pub variant: Variant,
+    pub variant: RougeVariant,
     /// What the count is divided by.
-    pub measure: Measure,
+    pub measure: RougeMeasure,
     /// What a text is cut into.
     pub tokens: Tokens,
     /// Compares English words by their stems.
     pub stem: bool,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options { variant: Variant::RougeL, measure: Measure::FMeasure, tokens: Tokens::Auto, stem: true }
+impl Default for Rouge {
+    fn default() -> Rouge {
+        Rouge {
+            variant: RougeVariant::RougeL,
+            measure: RougeMeasure::FMeasure,
+            tokens: Tokens::Auto,
+            stem: true,
+        }
     }
 }
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Variant {
+pub enum RougeVariant {
     /// Tokens.
     Rouge1,
     /// Pairs of tokens.
@@ -46,7 +61,7 @@ pub enum Variant {
 
 /// What the count is divided by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Measure {
+pub enum RougeMeasure {
     /// The count in the response.
     Precision,
     /// The count in the reference.
@@ -57,14 +72,14 @@ pub enum Measure {
 }
 
 /// ROUGE of the response against the reference; `None` if the reference is blank.
-pub fn score(pair: Pair<'_>, options: &Options) -> Option<f64> {
+pub fn score(pair: Pair<'_>, options: &Rouge) -> Option<f64> {
     Progress::unlimited(|progress| score_while(pair, options, progress))
 }
 
 /// The same for as long as it is wanted.
 pub(in crate::evaluate) fn score_while(
     pair: Pair<'_>,
-    options: &Options,
+    options: &Rouge,
     progress: Progress<'_>,
 ) -> Result<Option<f64>, Stopped> {
     if pair.reference.trim().is_empty() {
@@ -76,14 +91,14 @@ pub(in crate::evaluate) fn score_while(
     }
     progress.check()?;
     let overlap = match options.variant {
-        Variant::Rouge1 => Overlap::of_ngrams(&response, &reference, 1),
-        Variant::Rouge2 => Overlap::of_ngrams(&response, &reference, 2),
-        Variant::RougeL => longest_common_subsequence(&response, &reference, progress)?,
+        RougeVariant::Rouge1 => Overlap::of_ngrams(&response, &reference, 1),
+        RougeVariant::Rouge2 => Overlap::of_ngrams(&response, &reference, 2),
+        RougeVariant::RougeL => longest_common_subsequence(&response, &reference, progress)?,
     };
     Ok(Some(match options.measure {
-        Measure::Precision => overlap.precision(),
-        Measure::Recall => overlap.recall(),
-        Measure::FMeasure => overlap.f1(),
+        RougeMeasure::Precision => overlap.precision(),
+        RougeMeasure::Recall => overlap.recall(),
+        RougeMeasure::FMeasure => overlap.f1(),
     }))
 }
 
@@ -115,14 +130,51 @@ fn longest_common_subsequence(
     Ok(Overlap { response: a.len(), reference: b.len(), matched })
 }
 
+impl MetricType for Rouge {
+    const DEFINITION: &Definition = &Definition {
+        name: "rouge",
+        options_field: "rouge",
+        formula: "ROUGE-L by default, or ROUGE-1 and ROUGE-2: F, precision or recall of what is in common; English words \
+                  are stemmed (Porter), Chinese is cut into characters or words",
+        source: "rouge_score; Lin, ACL W04-1013",
+        differs: "Chinese characters count, where RAGAS drops them: equal Chinese texts score 1, and 0 there.",
+        ..PAIR
+    };
+
+    fn read(options: Options, reader: &mut OptionReader<'_>) -> Option<Rouge> {
+        use proto::rouge_options::{Measure, Variant};
+        let Options::Rouge(options) = options else { return None };
+        let variant = match reader.choice("rouge.variant", options.variant) {
+            Variant::Unspecified | Variant::L => RougeVariant::RougeL,
+            Variant::Variant1 => RougeVariant::Rouge1,
+            Variant::Variant2 => RougeVariant::Rouge2,
+        };
+        let measure = match reader.choice("rouge.measure", options.measure) {
+            Measure::Unspecified | Measure::F => RougeMeasure::FMeasure,
+            Measure::Precision => RougeMeasure::Precision,
+            Measure::Recall => RougeMeasure::Recall,
+        };
+        let tokens = if options.chinese_words { Tokens::Words } else { Tokens::Auto };
+        Some(Rouge { variant, measure, tokens, stem: options.stem.unwrap_or(true) })
+    }
+
+    async fn find(&self, steps: &Steps<'_>, _: &mut Ledger) -> Found {
+        let options = self.clone();
+        compare(steps, Length::Long, move |texts, progress| {
+            let tokens = options.tokens.or_those_of(texts.language);
+            score_while(texts.pair(), &Rouge { tokens, ..options.clone() }, progress)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: [Variant; 3] = [Variant::Rouge1, Variant::Rouge2, Variant::RougeL];
+    const ALL: [RougeVariant; 3] = [RougeVariant::Rouge1, RougeVariant::Rouge2, RougeVariant::RougeL];
 
-    fn check(response: &str, reference: &str, options: &Options, expected: Option<f64>) {
+    fn check(response: &str, reference: &str, options: &Rouge, expected: Option<f64>) {
         assert_eq!(score(Pair { response, reference }, options), expected, "{response:?} {reference:?}");
     }
 
@@ -130,43 +182,44 @@ mod tests {
     fn identical_texts_score_one_in_every_variant() {
         for variant in ALL {
             for text in ["Paris", "是", "法国的首都是巴黎。", "🎉!", "Москва"] {
-                check(text, text, &Options { variant, ..Options::default() }, Some(1.0));
+                check(text, text, &Rouge { variant, ..Rouge::default() }, Some(1.0));
             }
         }
     }
 
     #[test]
     fn chinese_is_compared_by_characters() {
-        let options = Options { variant: Variant::Rouge1, ..Options::default() };
+        let options = Rouge { variant: RougeVariant::Rouge1, ..Rouge::default() };
         check("首都是巴黎", "首都是北京。", &options, Some(0.6));
-        check("首都是巴黎", "首都是北京。", &Options { tokens: Tokens::Words, ..options }, Some(2.0 / 3.0));
+        check("首都是巴黎", "首都是北京。", &Rouge { tokens: Tokens::Words, ..options }, Some(2.0 / 3.0));
     }
 
     #[test]
     fn precision_and_recall_divide_by_their_own_side() {
-        let options = Options { variant: Variant::RougeL, tokens: Tokens::English, ..Options::default() };
+        let options = Rouge { variant: RougeVariant::RougeL, tokens: Tokens::English, ..Rouge::default() };
         check(
             "the cat sat",
             "the dogs sat on the mat",
-            &Options { measure: Measure::Precision, ..options.clone() },
+            &Rouge { measure: RougeMeasure::Precision, ..options.clone() },
             Some(2.0 / 3.0),
         );
         check(
             "the cat sat",
             "the dogs sat on the mat",
-            &Options { measure: Measure::Recall, ..options.clone() },
+            &Rouge { measure: RougeMeasure::Recall, ..options.clone() },
             Some(2.0 / 6.0),
         );
         check("", "the cat", &options, Some(0.0));
         check("the cat", "", &options, None);
     }
 
-    fn options() -> impl Strategy<Value = Options> {
-        let measures = prop::sample::select(vec![Measure::Precision, Measure::Recall, Measure::FMeasure]);
+    fn options() -> impl Strategy<Value = Rouge> {
+        let measures =
+            prop::sample::select(vec![RougeMeasure::Precision, RougeMeasure::Recall, RougeMeasure::FMeasure]);
         let tokens =
             prop::sample::select(vec![Tokens::Auto, Tokens::English, Tokens::Characters, Tokens::Words]);
         (prop::sample::select(ALL.to_vec()), measures, tokens, any::<bool>())
-            .prop_map(|(variant, measure, tokens, stem)| Options { variant, measure, tokens, stem })
+            .prop_map(|(variant, measure, tokens, stem)| Rouge { variant, measure, tokens, stem })
     }
 
     proptest! {

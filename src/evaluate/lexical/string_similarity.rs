@@ -4,20 +4,30 @@
 //! 0.1) are similarities themselves. The numbers are those of rapidfuzz's `normalized_similarity`, and of RAGAS's
 //! NonLLMStringSimilarity. Two empty texts are equal.
 
+use super::{PAIR, compare};
+use crate::evaluate::{
+    definition::Definition,
+    finding::Found,
+    metric::MetricType,
+    steps::{Ledger, Steps},
+};
+use crate::evaluate::{options::OptionReader, pool::Length};
+use crate::proto::{self, metric_selection::Options};
+
 use super::Pair;
 use crate::evaluate::progress::{Progress, Stopped};
 use rapidfuzz::distance::{hamming, jaro, jaro_winkler, levenshtein};
 
 /// How a response is scored.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Options {
+pub struct StringSimilarity {
     /// What an edit is.
-    pub measure: Measure,
+    pub measure: StringMeasure,
 }
 
 /// What an edit is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Measure {
+pub enum StringMeasure {
     /// A code point put in, taken out or replaced.
     #[default]
     Levenshtein,
@@ -30,14 +40,14 @@ pub enum Measure {
 }
 
 /// Similarity of response and reference.
-pub fn score(pair: Pair<'_>, options: &Options) -> f64 {
+pub fn score(pair: Pair<'_>, options: &StringSimilarity) -> f64 {
     Progress::unlimited(|progress| score_while(pair, options, progress))
 }
 
 /// The same for as long as it is wanted.
 pub(in crate::evaluate) fn score_while(
     pair: Pair<'_>,
-    options: &Options,
+    options: &StringSimilarity,
     progress: Progress<'_>,
 ) -> Result<f64, Stopped> {
     similarity(pair.response, pair.reference, options.measure, progress)
@@ -47,20 +57,57 @@ pub(in crate::evaluate) fn score_while(
 ///
 /// Two unlike texts of 128 KiB take Levenshtein half a second and Jaro 0.2 s. The first stops in between; Jaro looks
 /// its characters up a second time, and could not end early.
-pub(super) fn similarity(a: &str, b: &str, measure: Measure, progress: Progress<'_>) -> Result<f64, Stopped> {
+pub(super) fn similarity(
+    a: &str,
+    b: &str,
+    measure: StringMeasure,
+    progress: Progress<'_>,
+) -> Result<f64, Stopped> {
     progress.check()?;
     let (a, b) = (a.chars(), b.chars());
     let score = match measure {
-        Measure::Levenshtein => progress.while_wanted(|watch| {
+        StringMeasure::Levenshtein => progress.while_wanted(|watch| {
             levenshtein::normalized_similarity(watch.over(a.clone()), watch.over(b.clone()))
         })?,
-        Measure::Hamming => {
+        StringMeasure::Hamming => {
             hamming::normalized_similarity_with_args(a, b, &hamming::Args::default().pad(true))
         }
-        Measure::Jaro => jaro::normalized_similarity(a, b),
-        Measure::JaroWinkler => jaro_winkler::normalized_similarity(a, b),
+        StringMeasure::Jaro => jaro::normalized_similarity(a, b),
+        StringMeasure::JaroWinkler => jaro_winkler::normalized_similarity(a, b),
     };
     Ok(score.clamp(0.0, 1.0))
+}
+
+impl MetricType for StringSimilarity {
+    const DEFINITION: &Definition = &Definition {
+        name: "string_similarity",
+        options_field: "string_similarity",
+        formula: "normalised Levenshtein (by default), Hamming, Jaro or Jaro-Winkler similarity on code points",
+        source: "rapidfuzz.distance; RAGAS, NonLLMStringSimilarity",
+        ..PAIR
+    };
+
+    fn read(options: Options, reader: &mut OptionReader<'_>) -> Option<StringSimilarity> {
+        let Options::StringSimilarity(options) = options else { return None };
+        Some(StringSimilarity { measure: read_measure(reader, "string_similarity.measure", options.measure) })
+    }
+
+    async fn find(&self, steps: &Steps<'_>, _: &mut Ledger) -> Found {
+        let options = self.clone();
+        compare(steps, Length::Long, move |texts, progress| {
+            score_while(texts.pair(), &options, progress).map(Some)
+        })
+    }
+}
+
+/// The measure that a request names.
+pub(super) fn read_measure(reader: &mut OptionReader<'_>, field: &str, value: i32) -> StringMeasure {
+    match reader.choice(field, value) {
+        proto::StringMeasure::Unspecified | proto::StringMeasure::Levenshtein => StringMeasure::Levenshtein,
+        proto::StringMeasure::Hamming => StringMeasure::Hamming,
+        proto::StringMeasure::Jaro => StringMeasure::Jaro,
+        proto::StringMeasure::JaroWinkler => StringMeasure::JaroWinkler,
+    }
 }
 
 #[cfg(test)]
@@ -68,21 +115,22 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: [Measure; 4] = [Measure::Levenshtein, Measure::Hamming, Measure::Jaro, Measure::JaroWinkler];
+    const ALL: [StringMeasure; 4] =
+        [StringMeasure::Levenshtein, StringMeasure::Hamming, StringMeasure::Jaro, StringMeasure::JaroWinkler];
 
-    fn check(a: &str, b: &str, measure: Measure, expected: f64) {
+    fn check(a: &str, b: &str, measure: StringMeasure, expected: f64) {
         let pair = Pair { response: a, reference: b };
-        let score = score(pair, &Options { measure });
+        let score = score(pair, &StringSimilarity { measure });
         assert!((score - expected).abs() < 1e-12, "{a:?} {b:?} {measure:?}: {score}");
     }
 
     #[test]
     fn similarities_count_code_points() {
-        check("kitten", "sitting", Measure::Levenshtein, 1.0 - 3.0 / 7.0);
-        check("首都是巴黎", "首都是北京", Measure::Levenshtein, 0.6);
-        check("abc", "abcd", Measure::Hamming, 0.75);
-        check("martha", "marhta", Measure::Jaro, 17.0 / 18.0);
-        check("martha", "marhta", Measure::JaroWinkler, 17.0 / 18.0 + 0.3 / 18.0);
+        check("kitten", "sitting", StringMeasure::Levenshtein, 1.0 - 3.0 / 7.0);
+        check("首都是巴黎", "首都是北京", StringMeasure::Levenshtein, 0.6);
+        check("abc", "abcd", StringMeasure::Hamming, 0.75);
+        check("martha", "marhta", StringMeasure::Jaro, 17.0 / 18.0);
+        check("martha", "marhta", StringMeasure::JaroWinkler, 17.0 / 18.0 + 0.3 / 18.0);
     }
 
     #[test]
@@ -96,14 +144,14 @@ mod tests {
     proptest! {
         #[test]
         fn a_score_is_a_share(a in "[a-c你好 ]{0,90}|\\PC{0,20}", b in "[a-c你好 ]{0,90}|\\PC{0,20}", measure in prop::sample::select(ALL.to_vec())) {
-            let score = |a, b| score(Pair { response: a, reference: b }, &Options { measure });
+            let score = |a, b| score(Pair { response: a, reference: b }, &StringSimilarity { measure });
             prop_assert!((0.0..=1.0).contains(&score(&a, &b)));
             prop_assert_eq!(score(&a, &b).to_bits(), score(&b, &a).to_bits());
         }
 
         #[test]
         fn a_text_scores_one_against_itself(text in any::<String>(), measure in prop::sample::select(ALL.to_vec())) {
-            prop_assert_eq!(score(Pair { response: &text, reference: &text }, &Options { measure }), 1.0);
+            prop_assert_eq!(score(Pair { response: &text, reference: &text }, &StringSimilarity { measure }), 1.0);
         }
 
         #[test]
@@ -114,7 +162,7 @@ mod tests {
             let left = std::cell::Cell::new(questions);
             let is_wanted = || left.replace(left.get().saturating_sub(1)) > 0;
             let found = similarity(&a, &b, measure, Progress::new(&is_wanted));
-            let whole = score(Pair { response: &a, reference: &b }, &Options { measure });
+            let whole = score(Pair { response: &a, reference: &b }, &StringSimilarity { measure });
             prop_assert!(found.is_err() || found == Ok(whole), "{:?} {}", found, whole);
         }
     }

@@ -9,38 +9,56 @@
 use super::{
     Retrieval,
     ngrams::ratio,
-    string_similarity::{Measure, similarity},
+    similarities::Similarities,
+    string_similarity::{StringMeasure, read_measure},
 };
-use crate::evaluate::progress::{Progress, Stopped};
+use crate::evaluate::{
+    definition::Definition,
+    finding::{Finding, Found, Work},
+    metric::MetricType,
+    options::OptionReader,
+    sample::Field::{ReferenceContexts, RetrievedContexts},
+    score::Estimate,
+    steps::{Ledger, Steps},
+};
+use crate::proto::metric_selection::Options;
 
 /// When two contexts are the same.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Options {
+pub struct ContextMatch {
     /// How similarity is measured.
-    pub measure: Measure,
+    pub measure: StringMeasure,
     /// The similarity from which on they are; 0.5 as a rule.
     pub threshold: f64,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options { measure: Measure::Levenshtein, threshold: 0.5 }
+impl Default for ContextMatch {
+    fn default() -> ContextMatch {
+        ContextMatch { measure: StringMeasure::Levenshtein, threshold: 0.5 }
     }
 }
 
+/// Average precision of the retrieved contexts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TextContextPrecision(pub ContextMatch);
+
+/// The share of the reference contexts that were retrieved.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TextContextRecall(pub ContextMatch);
+
 /// Average precision over the retrieved contexts; `None` without retrieved or reference contexts.
-pub fn precision(contexts: Retrieval<'_>, options: &Options) -> Option<f64> {
+pub fn precision(contexts: Retrieval<'_>, options: &ContextMatch) -> Option<f64> {
     precision_of(&Similarities::of(contexts, options.measure), options.threshold)
 }
 
 /// Share of the reference contexts that were retrieved; `None` if there is none.
-pub fn recall(contexts: Retrieval<'_>, options: &Options) -> Option<f64> {
+pub fn recall(contexts: Retrieval<'_>, options: &ContextMatch) -> Option<f64> {
     recall_of(&Similarities::of(contexts, options.measure), options.threshold)
 }
 
 /// As [`precision`].
 pub fn precision_of(similarities: &Similarities, threshold: f64) -> Option<f64> {
-    if similarities.retrieved == 0 || similarities.reference == 0 {
+    if similarities.is_empty() {
         return None;
     }
     let mut relevant = 0;
@@ -57,65 +75,69 @@ pub fn precision_of(similarities: &Similarities, threshold: f64) -> Option<f64> 
 /// As [`recall`].
 pub fn recall_of(similarities: &Similarities, threshold: f64) -> Option<f64> {
     let found = similarities.of_reference().filter(|similarity| *similarity > threshold).count();
-    (similarities.reference > 0).then(|| ratio(found, similarities.reference))
+    let reference = similarities.reference();
+    (reference > 0).then(|| ratio(found, reference))
 }
 
-/// The similarity of each retrieved context to each reference context: what precision and recall are made of.
-#[derive(Clone, Debug)]
-pub struct Similarities {
-    retrieved: usize,
-    reference: usize,
-    /// Row by row, one row for each retrieved context.
-    values: Vec<f64>,
-}
+const CONTEXTS: Definition = Definition {
+    needs: &[RetrievedContexts, ReferenceContexts],
+    options_field: "context_match",
+    ..Definition::LEXICAL
+};
 
-impl Similarities {
-    pub fn of(contexts: Retrieval<'_>, measure: Measure) -> Similarities {
-        let mut similarities = Similarities::before(contexts);
-        while !Progress::unlimited(|progress| similarities.compare_more(contexts, measure, progress)) {}
-        similarities
+impl ContextMatch {
+    fn read(options: Options, reader: &mut OptionReader<'_>) -> Option<ContextMatch> {
+        let Options::ContextMatch(options) = options else { return None };
+        let measure = read_measure(reader, "context_match.measure", options.measure);
+        let threshold = reader.number("context_match.threshold", options.threshold, 0.5, 0.0..=1.0);
+        Some(ContextMatch { measure, threshold })
     }
 
-    /// Before any two contexts are compared.
-    pub fn before(contexts: Retrieval<'_>) -> Similarities {
-        let (retrieved, reference) = (contexts.retrieved.len(), contexts.reference.len());
-        Similarities { retrieved, reference, values: Vec::with_capacity(retrieved * reference) }
-    }
-
-    /// Compares the next two of the same contexts; true once all are compared.
-    ///
-    /// # Errors
-    /// [`Stopped`] if nobody waits any more.
-    pub fn compare_more(
-        &mut self,
-        contexts: Retrieval<'_>,
-        measure: Measure,
-        progress: Progress<'_>,
-    ) -> Result<bool, Stopped> {
-        let (next, all) = (self.values.len(), self.retrieved * self.reference);
-        if next < all {
-            let (row, column) = (next / self.reference, next % self.reference);
-            let (retrieved, reference) = (contexts.retrieved[row], contexts.reference[column]);
-            self.values.push(similarity(reference, retrieved, measure, progress)?);
-        }
-        Ok(self.values.len() == all)
-    }
-
-    /// For each retrieved context the similarity to the reference context closest to it.
-    fn of_retrieved(&self) -> impl Iterator<Item = f64> {
-        self.values.chunks(self.reference.max(1)).map(|row| highest(row.iter().copied()))
-    }
-
-    /// For each reference context the similarity to the retrieved context closest to it.
-    fn of_reference(&self) -> impl Iterator<Item = f64> {
-        let column = |column| self.values.iter().skip(column).step_by(self.reference).copied();
-        (0..self.reference).map(move |index| highest(column(index)))
+    /// `score` takes the similarities and the threshold.
+    async fn find(&self, steps: &Steps<'_>, score: fn(&Similarities, f64) -> Option<f64>) -> Found {
+        let similarities = steps.similarities(self.measure).await?;
+        let threshold = self.threshold;
+        Ok(Work::of(move || {
+            let nothing = Estimate::NotApplicable("there is nothing to compare");
+            Finding::of(score(&similarities, threshold).map_or(nothing, Estimate::Exact), "")
+        }))
     }
 }
 
-/// Below any threshold if there is none.
-fn highest(similarities: impl Iterator<Item = f64>) -> f64 {
-    similarities.fold(f64::NEG_INFINITY, f64::max)
+impl MetricType for TextContextPrecision {
+    const DEFINITION: &Definition = &Definition {
+        name: "text_context_precision",
+        formula: "average precision of the ranked contexts; one is relevant if its similarity to a reference context is \
+                  at least 0.5",
+        source: "RAGAS, NonLLMContextPrecisionWithReference",
+        differs: "RAGAS adds 1e-10 to the divisor.",
+        ..CONTEXTS
+    };
+
+    fn read(options: Options, reader: &mut OptionReader<'_>) -> Option<TextContextPrecision> {
+        ContextMatch::read(options, reader).map(TextContextPrecision)
+    }
+
+    async fn find(&self, steps: &Steps<'_>, _: &mut Ledger) -> Found {
+        self.0.find(steps, precision_of).await
+    }
+}
+
+impl MetricType for TextContextRecall {
+    const DEFINITION: &Definition = &Definition {
+        name: "text_context_recall",
+        formula: "reference contexts whose similarity to a retrieved context is above 0.5 / reference contexts",
+        source: "RAGAS, NonLLMContextRecall",
+        ..CONTEXTS
+    };
+
+    fn read(options: Options, reader: &mut OptionReader<'_>) -> Option<TextContextRecall> {
+        ContextMatch::read(options, reader).map(TextContextRecall)
+    }
+
+    async fn find(&self, steps: &Steps<'_>, _: &mut Ledger) -> Found {
+        self.0.find(steps, recall_of).await
+    }
 }
 
 #[cfg(test)]
@@ -125,7 +147,7 @@ mod tests {
 
     fn check(retrieved: &[&str], reference: &[&str], expected: [Option<f64>; 2]) {
         let contexts = Retrieval { retrieved, reference };
-        let options = Options::default();
+        let options = ContextMatch::default();
         assert_eq!(
             [precision(contexts, &options), recall(contexts, &options)],
             expected,
@@ -163,12 +185,12 @@ mod tests {
         ) {
             let a: Vec<&str> = a.iter().map(String::as_str).collect();
             let b: Vec<&str> = b.iter().map(String::as_str).collect();
-            let options = Options { threshold, ..Options::default() };
+            let options = ContextMatch { threshold, ..ContextMatch::default() };
             let contexts = Retrieval { retrieved: &a, reference: &b };
             for score in [precision(contexts, &options), recall(contexts, &options)].into_iter().flatten() {
                 prop_assert!((0.0..=1.0).contains(&score), "{}", score);
             }
-            let options = Options { threshold: below_one, ..Options::default() };
+            let options = ContextMatch { threshold: below_one, ..ContextMatch::default() };
             let same = Retrieval { retrieved: &a, reference: &a };
             let expected = (!a.is_empty()).then_some(1.0);
             prop_assert_eq!((precision(same, &options), recall(same, &options)), (expected, expected));

@@ -4,17 +4,26 @@
 //! no ASCII punctuation, no articles; Chinese is compared by characters. Texts that nothing is left of are compared mark
 //! by mark, where SQuAD 2.0 gives 1 to any two of them. Source: Rajpurkar et al. 2016, arXiv:1606.05250.
 
+use super::{PAIR, compare};
+use crate::evaluate::pool::Length;
+use crate::evaluate::{
+    definition::Definition,
+    finding::Found,
+    metric::MetricType,
+    steps::{Ledger, Steps},
+};
+
 use super::{Pair, ngrams::Overlap, tokens::Tokens};
 
 /// How a response is scored.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Options {
+pub struct TokenF1 {
     /// What a text is cut into.
     pub tokens: Tokens,
 }
 
 /// F1 of the tokens; `None` if the reference is blank.
-pub fn score(pair: Pair<'_>, options: &Options) -> Option<f64> {
+pub fn score(pair: Pair<'_>, options: &TokenF1) -> Option<f64> {
     if pair.reference.trim().is_empty() {
         return None;
     }
@@ -45,6 +54,22 @@ fn without_articles(text: &str) -> String {
     kept
 }
 
+impl MetricType for TokenF1 {
+    const DEFINITION: &Definition = &Definition {
+        name: "token_f1",
+        formula: "F1 of the tokens in common, without case, punctuation and English articles; Chinese by characters",
+        source: "Rajpurkar et al., arXiv:1606.05250",
+        ..PAIR
+    };
+
+    async fn find(&self, steps: &Steps<'_>, _: &mut Ledger) -> Found {
+        let tokens = self.tokens;
+        compare(steps, Length::Long, move |texts, _| {
+            Ok(score(texts.pair(), &TokenF1 { tokens: tokens.or_those_of(texts.language) }))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,7 +77,7 @@ mod tests {
 
     fn check(response: &str, reference: &str, expected: Option<f64>) {
         assert_eq!(
-            score(Pair { response, reference }, &Options::default()),
+            score(Pair { response, reference }, &TokenF1::default()),
             expected,
             "{response:?} {reference:?}"
         );
@@ -80,7 +105,7 @@ mod tests {
         #[test]
         fn a_score_is_a_share_and_one_for_the_text_itself(a in "[a-c你好 .,-]{0,20}|\\PC{0,20}", b in "[a-c你好 .,-]{0,20}|\\PC{0,20}",
             tokens in prop::sample::select(vec![Tokens::Auto, Tokens::English, Tokens::Characters, Tokens::Words])) {
-            let options = Options { tokens };
+            let options = TokenF1 { tokens };
             if let Some(score) = score(Pair { response: &a, reference: &b }, &options) {
                 prop_assert!((0.0..=1.0).contains(&score), "{}", score);
             }

@@ -16,6 +16,11 @@ pub enum Tokens {
 }
 
 impl Tokens {
+    /// These tokens, or those of the language where none are asked for.
+    pub(super) fn or_those_of(self, language: Language) -> Tokens {
+        if self == Tokens::Auto { Tokens::of(language) } else { self }
+    }
+
     /// English as the metric cuts it, Chinese by characters, other languages by words.
     pub fn of(language: Language) -> Tokens {
         match language {

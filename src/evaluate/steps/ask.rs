@@ -25,7 +25,7 @@ pub(in crate::evaluate) fn at_most<T>(what: &str, items: Vec<T>) -> Result<Vec<T
 }
 
 /// What the judge is asked: a template, what fills it, and the data.
-pub(in crate::evaluate) struct Question<'a> {
+pub(in crate::evaluate) struct JudgeQuestion<'a> {
     template: Template,
     fill: Vec<(&'a str, &'a str)>,
     parts: Vec<Part>,
@@ -37,38 +37,38 @@ pub(in crate::evaluate) fn part(name: &'static str, value: Value) -> Part {
 
 /// A verdict with the judge's reason.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::evaluate) struct Answer<T> {
+pub(in crate::evaluate) struct ReasonedVerdict<T> {
     pub verdict: T,
     pub reason: String,
 }
 
-impl<'a> Question<'a> {
-    pub fn new(template: Template) -> Question<'a> {
-        Question { template, fill: Vec::new(), parts: Vec::new() }
+impl<'a> JudgeQuestion<'a> {
+    pub(in crate::evaluate) fn new(template: Template) -> JudgeQuestion<'a> {
+        JudgeQuestion { template, fill: Vec::new(), parts: Vec::new() }
     }
 
-    pub fn fill(mut self, placeholder: &'a str, value: &'a str) -> Question<'a> {
+    pub(in crate::evaluate) fn fill(mut self, placeholder: &'a str, value: &'a str) -> JudgeQuestion<'a> {
         self.fill.push((placeholder, value));
         self
     }
 
     /// Parts that samples or steps share come first, for endpoints that cache prefixes.
-    pub fn part(mut self, name: &'static str, value: Value) -> Question<'a> {
+    pub(in crate::evaluate) fn part(mut self, name: &'static str, value: Value) -> JudgeQuestion<'a> {
         self.parts.push(part(name, value));
         self
     }
 
-    pub fn parts(mut self, parts: Vec<Part>) -> Question<'a> {
+    pub(in crate::evaluate) fn parts(mut self, parts: Vec<Part>) -> JudgeQuestion<'a> {
         self.parts.extend(parts);
         self
     }
 }
 
 impl Steps<'_> {
-    fn prompt(&self, question: Question<'_>) -> Result<Prompt, Failure> {
-        let of_sample = self.reading.as_ref().map_err(Clone::clone)?.language;
+    fn prompt(&self, question: JudgeQuestion<'_>) -> Result<Prompt, Failure> {
+        let of_sample = self.analysis()?.language;
         let language = prompt_language(of_sample);
-        let reasons = prompt_language(self.reason_language.unwrap_or(of_sample));
+        let reasons = prompt_language(self.request.reason_language.unwrap_or(of_sample));
         Ok(Prompt {
             template: question.template.name(),
             version: question.template.version(),
@@ -78,23 +78,28 @@ impl Steps<'_> {
         })
     }
 
-    pub async fn ask<V: Verdict>(&self, question: Question<'_>) -> (Result<V, Failure>, Cost) {
-        let Some(judge) = &self.judge else { return (Err(Failure::JudgeNotConfigured), Cost::default()) };
+    pub(in crate::evaluate) async fn ask<V: Verdict>(
+        &self,
+        question: JudgeQuestion<'_>,
+    ) -> (Result<V, Failure>, Cost) {
+        let Some(judge) = &self.request.judge else {
+            return (Err(Failure::JudgeNotConfigured), Cost::default());
+        };
         let prompt = match self.prompt(question) {
             Ok(prompt) => prompt,
             Err(failure) => return (Err(failure), Cost::default()),
         };
-        let reply = judge.ask::<V>(&prompt, &self.call).await;
+        let reply = judge.ask::<V>(&prompt, &self.request.call).await;
         (reply.verdict.map_err(Failure::Judge), reply.cost)
     }
 
     /// Independent answers to one question, and what they cost together.
-    pub async fn ask_many<V: Verdict>(
+    pub(in crate::evaluate) async fn ask_many<V: Verdict>(
         &self,
-        question: Question<'_>,
+        question: JudgeQuestion<'_>,
         samples: usize,
     ) -> (Vec<Result<V, Failure>>, Cost) {
-        let Some(judge) = &self.judge else {
+        let Some(judge) = &self.request.judge else {
             return (vec![Err(Failure::JudgeNotConfigured)], Cost::default());
         };
         let prompt = match self.prompt(question) {
@@ -102,8 +107,8 @@ impl Steps<'_> {
             Err(failure) => return (vec![Err(failure)], Cost::default()),
         };
         let replies: Vec<Reply<V>> = match samples {
-            1 => vec![judge.ask(&prompt, &self.call).await],
-            samples => judge.ask_many(&prompt, samples, &self.call).await,
+            1 => vec![judge.ask(&prompt, &self.request.call).await],
+            samples => judge.ask_many(&prompt, samples, &self.request.call).await,
         };
         let mut cost = Cost::default();
         replies.iter().for_each(|reply| cost += reply.cost.clone());

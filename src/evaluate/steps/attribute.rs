@@ -4,23 +4,23 @@ use std::sync::Arc;
 
 use crate::{
     evaluate::{
+        replies::ClaimVerdict,
         result::{Evidence, Place, Source},
         sample::Sample,
         text::{Haystack, code_points},
-        verdicts::ClaimVerdict,
     },
     judge::lenient::Id,
 };
 
 /// The sources of a question; in it they are s1, s2 and so on.
 #[derive(Clone)]
-pub(super) struct Texts {
+pub(super) struct SourceTexts {
     pub sample: Arc<Sample>,
     pub sources: Vec<Source>,
 }
 
-impl Texts {
-    pub fn text(&self, index: usize) -> &str {
+impl SourceTexts {
+    pub(in crate::evaluate) fn text(&self, index: usize) -> &str {
         match self.sources[index] {
             Source::RetrievedContext(context) => &self.sample.retrieved_contexts[context].text,
             Source::Response => &self.sample.response,
@@ -29,7 +29,7 @@ impl Texts {
     }
 
     /// To look for quotes in, in the order of the sources.
-    pub fn haystacks(&self) -> Vec<Haystack<'_>> {
+    pub(in crate::evaluate) fn haystacks(&self) -> Vec<Haystack<'_>> {
         (0..self.sources.len()).map(|index| Haystack::new(self.text(index))).collect()
     }
 
@@ -56,7 +56,7 @@ pub(in crate::evaluate) struct Opinion {
 
 impl Opinion {
     /// By either of two groups of sources; none where the one that is missing could decide.
-    pub fn either(a: Option<Opinion>, b: Option<Opinion>) -> Option<Opinion> {
+    pub(in crate::evaluate) fn either(a: Option<Opinion>, b: Option<Opinion>) -> Option<Opinion> {
         let supports = |opinion: &Option<Opinion>| opinion.as_ref().is_some_and(|opinion| opinion.supported);
         match (supports(&a), supports(&b)) {
             (true, true) => a.zip(b).map(|(mut a, b)| {
@@ -71,7 +71,7 @@ impl Opinion {
     }
 
     /// For each context whether it supports the claim; none where the judge says that some do, but not which.
-    pub fn supporting(&self, contexts: usize) -> Option<Vec<bool>> {
+    pub(in crate::evaluate) fn supporting(&self, contexts: usize) -> Option<Vec<bool>> {
         if self.supported && self.evidence.is_empty() {
             return None;
         }
@@ -83,7 +83,7 @@ impl Opinion {
 }
 
 /// A verdict with its quote found again: in the sources that the judge names, else in any other.
-pub(super) fn opinion(verdict: ClaimVerdict, texts: &Texts, haystacks: &[Haystack<'_>]) -> Opinion {
+pub(super) fn opinion(verdict: ClaimVerdict, texts: &SourceTexts, haystacks: &[Haystack<'_>]) -> Opinion {
     let ClaimVerdict { reason, quote, sources, supported, .. } = verdict;
     if !supported.0 {
         return Opinion { supported: false, reason, evidence: Vec::new(), unverified: false };
@@ -118,17 +118,17 @@ mod tests {
     use super::*;
     use crate::{evaluate::sample::Context, judge::lenient::Yes};
 
-    fn texts(contexts: &[&str]) -> Texts {
+    fn texts(contexts: &[&str]) -> SourceTexts {
         let context = |text: &&str| Context { text: (*text).to_owned(), id: String::new() };
         let sample =
             Sample { retrieved_contexts: contexts.iter().map(context).collect(), ..Sample::default() };
-        Texts {
+        SourceTexts {
             sample: Arc::new(sample),
             sources: (0..contexts.len()).map(Source::RetrievedContext).collect(),
         }
     }
 
-    fn opinion(verdict: ClaimVerdict, texts: &Texts) -> Opinion {
+    fn opinion(verdict: ClaimVerdict, texts: &SourceTexts) -> Opinion {
         super::opinion(verdict, texts, &texts.haystacks())
     }
 

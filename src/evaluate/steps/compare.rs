@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Steps;
 use crate::evaluate::{
-    lexical::{Retrieval, string_similarity::Measure, text_context::Similarities},
+    lexical::{Retrieval, similarities::Similarities, string_similarity::StringMeasure},
     pool::Length,
     result::Failure,
     sample::{Context, Sample},
@@ -12,12 +12,15 @@ use crate::evaluate::{
 
 impl Steps<'_> {
     /// Each retrieved context with each reference context.
-    pub async fn similarities(&self, measure: Measure) -> Result<Arc<Similarities>, Failure> {
+    pub(in crate::evaluate) async fn similarities(
+        &self,
+        measure: StringMeasure,
+    ) -> Result<Arc<Similarities>, Failure> {
         let index = match measure {
-            Measure::Levenshtein => 0,
-            Measure::Hamming => 1,
-            Measure::Jaro => 2,
-            Measure::JaroWinkler => 3,
+            StringMeasure::Levenshtein => 0,
+            StringMeasure::Hamming => 1,
+            StringMeasure::Jaro => 2,
+            StringMeasure::JaroWinkler => 3,
         };
         let sample = Arc::clone(&self.sample);
         let take = || async move {

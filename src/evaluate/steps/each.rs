@@ -8,7 +8,7 @@ use futures::{
     stream,
 };
 
-use super::{QUESTIONS_AT_ONCE, Question, Steps, at_most};
+use super::{JudgeQuestion, QUESTIONS_AT_ONCE, Steps, at_most};
 use crate::{
     evaluate::{pool::Length, result::Failure},
     judge::{Cost, JudgeError, Verdict, lenient::Id},
@@ -22,27 +22,27 @@ pub(in crate::evaluate) struct Each<'a, V, T> {
     /// The most things in one question.
     pub batch: usize,
     /// The question about the things of these indices.
-    pub question: &'a (dyn Fn(&[usize]) -> Question<'a> + Sync),
+    pub question: &'a (dyn Fn(&[usize]) -> JudgeQuestion<'a> + Sync),
     pub verdicts: fn(V) -> Vec<(Id, T)>,
     /// Whether two verdicts on one thing agree.
     pub agree: fn(&T, &T) -> bool,
 }
 
 /// Verdicts in the order of the things, why some are missing, and what they cost.
-pub(in crate::evaluate) struct Judged<T> {
+pub(in crate::evaluate) struct JudgedEach<T> {
     pub verdicts: Vec<Option<T>>,
     pub failure: Option<Failure>,
     pub cost: Cost,
 }
 
-struct Found<T> {
+struct FoundVerdicts<T> {
     verdicts: Vec<(usize, T)>,
     failure: Option<Failure>,
     cost: Cost,
 }
 
-impl<T> Found<T> {
-    fn and(mut self, other: Found<T>) -> Found<T> {
+impl<T> FoundVerdicts<T> {
+    fn and(mut self, other: FoundVerdicts<T>) -> FoundVerdicts<T> {
         self.verdicts.extend(other.verdicts);
         self.failure = self.failure.or(other.failure);
         self.cost += other.cost;
@@ -51,7 +51,7 @@ impl<T> Found<T> {
 }
 
 impl<V, T> Each<'_, V, T> {
-    pub fn id(letter: char, index: usize) -> String {
+    pub(in crate::evaluate) fn id(letter: char, index: usize) -> String {
         format!("{letter}{}", index + 1)
     }
 }
@@ -92,17 +92,20 @@ fn missing<T>(indices: &[usize], verdicts: &[(usize, T)]) -> Vec<usize> {
 }
 
 impl Steps<'_> {
-    pub async fn judge_each<V: Verdict, T: Send + 'static>(&self, each: &Each<'_, V, T>) -> Judged<T> {
+    pub(in crate::evaluate) async fn judge_each<V: Verdict, T: Send + 'static>(
+        &self,
+        each: &Each<'_, V, T>,
+    ) -> JudgedEach<T> {
         let ranges = (0..each.count).step_by(each.batch);
         let ranges = ranges.map(|from| from..each.count.min(from + each.batch));
         let batches = ranges.map(|range: Range<usize>| self.judge_batch(each, range.collect(), true));
-        let batches: Vec<BoxFuture<'_, Found<T>>> = batches.collect();
+        let batches: Vec<BoxFuture<'_, FoundVerdicts<T>>> = batches.collect();
         let mut batches = stream::iter(batches).buffered(QUESTIONS_AT_ONCE);
-        let mut found = Found { verdicts: Vec::new(), failure: None, cost: Cost::default() };
+        let mut found = FoundVerdicts { verdicts: Vec::new(), failure: None, cost: Cost::default() };
         while let Some(batch) = batches.next().await {
             found = found.and(batch);
         }
-        let mut judged = Judged {
+        let mut judged = JudgedEach {
             verdicts: (0..each.count).map(|_| None).collect(),
             failure: found.failure,
             cost: found.cost,
@@ -122,7 +125,7 @@ impl Steps<'_> {
         each: &'b Each<'_, V, T>,
         indices: Vec<usize>,
         first: bool,
-    ) -> BoxFuture<'b, Found<T>> {
+    ) -> BoxFuture<'b, FoundVerdicts<T>> {
         Box::pin(async move {
             let (answer, cost) = self.ask::<V>((each.question)(&indices)).await;
             let answer = match answer {
@@ -132,7 +135,7 @@ impl Steps<'_> {
             match answer {
                 Ok(verdicts) => {
                     let missing = missing(&indices, &verdicts);
-                    let found = Found { verdicts, failure: None, cost };
+                    let found = FoundVerdicts { verdicts, failure: None, cost };
                     match missing.len() {
                         0 => found,
                         _ if !first => found,
@@ -146,9 +149,9 @@ impl Steps<'_> {
                 }
                 Err(Failure::Judge(JudgeError::Truncated)) if indices.len() > 1 => {
                     let halves = self.halves(each, indices, first).await;
-                    Found { verdicts: Vec::new(), failure: None, cost }.and(halves)
+                    FoundVerdicts { verdicts: Vec::new(), failure: None, cost }.and(halves)
                 }
-                Err(failure) => Found { verdicts: Vec::new(), failure: Some(failure), cost },
+                Err(failure) => FoundVerdicts { verdicts: Vec::new(), failure: Some(failure), cost },
             }
         })
     }
@@ -170,7 +173,7 @@ impl Steps<'_> {
         each: &'b Each<'_, V, T>,
         mut indices: Vec<usize>,
         first: bool,
-    ) -> BoxFuture<'b, Found<T>> {
+    ) -> BoxFuture<'b, FoundVerdicts<T>> {
         let rest = indices.split_off(indices.len() / 2);
         let halves = join(self.judge_batch(each, indices, first), self.judge_batch(each, rest, first));
         Box::pin(async move {

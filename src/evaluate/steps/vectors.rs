@@ -46,7 +46,7 @@ pub(in crate::evaluate) struct Sentences {
 
 impl Sentences {
     /// The range of each context among all sentences of contexts.
-    pub fn by_context(&self) -> Vec<Range<usize>> {
+    pub(in crate::evaluate) fn by_context(&self) -> Vec<Range<usize>> {
         let mut end = 0;
         let of = |sentences: &Vec<Range<usize>>| {
             let start = end;
@@ -59,12 +59,12 @@ impl Sentences {
 
 impl Steps<'_> {
     /// The id of the model that made vectors, where any were made.
-    pub fn embedding_model(&self) -> Option<String> {
+    pub(in crate::evaluate) fn embedding_model(&self) -> Option<String> {
         self.embedding.get().map(|embedding| embedding.engine.model().id.clone())
     }
 
     /// Splits the response and the contexts once; above the limit there is only their number.
-    pub async fn sentences(&self) -> Result<Arc<Sentences>, Failure> {
+    pub(in crate::evaluate) async fn sentences(&self) -> Result<Arc<Sentences>, Failure> {
         let (sample, limit) = (Arc::clone(&self.sample), self.shared.sentences);
         let take = || async move {
             let mut found = Sentences::default();
@@ -94,7 +94,10 @@ impl Steps<'_> {
     }
 
     /// Vectors of the sentences of the contexts.
-    pub async fn context_rows(&self, sentences: &Sentences) -> Result<Arc<Rowed>, Failure> {
+    pub(in crate::evaluate) async fn context_rows(
+        &self,
+        sentences: &Sentences,
+    ) -> Result<Arc<Rowed>, Failure> {
         let contexts = sentences.contexts.iter().zip(&self.sample.retrieved_contexts);
         let texts = contexts.flat_map(|(ranges, context)| cut(&context.text, ranges));
         let take = || async {
@@ -105,12 +108,12 @@ impl Steps<'_> {
     }
 
     /// Vectors of the sentences of the response.
-    pub async fn response_rows(&self, sentences: &Sentences) -> Result<Rowed, Failure> {
+    pub(in crate::evaluate) async fn response_rows(&self, sentences: &Sentences) -> Result<Rowed, Failure> {
         self.vectors(cut(&self.sample.response, &sentences.response)).await
     }
 
     /// Vectors of the response and of the reference as a whole.
-    pub async fn answer_rows(&self) -> Result<Arc<Rowed>, Failure> {
+    pub(in crate::evaluate) async fn answer_rows(&self) -> Result<Arc<Rowed>, Failure> {
         let Sample { response, reference, .. } = &*self.sample;
         let texts = [response, reference].into_iter().cloned();
         let take = || async { self.vectors(texts).await.map(Arc::new) };
@@ -118,11 +121,14 @@ impl Steps<'_> {
     }
 
     /// Vectors of unit length. The texts are made one by one, as their turns come.
-    pub async fn vectors(&self, mut texts: impl Iterator<Item = String> + Send) -> Result<Rowed, Failure> {
+    pub(in crate::evaluate) async fn vectors(
+        &self,
+        mut texts: impl Iterator<Item = String> + Send,
+    ) -> Result<Rowed, Failure> {
         let failed = |error: EmbedError| Failure::Embed(Arc::new(error));
         let Embedding { engine, flow, options } =
             self.embedding.get_or_try_init(|| async { self.embedding().map_err(failed) }).await?;
-        let embed = |text| engine.embed_in_stream(*flow, text, options.clone(), self.call.deadline);
+        let embed = |text| engine.embed_in_stream(*flow, text, options.clone(), self.request.call.deadline);
         let mut pending: FuturesOrdered<_> = texts.by_ref().take(TEXTS_AT_ONCE).map(embed).collect();
         let mut rowed = Rowed { rows: Rows::default(), cut: false };
         while let Some(input) = pending.try_next().await.map_err(failed)? {

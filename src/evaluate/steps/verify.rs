@@ -6,15 +6,15 @@ use futures::{FutureExt, StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Answers, Bill, Each, QUESTIONS_AT_ONCE, Question, Side, Step, Steps, Taken,
-    attribute::{Opinion, Texts, opinion},
+    Answers, Each, JudgeQuestion, Ledger, QUESTIONS_AT_ONCE, ReasonedVerdict, Side, Step, Steps, Taken,
+    attribute::{Opinion, SourceTexts, opinion},
 };
 use crate::{
     evaluate::{
         pool::Length,
         prompts::Template,
+        replies::{ClaimVerdict, ContextVerdict, UsefulnessReply, VerificationReply},
         result::{Failure, Source},
-        verdicts::{ClaimVerdict, ContextVerdict, Usefulness, Verification},
     },
     judge::Cost,
 };
@@ -28,36 +28,36 @@ const SOURCE_BYTES: usize = 96 << 10;
 
 /// Claims with a judge's opinion on each.
 #[derive(Debug, Default)]
-pub(in crate::evaluate) struct Table {
-    pub rows: Vec<Row>,
+pub(in crate::evaluate) struct ClaimTable {
+    pub rows: Vec<ClaimRow>,
     /// Why opinions are missing, where something failed.
     pub failure: Option<Failure>,
 }
 
 #[derive(Debug)]
-pub(in crate::evaluate) struct Row {
+pub(in crate::evaluate) struct ClaimRow {
     pub claim: String,
     /// None where the judge gave none.
     pub opinion: Option<Opinion>,
 }
 
-impl Table {
+impl ClaimTable {
     /// Whether each claim is supported.
-    pub fn supported(&self) -> Vec<Option<bool>> {
+    pub(in crate::evaluate) fn supported(&self) -> Vec<Option<bool>> {
         self.rows.iter().map(|row| row.opinion.as_ref().map(|opinion| opinion.supported)).collect()
     }
 }
 
 impl Steps<'_> {
     /// The claims of a text, by the retrieved contexts.
-    pub async fn by_contexts(&self, side: Side) -> Taken<Table> {
+    pub(in crate::evaluate) async fn by_contexts(&self, side: Side) -> Taken<ClaimTable> {
         let contexts = (0..self.sample.retrieved_contexts.len()).map(Source::RetrievedContext);
         let take = || self.verify(side, Step::ByContexts(side), contexts.collect());
         self.by_contexts.of(side).get_or_init(take).await.clone()
     }
 
     /// The claims of the response by the reference, or those of the reference by the response.
-    pub async fn by_other(&self, side: Side) -> Taken<Table> {
+    pub(in crate::evaluate) async fn by_other(&self, side: Side) -> Taken<ClaimTable> {
         let other = match side {
             Side::Response => Source::Reference,
             Side::Reference => Source::Response,
@@ -66,14 +66,14 @@ impl Steps<'_> {
         self.by_other.of(side).get_or_init(take).await.clone()
     }
 
-    async fn verify(&self, side: Side, step: Step, sources: Vec<Source>) -> Taken<Table> {
-        let Taken { product: claims, mut bill } = self.claims(side).await;
+    async fn verify(&self, side: Side, step: Step, sources: Vec<Source>) -> Taken<ClaimTable> {
+        let Taken { product: claims, mut ledger } = self.claims(side).await;
         let claims = match claims {
             Ok(claims) => claims,
-            Err(failure) => return Taken { product: Err(failure), bill },
+            Err(failure) => return Taken { product: Err(failure), ledger },
         };
         if claims.is_empty() {
-            return Taken { product: Ok(Arc::default()), bill };
+            return Taken { product: Ok(Arc::default()), ledger };
         }
         let groups = self.groups(&sources).into_iter();
         let groups: Vec<_> = groups.map(|range| self.verify_by(&claims, &sources[range]).boxed()).collect();
@@ -88,12 +88,12 @@ impl Steps<'_> {
                 _ => opinions.into_iter().zip(judged).map(|(a, b)| Opinion::either(a, b)).collect(),
             };
         }
-        bill.insert(step, cost);
+        ledger.0.insert(step, cost);
         if let Some(failure) = failure.as_ref().filter(|_| opinions.iter().all(Option::is_none)) {
-            return Taken { product: Err(failure.clone()), bill };
+            return Taken { product: Err(failure.clone()), ledger };
         }
-        let rows = claims.iter().cloned().zip(opinions).map(|(claim, opinion)| Row { claim, opinion });
-        Taken { product: Ok(Arc::new(Table { rows: rows.collect(), failure })), bill }
+        let rows = claims.iter().cloned().zip(opinions).map(|(claim, opinion)| ClaimRow { claim, opinion });
+        Taken { product: Ok(Arc::new(ClaimTable { rows: rows.collect(), failure })), ledger }
     }
 
     /// All claims by some of the sources.
@@ -102,15 +102,15 @@ impl Steps<'_> {
         claims: &[String],
         sources: &[Source],
     ) -> (Vec<Option<Opinion>>, Option<Failure>, Cost) {
-        let texts = Texts { sample: Arc::clone(&self.sample), sources: sources.to_vec() };
-        let each = Each::<Verification, ClaimVerdict> {
+        let texts = SourceTexts { sample: Arc::clone(&self.sample), sources: sources.to_vec() };
+        let each = Each::<VerificationReply, ClaimVerdict> {
             letter: 'c',
             count: claims.len(),
             batch: CLAIMS,
             question: &|indices| {
                 let claims = indices.iter().map(|&index| item('c', index, &claims[index]));
                 let sources = (0..sources.len()).map(|index| item('s', index, texts.text(index)));
-                Question::new(Template::Verify)
+                JudgeQuestion::new(Template::Verify)
                     .part("sources", sources.collect())
                     .part("claims", claims.collect())
             },
@@ -135,7 +135,7 @@ impl Steps<'_> {
 
     /// Neighbours that fit one question together.
     fn groups(&self, sources: &[Source]) -> Vec<Range<usize>> {
-        let texts = Texts { sample: Arc::clone(&self.sample), sources: sources.to_vec() };
+        let texts = SourceTexts { sample: Arc::clone(&self.sample), sources: sources.to_vec() };
         let (mut groups, mut from, mut bytes) = (Vec::new(), 0, 0);
         for index in 0..sources.len() {
             let more = texts.text(index).len();
@@ -150,10 +150,10 @@ impl Steps<'_> {
     }
 
     /// Which of the contexts was useful for the answer in that text.
-    pub async fn useful(&self, side: Side) -> Taken<Answers> {
+    pub(in crate::evaluate) async fn useful(&self, side: Side) -> Taken<Answers> {
         let take = || async {
             let (product, cost) = self.ask_usefulness(self.text_of(side)).await;
-            Taken { product: product.map(Arc::new), bill: Bill::from([(Step::Usefulness(side), cost)]) }
+            Taken { product: product.map(Arc::new), ledger: Ledger::of(Step::Usefulness(side), cost) }
         };
         self.useful.of(side).get_or_init(take).await.clone()
     }
@@ -163,13 +163,13 @@ impl Steps<'_> {
         let sources: Vec<Source> = (0..contexts.len()).map(Source::RetrievedContext).collect();
         let judge = |range: Range<usize>| async move {
             let from = range.start;
-            let each = Each::<Usefulness, ContextVerdict> {
+            let each = Each::<UsefulnessReply, ContextVerdict> {
                 letter: 's',
                 count: range.len(),
                 batch: CONTEXTS,
                 question: &|indices| {
                     let texts = indices.iter().map(|&index| item('s', index, &contexts[from + index].text));
-                    Question::new(Template::Usefulness)
+                    JudgeQuestion::new(Template::Usefulness)
                         .part("contexts", texts.collect())
                         .part("question", json!(self.sample.user_input))
                         .part("answer", json!(answer))
@@ -184,7 +184,9 @@ impl Steps<'_> {
         let groups: Vec<_> = stream::iter(groups).buffered(QUESTIONS_AT_ONCE).collect().await;
         for judged in groups {
             let verdicts = judged.verdicts.into_iter();
-            answers.extend(verdicts.map(|v| v.map(|v| Answer { verdict: v.useful.0, reason: v.reason })));
+            answers.extend(
+                verdicts.map(|v| v.map(|v| ReasonedVerdict { verdict: v.useful.0, reason: v.reason })),
+            );
             failure = failure.or(judged.failure);
             cost += judged.cost;
         }
@@ -196,5 +198,5 @@ impl Steps<'_> {
 }
 
 fn item(letter: char, index: usize, text: &str) -> Value {
-    json!({"id": Each::<Verification, ClaimVerdict>::id(letter, index), "text": text})
+    json!({"id": Each::<VerificationReply, ClaimVerdict>::id(letter, index), "text": text})
 }

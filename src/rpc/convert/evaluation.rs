@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use rapidfuzz::distance::jaro_winkler;
 use tonic::Status;
 
-use super::{Check, ID_BYTES, metrics};
+use super::{Check, ID_BYTES};
 use crate::{
     evaluate::{
-        metric::{Group, Metric, Selection},
+        metric::{Entry, Group, Selection},
+        metrics,
+        options::{OptionError, OptionReader, read_rubrics},
         sample::{Context, Field, Fields, Sample},
         text::Language,
     },
@@ -21,8 +23,6 @@ use crate::{
 const METRICS: usize = 64;
 /// The longest id of a context; some are URLs.
 const CONTEXT_ID_BYTES: usize = 1024;
-/// Scores of one rubric.
-const RUBRICS: std::ops::RangeInclusive<usize> = 2..=100;
 
 /// A request that can be evaluated.
 #[derive(Debug)]
@@ -119,27 +119,20 @@ impl Check {
         contexts.into_iter().map(|context| Context { text: context.text, id: context.id }).collect()
     }
 
-    /// Scores to their meanings; empty for none.
-    pub(super) fn rubrics(
+    /// The meaning of each score; empty for none.
+    fn rubrics(
         &mut self,
         path: &str,
         rubrics: HashMap<String, String>,
         limits: &Limits,
     ) -> BTreeMap<i32, String> {
-        let given = rubrics.len();
-        let numbered = rubrics.into_iter().filter_map(|(key, text)| Some((key.parse::<i32>().ok()?, text)));
-        let numbered: BTreeMap<i32, String> = numbered.collect();
-        if numbered.len() < given {
-            self.add(path, "its keys are not all different whole numbers");
-        }
-        if given > 0 && !RUBRICS.contains(&given) {
-            let (least, most) = RUBRICS.into_inner();
-            self.add(path, format!("{given} scores, the range is {least} to {most}"));
-        }
-        for (score, text) in numbered.iter().take(*RUBRICS.end()) {
-            self.text(|| format!("{path}[{score}]"), text, limits);
-        }
-        numbered
+        let (rubrics, errors) = read_rubrics(path, rubrics, limits.input_bytes);
+        self.add_all(errors);
+        rubrics
+    }
+
+    fn add_all(&mut self, errors: Vec<OptionError>) {
+        errors.into_iter().for_each(|error| self.add(error.field, error.description));
     }
 
     fn selections(
@@ -162,16 +155,18 @@ impl Check {
             }
             let path = format!("metrics[{index}]");
             self.bytes(|| format!("{path}.label"), &label, ID_BYTES);
-            match (Group::named(&name), Metric::named(&name)) {
+            match (Group::named(&name), Entry::named(&name)) {
                 (Some(of), _) => {
                     if options.is_some() {
                         self.add(path, "a group takes no options");
                     }
                     selections.extend(group(of, &label));
                 }
-                (None, Some(metric)) => {
-                    let metric = metrics::Reading { check: self, path, limits, sample }.of(metric, options);
-                    let label = if label.is_empty() { metric.definition().name.into() } else { label };
+                (None, Some(entry)) => {
+                    let mut reader = OptionReader::new(path, limits.input_bytes, sample);
+                    let metric = entry.with_options(options, &mut reader);
+                    self.add_all(reader.into_errors());
+                    let label = if label.is_empty() { entry.definition.name.into() } else { label };
                     selections.push(Selection { metric, label, from_group: false });
                 }
                 (None, None) => self.add(format!("{path}.name"), unknown_metric(&name)),
@@ -261,7 +256,8 @@ fn unknown_metric(name: &str) -> String {
         (false, Some(closest)) => format!("there is no such metric; did you mean {closest}?"),
         (false, None) => "there is no such metric".to_owned(),
     };
-    format!("{what} (ListMetrics gives all names; groups: all, judged, lexical, vector, no_judge)")
+    let groups = Group::NAMED.map(|(name, _)| name).join(", ");
+    format!("{what} (ListMetrics gives all names; groups: {groups})")
 }
 
 /// The metric whose name is most like `name`, if one is.
@@ -271,7 +267,7 @@ fn closest_metric(name: &str) -> Option<&'static str> {
     if name.len() > LONGEST {
         return None;
     }
-    let names = Metric::all().into_iter().map(|metric| metric.definition().name);
+    let names = metrics::METRICS.iter().map(|entry| entry.definition.name);
     let alike = names.map(|known| (jaro_winkler::normalized_similarity(name.chars(), known.chars()), known));
     alike.filter(|(alike, _)| *alike >= ALIKE).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
 }

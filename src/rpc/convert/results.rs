@@ -5,7 +5,8 @@ use crate::{
     evaluate::{
         Evaluation,
         aggregate::Summary,
-        metric::{Definition, Family, Metric},
+        definition::{Definition, Family},
+        metrics,
         result::{Claim, Evidence, MetricResult, Origin, Source, Status},
     },
     judge::{Cost, Judge},
@@ -140,7 +141,7 @@ pub(in crate::rpc) fn summary(summary: Summary) -> proto::MetricSummary {
 
 pub(in crate::rpc) fn metrics(judges: &[Judge]) -> proto::ListMetricsResponse {
     proto::ListMetricsResponse {
-        metrics: Metric::all().iter().map(|metric| info(metric.definition())).collect(),
+        metrics: metrics::METRICS.iter().map(|entry| info(entry.definition)).collect(),
         judges: judges.iter().map(|judge| judge.name().to_owned()).collect(),
     }
 }

@@ -5,10 +5,12 @@ use assay::evaluate::{
         answer_correctness::{self},
         answer_relevancy,
         aspect_critic::Criterion,
-        factual_correctness, noise_sensitivity, rubrics, summary_score,
+        factual_correctness::FactualMode,
+        noise_sensitivity::NoiseMode,
     },
-    lexical::{string_similarity::Measure, text_context},
+    lexical::{string_similarity::StringMeasure, text_context::ContextMatch},
     metric::Metric,
+    metrics::*,
     sample::{Context, Sample},
     score::Estimate,
     vector::{cosine, semantic_similarity},
@@ -82,25 +84,27 @@ impl Case {
     pub fn metric(&self) -> Metric {
         let options = &self.options;
         match self.metric.as_str() {
-            "context_precision_without_reference" => Metric::ContextPrecision,
+            "context_precision_without_reference" => Metric::from(ContextPrecision),
             "domain_rubrics" => {
                 let rubrics = rubrics_of(&options["rubrics"]);
-                let given = (!rubrics.is_empty()).then_some(rubrics::Options { rubrics });
-                Metric::Rubrics(given.unwrap_or_default())
+                let given = (!rubrics.is_empty()).then_some(Rubrics { rubrics });
+                Metric::from(given.unwrap_or_default())
             }
-            "factual_correctness" => Metric::FactualCorrectness(factual_options(options)),
-            "noise_sensitivity" => Metric::NoiseSensitivity(match options["mode"].as_str() {
-                Some("irrelevant") => noise_sensitivity::Mode::Irrelevant,
-                _ => noise_sensitivity::Mode::Relevant,
+            "factual_correctness" => Metric::from(factual_options(options)),
+            "noise_sensitivity" => Metric::from(NoiseSensitivity {
+                mode: match options["mode"].as_str() {
+                    Some("irrelevant") => NoiseMode::Irrelevant,
+                    _ => NoiseMode::Relevant,
+                },
             }),
-            "summary_score" => Metric::SummaryScore(summary_score::Options {
+            "summary_score" => Metric::from(SummaryScore {
                 length_penalty: options["length_penalty"].as_bool().unwrap_or(true),
                 conciseness_weight: options["coefficient"].as_f64().unwrap_or(0.5),
             }),
-            "aspect_critic" => Metric::AspectCritic(self.criterion()),
-            "simple_criteria" => Metric::SimpleCriteria(self.criterion()),
-            "text_context_precision" => Metric::TextContextPrecision(context_options(options)),
-            "text_context_recall" => Metric::TextContextRecall(context_options(options)),
+            "aspect_critic" => Metric::from(AspectCritic(self.criterion())),
+            "simple_criteria" => Metric::from(SimpleCriteria(self.criterion())),
+            "text_context_precision" => Metric::from(TextContextPrecision(context_options(options))),
+            "text_context_recall" => Metric::from(TextContextRecall(context_options(options))),
             name => Metric::named(name).unwrap_or_else(|| panic!("{name} is no metric")),
         }
     }
@@ -122,7 +126,7 @@ impl Case {
                 let question = |(vector, asked): (&Value, &Value)| {
                     let noncommittal = asked["noncommittal"].as_bool().expect("a verdict");
                     let similarity = cosine(&input, &numbers(vector));
-                    Some(answer_relevancy::Question { similarity, noncommittal })
+                    Some(answer_relevancy::GeneratedQuestion { similarity, noncommittal })
                 };
                 answer_relevancy::score(&texts.zip(asked).map(question).collect::<Vec<_>>()).0
             }
@@ -130,7 +134,7 @@ impl Case {
                 &self.verdicts_of("response_claims", "supported_by_reference"),
                 &self.verdicts_of("reference_claims", "supported_by_response"),
                 between("response", "reference"),
-                &answer_correctness::Options {
+                &AnswerCorrectness {
                     factuality_weight: self.options["weights"][0].as_f64().expect("a weight"),
                     similarity_weight: self.options["weights"][1].as_f64().expect("a weight"),
                     beta: self.options["beta"].as_f64().unwrap_or(1.0),
@@ -139,7 +143,7 @@ impl Case {
             "semantic_similarity" => {
                 let threshold = self.options["threshold"].as_f64();
                 let (a, b) = (numbers(&vectors["response"]), numbers(&vectors["reference"]));
-                semantic_similarity::score(&a, &b, &semantic_similarity::Options { threshold })
+                semantic_similarity::score(&a, &b, &SemanticSimilarity { threshold })
             }
             name => panic!("{name} has no vectors"),
         };
@@ -156,23 +160,23 @@ impl Case {
     }
 }
 
-fn factual_options(options: &Value) -> factual_correctness::Options {
+fn factual_options(options: &Value) -> FactualCorrectness {
     let mode = match options["mode"].as_str() {
-        Some("precision") => factual_correctness::Mode::Precision,
-        Some("recall") => factual_correctness::Mode::Recall,
-        _ => factual_correctness::Mode::F,
+        Some("precision") => FactualMode::Precision,
+        Some("recall") => FactualMode::Recall,
+        _ => FactualMode::F,
     };
-    factual_correctness::Options { mode, beta: options["beta"].as_f64().unwrap_or(1.0) }
+    FactualCorrectness { mode, beta: options["beta"].as_f64().unwrap_or(1.0) }
 }
 
-fn context_options(options: &Value) -> text_context::Options {
+fn context_options(options: &Value) -> ContextMatch {
     let measure = match options["measure"].as_str() {
-        Some("hamming") => Measure::Hamming,
-        Some("jaro") => Measure::Jaro,
-        Some("jaro_winkler") => Measure::JaroWinkler,
-        _ => Measure::Levenshtein,
+        Some("hamming") => StringMeasure::Hamming,
+        Some("jaro") => StringMeasure::Jaro,
+        Some("jaro_winkler") => StringMeasure::JaroWinkler,
+        _ => StringMeasure::Levenshtein,
     };
-    text_context::Options { measure, threshold: options["threshold"].as_f64().unwrap_or(0.5) }
+    ContextMatch { measure, threshold: options["threshold"].as_f64().unwrap_or(0.5) }
 }
 
 /// RAGAS calls them score1_description and so on.

@@ -2,8 +2,8 @@
 
 use assay::evaluate::{
     judged::aspect_critic::Criterion,
-    lexical::bleu,
     metric::Metric,
+    metrics::*,
     result::{MetricResult, Status},
 };
 use serde_json::json;
@@ -20,7 +20,7 @@ async fn the_last_json_is_the_answer_and_not_the_first() {
     for wrap in [Wrap::TwoObjects, Wrap::Think, Wrap::ThinkWithoutEnd, Wrap::ThinkWithoutStart] {
         let bench = bench();
         bench.judge.fail_always(Fault::Wrapped(wrap));
-        let result = bench.result(told_sample(), Metric::Faithfulness).await;
+        let result = bench.result(told_sample(), Metric::from(Faithfulness)).await;
         assert_eq!((result.status, score(&result)), (Status::Ok, Some(2.0 / 3.0)), "{wrap:?}");
         assert_eq!(bench.judge.count(), 2, "{wrap:?}");
     }
@@ -32,7 +32,7 @@ async fn the_answer_to_a_second_question_is_read_like_the_first() {
         let bench = bench();
         bench.judge.fail_when(|asked| asked.again.is_none(), Fault::Says("I would rather talk about it."));
         bench.judge.fail_when(|asked| asked.again.is_some(), Fault::Wrapped(wrap));
-        let result = bench.result(told_sample(), Metric::Faithfulness).await;
+        let result = bench.result(told_sample(), Metric::from(Faithfulness)).await;
         assert_eq!((result.status, score(&result)), (Status::Ok, Some(2.0 / 3.0)), "{wrap:?}");
         assert_eq!(bench.judge.count(), 4, "{wrap:?}");
     }
@@ -42,7 +42,7 @@ async fn the_answer_to_a_second_question_is_read_like_the_first() {
 async fn bleu_is_of_the_whole_text() {
     let bench = Bench::start();
     let bleu = async |response: &str, reference: &str| {
-        let metric = Metric::Bleu(bleu::Options::default());
+        let metric = Metric::from(Bleu::default());
         score(&bench.result(sample(response, &[], reference), metric).await).expect("a score")
     };
     for (reference, first_alone, rest_is_other, rest_is_near) in [
@@ -95,7 +95,7 @@ async fn a_rating_is_the_whole_number_that_was_written_or_unreadable() {
     ] {
         let criterion =
             Criterion { definition: "How clear is it?".to_owned(), highest: 10, ..Criterion::default() };
-        check_rating(Metric::AnswerAccuracy, written, of_accuracy).await;
-        check_rating(Metric::SimpleCriteria(criterion), written, of_criteria).await;
+        check_rating(Metric::from(AnswerAccuracy), written, of_accuracy).await;
+        check_rating(Metric::from(SimpleCriteria(criterion)), written, of_criteria).await;
     }
 }

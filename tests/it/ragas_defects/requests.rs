@@ -1,11 +1,7 @@
 //! What goes over the wire, for whom, and who waits for it meanwhile.
 
 use assay::{
-    evaluate::{
-        judged::{answer_relevancy, aspect_critic::Criterion},
-        metric::Metric,
-        result::Status,
-    },
+    evaluate::{judged::aspect_critic::Criterion, metric::Metric, metrics::*, result::Status},
     judge::{Call, Settings},
     proto,
 };
@@ -82,7 +78,7 @@ async fn two_models_at_one_endpoint_share_no_answer() {
         [("lenient", 1.0, 1), ("strict", 0.0, 1), ("lenient", 1.0, 0), ("strict", 0.0, 0)]
     {
         let critic = Criterion { definition: "Is it short?".to_owned(), ..Criterion::default() };
-        let mut task = bench.task(told_sample(), [Metric::AspectCritic(critic)]);
+        let mut task = bench.task(told_sample(), [Metric::from(AspectCritic(critic))]);
         task.judge = bench.evaluator.judge(model).cloned();
         task.call = Call { use_cache: true, ..call() };
         let evaluation = bench.evaluator.evaluate(task, |_| ()).await;
@@ -95,7 +91,7 @@ async fn two_models_at_one_endpoint_share_no_answer() {
 async fn chinese_goes_over_the_wire_as_it_is() {
     let bench = Bench::start();
     let text = "天空是蓝色的，「海」也是𠮷🎉。";
-    let metrics = [Metric::Faithfulness, Metric::ContextPrecision, Metric::AnswerAccuracy];
+    let metrics = [Metric::from(Faithfulness), Metric::from(ContextPrecision), Metric::from(AnswerAccuracy)];
     bench.evaluate(sample(text, &[text, "草是绿的。"], text), metrics).await;
     assert!(bench.judge.count() > 3);
     for logged in bench.judge.requests() {
@@ -107,7 +103,7 @@ async fn chinese_goes_over_the_wire_as_it_is() {
 
 fn critic(samples: usize) -> Metric {
     let definition = "Is it short?".to_owned();
-    Metric::AspectCritic(Criterion { definition, samples, ..Criterion::default() })
+    Metric::from(AspectCritic(Criterion { definition, samples, ..Criterion::default() }))
 }
 
 #[tokio::test]
@@ -140,7 +136,7 @@ async fn calls_side_by_side_keep_their_own_n() {
     let bench = Bench::with_model().await;
     let evaluate = |number: usize| {
         let questions = if number.is_multiple_of(2) { 3 } else { 1 };
-        let metric = Metric::AnswerRelevancy(answer_relevancy::Options { questions });
+        let metric = Metric::from(AnswerRelevancy { questions });
         let sample = sample(&format!("{questions} questions, call {number}."), &[], "");
         let bench = &bench;
         async move { (questions, bench.result(sample, metric).await) }

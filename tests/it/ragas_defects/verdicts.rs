@@ -3,6 +3,7 @@
 use assay::evaluate::{
     judged::aspect_critic::Criterion,
     metric::Metric,
+    metrics::*,
     result::{MetricResult, Status},
 };
 use serde_json::{Value, json};
@@ -23,14 +24,14 @@ async fn a_refusal_is_not_applicable_with_a_reason_and_costs_no_call() {
     let bench = bench();
     for refusal in ["I'm sorry, I don't know.", "抱歉，我无法回答这个问题。"] {
         let refused = sample(refusal, &["The sky is blue."], "The sky is blue.");
-        check_not_applicable(&bench.result(refused, Metric::Faithfulness).await);
+        check_not_applicable(&bench.result(refused, Metric::from(Faithfulness)).await);
         let reference = sample("The sky is blue.", &["The sky is blue."], refusal);
-        check_not_applicable(&bench.result(reference, Metric::ContextRecall).await);
+        check_not_applicable(&bench.result(reference, Metric::from(ContextRecall)).await);
     }
     assert_eq!(bench.judge.count(), 0);
     // In words that only the judge knows as a refusal.
     let unknown = sample("Ask somebody else.", &["The sky is blue."], "The sky is blue.");
-    check_not_applicable(&bench.result(unknown, Metric::Faithfulness).await);
+    check_not_applicable(&bench.result(unknown, Metric::from(Faithfulness)).await);
     assert_eq!(bench.judge.count(), 1);
 }
 
@@ -41,7 +42,7 @@ async fn claims_without_a_verdict_are_asked_again_and_they_alone() {
         let answer = comparing(&FACTS)(asked);
         if ids(asked, "claims").len() > 1 { forget(answer, "c2") } else { answer }
     });
-    let result = bench.result(told_sample(), Metric::Faithfulness).await;
+    let result = bench.result(told_sample(), Metric::from(Faithfulness)).await;
     assert_eq!((result.status, score(&result)), (Status::Ok, Some(2.0 / 3.0)));
     assert_eq!((result.judged, result.submitted), (3, 3));
     let asked: Vec<_> = bench.judge.requests().iter().map(|logged| ids(&logged.asked, "claims")).collect();
@@ -59,7 +60,7 @@ async fn claims_that_stay_without_a_verdict_leave_bounds_and_no_score() {
             _ => forget(answer, "c2"),
         }
     });
-    let result = bench.result(told_sample(), Metric::Faithfulness).await;
+    let result = bench.result(told_sample(), Metric::from(Faithfulness)).await;
     assert_eq!((result.status, score(&result)), (Status::Partial, None), "{result:?}");
     // c1 is not supported, c3 is, c2 may be.
     assert_eq!(bounds(&result), Some((1.0 / 3.0, 2.0 / 3.0)));
@@ -75,7 +76,7 @@ async fn a_context_without_a_verdict_leaves_bounds_and_raises_nothing() {
         1 => json!({ "verdicts": [] }),
         _ => forget(comparing(&FACTS)(asked), "s2"),
     });
-    let result = bench.result(told_sample(), Metric::ContextPrecision).await;
+    let result = bench.result(told_sample(), Metric::from(ContextPrecision)).await;
     assert_eq!((result.status, score(&result)), (Status::Partial, None), "{result:?}");
     assert_eq!(bounds(&result), Some((1.0, 1.0)), "the first is useful, the third is not");
     assert_eq!((result.judged, result.submitted), (2, 3));
@@ -86,7 +87,7 @@ async fn samples_are_votes_whichever_comes_first() {
     let bench = Bench::start();
     let critic = || {
         let definition = "Is it short?".to_owned();
-        Metric::AspectCritic(Criterion { definition, samples: 3, ..Criterion::default() })
+        Metric::from(AspectCritic(Criterion { definition, samples: 3, ..Criterion::default() }))
     };
     for votes in [[true, false, false], [false, true, false], [false, false, true]] {
         let vote = move |asked: &Asked| json!({ "reason": "", "verdict": votes[asked.sample as usize] });
@@ -126,7 +127,7 @@ async fn long_lists_of_verdicts_are_split_where_the_judge_cuts_them() {
         verdicts => verdicts,
     });
     bench.judge.fail_when(|asked| ids(asked, "claims").len() > MOST, Fault::Finish("length"));
-    let result = bench.result(told_sample(), Metric::Faithfulness).await;
+    let result = bench.result(told_sample(), Metric::from(Faithfulness)).await;
     assert_eq!((result.status, result.judged, result.submitted), (Status::Ok, 60, 60), "{}", result.reason);
     assert_eq!(score(&result), Some(20.0 / 60.0));
     for (index, claim) in result.claims.iter().enumerate() {
@@ -140,10 +141,10 @@ async fn a_verdict_of_two_lifts_no_score_above_one() {
     let critic = Criterion { definition: "Is it short?".to_owned(), ..Criterion::default() };
     bench.judge.fail_always(Fault::Twisted(Twist::Two));
     for metric in [
-        Metric::ContextPrecision,
-        Metric::Faithfulness,
-        Metric::FactualCorrectness(Default::default()),
-        Metric::AspectCritic(critic),
+        Metric::from(ContextPrecision),
+        Metric::from(Faithfulness),
+        Metric::from(FactualCorrectness::default()),
+        Metric::from(AspectCritic(critic)),
     ] {
         let result = bench.result(told_sample(), metric).await;
         assert_eq!((result.status, score(&result)), (Status::JudgeUnreadable, None), "{result:?}");
@@ -157,7 +158,7 @@ async fn a_verdict_of_two_lifts_no_score_above_one() {
         }
         answer
     });
-    let result = bench.result(told_sample(), Metric::Faithfulness).await;
+    let result = bench.result(told_sample(), Metric::from(Faithfulness)).await;
     assert_eq!((score(&result), bounds(&result)), (None, None), "{result:?}");
     assert_eq!(result.status, Status::JudgeUnreadable);
 }

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 /// sacrebleu's tokenizers, by its names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Tokenizer {
+pub enum BleuTokenizer {
     /// `zh` if the reference is Chinese, `13a` otherwise.
     #[default]
     Auto,
@@ -37,37 +37,41 @@ static STEPS_INTERNATIONAL: LazyLock<[Step; 3]> = LazyLock::new(|| {
     ]
 });
 
-impl Tokenizer {
+impl BleuTokenizer {
     /// All of them.
-    pub const ALL: [Tokenizer; 6] = [
-        Tokenizer::Auto,
-        Tokenizer::Mteval13a,
-        Tokenizer::Chinese,
-        Tokenizer::Characters,
-        Tokenizer::International,
-        Tokenizer::None,
+    pub const ALL: [BleuTokenizer; 6] = [
+        BleuTokenizer::Auto,
+        BleuTokenizer::Mteval13a,
+        BleuTokenizer::Chinese,
+        BleuTokenizer::Characters,
+        BleuTokenizer::International,
+        BleuTokenizer::None,
     ];
 
     /// The tokenizer for texts of a language.
-    pub fn of(language: Language) -> Tokenizer {
+    pub fn of(language: Language) -> BleuTokenizer {
         match language {
-            Language::Chinese => Tokenizer::Chinese,
-            Language::English | Language::Other => Tokenizer::Mteval13a,
+            Language::Chinese => BleuTokenizer::Chinese,
+            Language::English | Language::Other => BleuTokenizer::Mteval13a,
         }
     }
 
-    pub(super) fn resolve(self, reference: &str) -> Tokenizer {
-        if self == Tokenizer::Auto { Tokenizer::of(detect(reference)) } else { self }
+    pub(super) fn resolve(self, reference: &str) -> BleuTokenizer {
+        if self == BleuTokenizer::Auto { BleuTokenizer::of(detect(reference)) } else { self }
     }
 
     pub(super) fn cut(self, text: &str) -> Vec<String> {
         let text = text.trim_end();
         match self.resolve(text) {
-            Tokenizer::Auto | Tokenizer::Mteval13a => split(&run(&*STEPS_13A, format!(" {} ", plain(text)))),
-            Tokenizer::Chinese => split(&run(&*STEPS_13A, spaced_chinese(text.trim()))),
-            Tokenizer::Characters => text.chars().filter(|c| !c.is_whitespace()).map(String::from).collect(),
-            Tokenizer::International => split(&run(&*STEPS_INTERNATIONAL, text.to_owned())),
-            Tokenizer::None => split(text),
+            BleuTokenizer::Auto | BleuTokenizer::Mteval13a => {
+                split(&run(&*STEPS_13A, format!(" {} ", plain(text))))
+            }
+            BleuTokenizer::Chinese => split(&run(&*STEPS_13A, spaced_chinese(text.trim()))),
+            BleuTokenizer::Characters => {
+                text.chars().filter(|c| !c.is_whitespace()).map(String::from).collect()
+            }
+            BleuTokenizer::International => split(&run(&*STEPS_INTERNATIONAL, text.to_owned())),
+            BleuTokenizer::None => split(text),
         }
     }
 }
@@ -125,18 +129,18 @@ fn is_chinese(c: char) -> bool {
 mod tests {
     use super::*;
 
-    fn check(tokenizer: Tokenizer, text: &str, expected: &str) {
+    fn check(tokenizer: BleuTokenizer, text: &str, expected: &str) {
         assert_eq!(tokenizer.cut(text).join(" "), expected, "{text:?}");
     }
 
     #[test]
     fn texts_are_cut_as_sacrebleu_does() {
-        check(Tokenizer::Mteval13a, "Hello, world! 1,000.5 (x-y)", "Hello , world ! 1,000.5 ( x-y )");
-        check(Tokenizer::Mteval13a, "a &amp; b &lt;c&gt;\n1990-95.", "a & b < c > 1990 - 95 .");
-        check(Tokenizer::Chinese, "他说：“GPT-4很强。”", "他 说 ： “ GPT-4 很 强 。 ”");
-        check(Tokenizer::Characters, "a b你", "a b 你");
-        check(Tokenizer::International, "Hello, “world”—5€", "Hello , “ world ” —5 €");
-        check(Tokenizer::None, " a,b  c\n", "a,b c");
-        check(Tokenizer::Auto, "你好吗", "你 好 吗");
+        check(BleuTokenizer::Mteval13a, "Hello, world! 1,000.5 (x-y)", "Hello , world ! 1,000.5 ( x-y )");
+        check(BleuTokenizer::Mteval13a, "a &amp; b &lt;c&gt;\n1990-95.", "a & b < c > 1990 - 95 .");
+        check(BleuTokenizer::Chinese, "他说：“GPT-4很强。”", "他 说 ： “ GPT-4 很 强 。 ”");
+        check(BleuTokenizer::Characters, "a b你", "a b 你");
+        check(BleuTokenizer::International, "Hello, “world”—5€", "Hello , “ world ” —5 €");
+        check(BleuTokenizer::None, " a,b  c\n", "a,b c");
+        check(BleuTokenizer::Auto, "你好吗", "你 好 吗");
     }
 }

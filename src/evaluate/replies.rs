@@ -1,4 +1,4 @@
-//! The forms of the judge's answers.
+//! The replies of the judge: one response schema for each prompt.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -9,12 +9,12 @@ use crate::judge::{
 };
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct Claims {
+pub(super) struct ClaimsReply {
     pub claims: Texts,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct Verification {
+pub(super) struct VerificationReply {
     pub verdicts: Vec<ClaimVerdict>,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct ClaimVerdict {
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct Usefulness {
+pub(super) struct UsefulnessReply {
     pub verdicts: Vec<ContextVerdict>,
 }
 
@@ -44,42 +44,42 @@ pub(super) struct ContextVerdict {
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct Question {
+pub(super) struct QuestionReply {
     pub question: String,
     pub noncommittal: Yes,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct Entities {
+pub(super) struct EntitiesReply {
     pub entities: Texts,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct Accuracy {
+pub(super) struct AccuracyReply {
     #[serde(default, deserialize_with = "text")]
     pub reason: String,
     pub rating: Rating,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct Relevance {
+pub(super) struct RelevanceReply {
     #[serde(default, deserialize_with = "text")]
     pub reason: String,
     pub rating: Rating,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct Keyphrases {
+pub(super) struct KeyphrasesReply {
     pub keyphrases: Texts,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct SummaryQuestions {
+pub(super) struct SummaryQuestionsReply {
     pub questions: Texts,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct SummaryAnswers {
+pub(super) struct SummaryAnswersReply {
     pub verdicts: Vec<SummaryAnswer>,
 }
 
@@ -92,64 +92,64 @@ pub(super) struct SummaryAnswer {
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct Aspect {
+pub(super) struct AspectReply {
     #[serde(default, deserialize_with = "text")]
     pub reason: String,
     pub verdict: Yes,
 }
 
-/// For simple_criteria and the rubrics, whose scales are the caller's.
+/// The reply of simple_criteria and the rubrics, whose scales come from the caller.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct Graded {
+pub(super) struct GradeReply {
     #[serde(default, deserialize_with = "text")]
     pub reason: String,
     pub score: Rating,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct Chosen {
+pub(super) struct ValueReply {
     #[serde(default, deserialize_with = "text")]
     pub reason: String,
     pub value: String,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct Measured {
+pub(super) struct NumberReply {
     #[serde(default, deserialize_with = "text")]
     pub reason: String,
     pub value: f64,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct Ranked {
+pub(super) struct OrderReply {
     #[serde(default, deserialize_with = "text")]
     pub reason: String,
     pub order: Vec<Id>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub(super) struct Refusal {
+pub(super) struct RefusalReply {
     #[serde(default, deserialize_with = "text")]
     pub reason: String,
     pub refusal: Yes,
 }
 
-impl Verdict for Claims {
+impl Verdict for ClaimsReply {
     const NAME: &'static str = "claims";
     const VERSION: u32 = 1;
 }
 
-impl Verdict for Verification {
+impl Verdict for VerificationReply {
     const NAME: &'static str = "verification";
     const VERSION: u32 = 1;
 }
 
-impl Verdict for Usefulness {
+impl Verdict for UsefulnessReply {
     const NAME: &'static str = "usefulness";
     const VERSION: u32 = 1;
 }
 
-impl Verdict for Question {
+impl Verdict for QuestionReply {
     const NAME: &'static str = "question";
     const VERSION: u32 = 1;
 
@@ -158,12 +158,12 @@ impl Verdict for Question {
     }
 }
 
-impl Verdict for Entities {
+impl Verdict for EntitiesReply {
     const NAME: &'static str = "entities";
     const VERSION: u32 = 1;
 }
 
-impl Verdict for Accuracy {
+impl Verdict for AccuracyReply {
     const NAME: &'static str = "accuracy";
     const VERSION: u32 = 1;
 
@@ -172,7 +172,7 @@ impl Verdict for Accuracy {
     }
 }
 
-impl Verdict for Relevance {
+impl Verdict for RelevanceReply {
     const NAME: &'static str = "relevance";
     const VERSION: u32 = 1;
 
@@ -181,37 +181,37 @@ impl Verdict for Relevance {
     }
 }
 
-impl Verdict for Keyphrases {
+impl Verdict for KeyphrasesReply {
     const NAME: &'static str = "keyphrases";
     const VERSION: u32 = 1;
 }
 
-impl Verdict for SummaryQuestions {
+impl Verdict for SummaryQuestionsReply {
     const NAME: &'static str = "summary_questions";
     const VERSION: u32 = 1;
 }
 
-impl Verdict for SummaryAnswers {
+impl Verdict for SummaryAnswersReply {
     const NAME: &'static str = "summary_answers";
     const VERSION: u32 = 1;
 }
 
-impl Verdict for Aspect {
+impl Verdict for AspectReply {
     const NAME: &'static str = "aspect";
     const VERSION: u32 = 1;
 }
 
-impl Verdict for Graded {
+impl Verdict for GradeReply {
     const NAME: &'static str = "graded";
     const VERSION: u32 = 1;
 }
 
-impl Verdict for Chosen {
+impl Verdict for ValueReply {
     const NAME: &'static str = "chosen";
     const VERSION: u32 = 1;
 }
 
-impl Verdict for Measured {
+impl Verdict for NumberReply {
     const NAME: &'static str = "measured";
     const VERSION: u32 = 1;
 
@@ -220,12 +220,12 @@ impl Verdict for Measured {
     }
 }
 
-impl Verdict for Ranked {
+impl Verdict for OrderReply {
     const NAME: &'static str = "ranked";
     const VERSION: u32 = 1;
 }
 
-impl Verdict for Refusal {
+impl Verdict for RefusalReply {
     const NAME: &'static str = "refusal";
     const VERSION: u32 = 1;
 }

@@ -1,10 +1,13 @@
 //! docs/METRICS.md, from the table.
 
-use super::{Definition, Family, Metric};
+use super::{
+    definition::{Definition, Family},
+    metrics,
+};
 
 /// The whole page.
 pub fn markdown() -> String {
-    let definitions: Vec<&Definition> = Metric::all().iter().map(Metric::definition).collect();
+    let definitions: Vec<&Definition> = metrics::METRICS.iter().map(|entry| entry.definition).collect();
     let families = [
         (Family::Judged, "Metrics that ask the judge", JUDGED),
         (Family::Lexical, "Metrics that compare texts", LEXICAL),
