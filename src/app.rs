@@ -40,7 +40,7 @@ pub struct Settings {
     pub reactor_threads: usize,
     pub rpc: rpc::Settings,
     pub embed: embed::Settings,
-    pub evaluate: evaluate::Settings,
+    pub evaluate: evaluate::EvaluatorSettings,
     /// The first is the default.
     pub judges: Vec<judge::Settings>,
     pub stall: stall::Settings,

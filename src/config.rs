@@ -101,7 +101,7 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
             cache_bytes: embed_cache_bytes,
             retry_pause: r.duration("retry-pause"),
         },
-        evaluate: evaluate::Settings {
+        evaluate: evaluate::EvaluatorSettings {
             threads: r.optional_whole("score-threads").unwrap_or(text_threads),
             evaluations: r.whole("max-evaluations"),
             sentences: r.whole("max-sentences"),

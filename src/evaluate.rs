@@ -5,6 +5,7 @@
 
 pub mod aggregate;
 mod assess;
+pub mod cancellation;
 pub mod definition;
 mod event;
 mod finding;
@@ -15,7 +16,6 @@ pub mod metric;
 pub mod metrics;
 pub mod options;
 mod pool;
-pub mod progress;
 mod prompts;
 
 mod replies;
@@ -43,14 +43,14 @@ use crate::{
 };
 
 use metric::Selection;
-use pool::{Length, Pool, Ticket};
+use pool::{Length, Pool, PoolTicket};
 use result::MetricResult;
 use sample::Sample;
 use steps::{JudgeRequest, Steps};
 use text::Language;
 
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct EvaluatorSettings {
     /// Threads that compare texts.
     pub threads: usize,
     /// Samples that may be evaluated at one time.
@@ -59,16 +59,16 @@ pub struct Settings {
     pub sentences: usize,
 }
 
-impl Settings {
+impl EvaluatorSettings {
     /// 128 contexts of 15 sentences and a response of 128; their vectors take 3 MiB at 384 dimensions.
     pub const SENTENCES: usize = 2048;
 }
 
 /// Cloneable handle to the judges, the embedding model and the threads that compare texts.
 #[derive(Clone)]
-pub struct Evaluator(Arc<Shared>);
+pub struct Evaluator(Arc<EvaluatorState>);
 
-struct Shared {
+struct EvaluatorState {
     embedder: Embedder,
     judges: Vec<Judge>,
     pool: Pool,
@@ -107,7 +107,7 @@ pub struct Evaluation {
 
 /// A place among the samples that are evaluated.
 #[expect(dead_code, reason = "held until the sample is done")]
-pub struct Place(OwnedSemaphorePermit);
+pub struct EvaluationSlot(OwnedSemaphorePermit);
 
 /// As many samples as may be are being evaluated.
 #[derive(Debug, thiserror::Error)]
@@ -119,11 +119,15 @@ pub struct Full {
 impl Evaluator {
     /// # Errors
     /// If the operating system gives no thread.
-    pub fn start(settings: &Settings, embedder: Embedder, judges: Vec<Judge>) -> io::Result<Evaluator> {
-        let &Settings { threads, evaluations, sentences } = settings;
+    pub fn start(
+        settings: &EvaluatorSettings,
+        embedder: Embedder,
+        judges: Vec<Judge>,
+    ) -> io::Result<Evaluator> {
+        let &EvaluatorSettings { threads, evaluations, sentences } = settings;
         let (pool, places) = (Pool::start(threads)?, Arc::new(Semaphore::new(evaluations)));
         let vector_memory = Semaphore::new(steps::VECTOR_UNITS);
-        let shared = Shared { embedder, judges, pool, places, evaluations, sentences, vector_memory };
+        let shared = EvaluatorState { embedder, judges, pool, places, evaluations, sentences, vector_memory };
         Ok(Evaluator(Arc::new(shared)))
     }
 
@@ -140,14 +144,14 @@ impl Evaluator {
 
     /// # Errors
     /// [`Full`], at once.
-    pub fn try_enter(&self) -> Result<Place, Full> {
+    pub fn try_enter(&self) -> Result<EvaluationSlot, Full> {
         let place = Arc::clone(&self.0.places).try_acquire_owned();
-        place.map(Place).map_err(|_| Full { limit: self.0.evaluations })
+        place.map(EvaluationSlot).map_err(|_| Full { limit: self.0.evaluations })
     }
 
     /// Waits for a place.
-    pub async fn enter(&self) -> Place {
-        Place(Arc::clone(&self.0.places).acquire_owned().await.expect("it is never closed"))
+    pub async fn enter(&self) -> EvaluationSlot {
+        EvaluationSlot(Arc::clone(&self.0.places).acquire_owned().await.expect("it is never closed"))
     }
 
     /// All metrics of one sample side by side, or, where a budget may not be enough for all, those first that cost
@@ -196,7 +200,7 @@ impl Evaluator {
         deadline: Deadline,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        self.0.pool.run(Ticket { caller, deadline }, Length::Short, move |_| Ok(work())).await.ok()
+        self.0.pool.run(PoolTicket { caller, deadline }, Length::Short, move |_| Ok(work())).await.ok()
     }
 }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{
-    finding::{Finding, Found, Work},
+    cancellation::Cancellation,
+    finding::{Computation, Finding, Found},
     metric::{Metric, Selection},
-    progress::Progress,
     result::{Failure, MetricResult, Status},
     sample::Field,
     score::{Estimate, Score},
@@ -39,19 +39,19 @@ async fn find(steps: &Steps<'_>, metric: &Metric, ledger: &mut Ledger) -> Found 
     let fields = steps.fields()?;
     let missing = metric.definition().missing_where(|field| fields.has(field));
     if !missing.is_empty() {
-        return Ok(Work::done(Finding::of(Estimate::NotApplicable(""), lacks(&missing))));
+        return Ok(Computation::done(Finding::of(Estimate::NotApplicable(""), lacks(&missing))));
     }
     metric.find(steps, ledger).await
 }
 
 async fn compute<P: Send + 'static>(
     steps: &Steps<'_>,
-    Work { length, compute }: Work,
+    Computation { length, compute }: Computation,
     (selection, cost): (Arc<Selection>, Cost),
     render: fn(&MetricResult) -> P,
 ) -> Result<(MetricResult, P), Failure> {
-    let work = move |progress: Progress<'_>| {
-        let result = result(&selection, cost, Ok(compute(progress)?));
+    let work = move |cancellation: Cancellation<'_>| {
+        let result = result(&selection, cost, Ok(compute(cancellation)?));
         let rendered = render(&result);
         Ok((result, rendered))
     };

@@ -4,7 +4,7 @@ use super::sample::{Field, Sample};
 
 /// The kind of computation behind a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub enum MetricFamily {
     /// It asks the judge.
     Judged,
     /// It compares texts.
@@ -19,7 +19,7 @@ pub struct Definition {
     /// Its name in requests and results.
     pub name: &'static str,
     /// The kind of its computation.
-    pub family: Family,
+    pub family: MetricFamily,
     /// Fields of the sample that it needs, all of them.
     pub needs: &'static [Field],
     /// Fields of which it needs at least one besides; empty for no more.
@@ -53,7 +53,7 @@ pub struct Definition {
 impl Definition {
     pub(super) const LEXICAL: Definition = Definition {
         name: "",
-        family: Family::Lexical,
+        family: MetricFamily::Lexical,
         needs: &[],
         any_of: &[],
         lowest: 0.0,
@@ -69,9 +69,9 @@ impl Definition {
         in_groups: true,
         labels: None,
     };
-    pub(super) const JUDGED: Definition = Definition { family: Family::Judged, ..Definition::LEXICAL };
+    pub(super) const JUDGED: Definition = Definition { family: MetricFamily::Judged, ..Definition::LEXICAL };
     pub(super) const VECTOR: Definition =
-        Definition { family: Family::Vector, embeddings: true, ..Definition::LEXICAL };
+        Definition { family: MetricFamily::Vector, embeddings: true, ..Definition::LEXICAL };
 
     /// Names of the fields; fields of which one is enough are one entry, such as "reference or response".
     pub fn required_fields(&self) -> Vec<String> {

@@ -3,41 +3,41 @@
 use std::collections::BTreeMap;
 
 use super::{
+    cancellation::{Cancellation, Cancelled},
     pool::Length,
-    progress::{Progress, Stopped},
     result::{Claim, Failure},
     score::Estimate,
 };
 
 /// The computation that is left of a metric once all its inputs are there. It runs on the threads that compute metrics.
-pub struct Work {
+pub struct Computation {
     pub(super) length: Length,
-    pub(super) compute: Compute,
+    pub(super) compute: ComputeFn,
 }
 
-type Compute = Box<dyn FnOnce(Progress<'_>) -> Result<Finding, Stopped> + Send>;
+type ComputeFn = Box<dyn FnOnce(Cancellation<'_>) -> Result<Finding, Cancelled> + Send>;
 
-impl Work {
+impl Computation {
     /// A computation that takes no longer than a slice.
-    pub(super) fn of(compute: impl FnOnce() -> Finding + Send + 'static) -> Work {
-        Work { length: Length::Short, compute: Box::new(move |_| Ok(compute())) }
+    pub(super) fn of(compute: impl FnOnce() -> Finding + Send + 'static) -> Computation {
+        Computation { length: Length::Short, compute: Box::new(move |_| Ok(compute())) }
     }
 
     /// A computation that checks between slices whether it is still wanted.
     pub(super) fn sliced(
-        compute: impl FnOnce(Progress<'_>) -> Result<Finding, Stopped> + Send + 'static,
-    ) -> Work {
-        Work { length: Length::Long, compute: Box::new(compute) }
+        compute: impl FnOnce(Cancellation<'_>) -> Result<Finding, Cancelled> + Send + 'static,
+    ) -> Computation {
+        Computation { length: Length::Long, compute: Box::new(compute) }
     }
 
     /// A finding that needs no more computation.
-    pub(super) fn done(finding: Finding) -> Work {
-        Work::of(|| finding)
+    pub(super) fn done(finding: Finding) -> Computation {
+        Computation::of(|| finding)
     }
 }
 
 /// The rest of a metric's computation, or why there is no result.
-pub type Found = Result<Work, Failure>;
+pub type Found = Result<Computation, Failure>;
 
 /// What a metric found.
 #[derive(Default)]

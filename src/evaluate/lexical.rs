@@ -20,13 +20,13 @@ mod tokens;
 
 use std::sync::Arc;
 
-pub use tokens::Tokens;
+pub use tokens::Tokenization;
 
 use super::{
+    cancellation::{Cancellation, Cancelled},
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     pool::Length,
-    progress::{Progress, Stopped},
     sample::{Context, Field, Sample},
     score::Estimate,
     steps::Steps,
@@ -63,7 +63,7 @@ impl SampleTexts<'_> {
 fn compare(
     steps: &Steps<'_>,
     length: Length,
-    score: impl FnOnce(&SampleTexts<'_>, Progress<'_>) -> Result<Option<f64>, Stopped> + Send + 'static,
+    score: impl FnOnce(&SampleTexts<'_>, Cancellation<'_>) -> Result<Option<f64>, Cancelled> + Send + 'static,
 ) -> Found {
     compare_or("there is nothing to compare", steps, length, score)
 }
@@ -73,15 +73,15 @@ fn compare_or(
     nothing: &'static str,
     steps: &Steps<'_>,
     length: Length,
-    score: impl FnOnce(&SampleTexts<'_>, Progress<'_>) -> Result<Option<f64>, Stopped> + Send + 'static,
+    score: impl FnOnce(&SampleTexts<'_>, Cancellation<'_>) -> Result<Option<f64>, Cancelled> + Send + 'static,
 ) -> Found {
     let language = steps.analysis()?.language;
     let sample = Arc::clone(&steps.sample);
-    let work = Work::sliced(move |progress| {
-        let score = score(&SampleTexts { sample: &sample, language }, progress)?;
+    let work = Computation::sliced(move |cancellation| {
+        let score = score(&SampleTexts { sample: &sample, language }, cancellation)?;
         Ok(Finding::of(score.map_or(Estimate::NotApplicable(nothing), Estimate::Exact), ""))
     });
-    Ok(Work { length, ..work })
+    Ok(Computation { length, ..work })
 }
 
 /// A response and what it is compared with.

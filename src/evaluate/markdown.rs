@@ -1,7 +1,7 @@
 //! docs/METRICS.md, from the table.
 
 use super::{
-    definition::{Definition, Family},
+    definition::{Definition, MetricFamily},
     metrics,
 };
 
@@ -9,11 +9,11 @@ use super::{
 pub fn markdown() -> String {
     let definitions: Vec<&Definition> = metrics::METRICS.iter().map(|entry| entry.definition).collect();
     let families = [
-        (Family::Judged, "Metrics that ask the judge", JUDGED),
-        (Family::Lexical, "Metrics that compare texts", LEXICAL),
-        (Family::Vector, "Metrics that compare vectors", VECTOR),
+        (MetricFamily::Judged, "Metrics that ask the judge", JUDGED),
+        (MetricFamily::Lexical, "Metrics that compare texts", LEXICAL),
+        (MetricFamily::Vector, "Metrics that compare vectors", VECTOR),
     ];
-    let chapter = |(family, title, about): &(Family, &str, &str)| {
+    let chapter = |(family, title, about): &(MetricFamily, &str, &str)| {
         let metrics = definitions.iter().filter(|definition| definition.family == *family);
         format!(
             "\n## {title}\n\n{about}{}",
@@ -59,7 +59,7 @@ fn section(definition: &Definition) -> String {
     if definition.judge_calls > 0 {
         lines.push(format!("- judge calls, taken alone: {}", definition.judge_calls));
     }
-    if definition.embeddings && definition.family != Family::Vector {
+    if definition.embeddings && definition.family != MetricFamily::Vector {
         lines.push("- needs the embedding model too".to_owned());
     }
     if !definition.options_field.is_empty() {

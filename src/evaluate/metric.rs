@@ -5,7 +5,7 @@ use std::{any::Any, fmt, sync::Arc};
 use futures::future::BoxFuture;
 
 use super::{
-    definition::{Definition, Family},
+    definition::{Definition, MetricFamily},
     finding::Found,
     metrics,
     options::OptionReader,
@@ -80,12 +80,15 @@ impl PartialEq for Metric {
 impl Metric {
     /// Every metric with its default options, in the order of the documentation.
     pub fn all() -> Vec<Metric> {
-        metrics::METRICS.iter().map(Entry::with_default_options).collect()
+        metrics::METRICS.iter().map(MetricEntry::with_default_options).collect()
     }
 
     /// The metric of a name, with its default options.
     pub fn named(name: &str) -> Option<Metric> {
-        metrics::METRICS.iter().find(|entry| entry.definition.name == name).map(Entry::with_default_options)
+        metrics::METRICS
+            .iter()
+            .find(|entry| entry.definition.name == name)
+            .map(MetricEntry::with_default_options)
     }
 
     pub fn definition(&self) -> &'static Definition {
@@ -98,16 +101,16 @@ impl Metric {
 }
 
 /// A line of the registry.
-pub(crate) struct Entry {
+pub(crate) struct MetricEntry {
     pub definition: &'static Definition,
     default: fn() -> Metric,
     read: fn(Options, &mut OptionReader<'_>) -> Option<Metric>,
     required_options: fn() -> Option<Options>,
 }
 
-impl Entry {
-    pub(super) const fn of<M: MetricType>() -> Entry {
-        Entry {
+impl MetricEntry {
+    pub(super) const fn of<M: MetricType>() -> MetricEntry {
+        MetricEntry {
             definition: M::DEFINITION,
             default: || M::default().into(),
             read: |options, reader| M::read(options, reader).map(Metric::from),
@@ -116,7 +119,7 @@ impl Entry {
     }
 
     /// The entry of a name.
-    pub fn named(name: &str) -> Option<&'static Entry> {
+    pub fn named(name: &str) -> Option<&'static MetricEntry> {
         metrics::METRICS.iter().find(|entry| entry.definition.name == name)
     }
 
@@ -149,7 +152,7 @@ impl Entry {
 
 /// Several metrics by one name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Group {
+pub enum MetricGroup {
     All,
     Judged,
     Lexical,
@@ -157,18 +160,18 @@ pub enum Group {
     NoJudge,
 }
 
-impl Group {
+impl MetricGroup {
     /// Every group with its name.
-    pub const NAMED: [(&str, Group); 5] = [
-        ("all", Group::All),
-        ("judged", Group::Judged),
-        ("lexical", Group::Lexical),
-        ("vector", Group::Vector),
-        ("no_judge", Group::NoJudge),
+    pub const NAMED: [(&str, MetricGroup); 5] = [
+        ("all", MetricGroup::All),
+        ("judged", MetricGroup::Judged),
+        ("lexical", MetricGroup::Lexical),
+        ("vector", MetricGroup::Vector),
+        ("no_judge", MetricGroup::NoJudge),
     ];
 
-    pub fn named(name: &str) -> Option<Group> {
-        Group::NAMED.into_iter().find(|(known, _)| *known == name).map(|(_, group)| group)
+    pub fn named(name: &str) -> Option<MetricGroup> {
+        MetricGroup::NAMED.into_iter().find(|(known, _)| *known == name).map(|(_, group)| group)
     }
 
     /// Its metrics: those that need no options of the caller's.
@@ -176,15 +179,15 @@ impl Group {
         let belongs = |definition: &Definition| {
             definition.in_groups
                 && match self {
-                    Group::All => true,
-                    Group::Judged => definition.family == Family::Judged,
-                    Group::Lexical => definition.family == Family::Lexical,
-                    Group::Vector => definition.family == Family::Vector,
-                    Group::NoJudge => definition.judge_calls == 0,
+                    MetricGroup::All => true,
+                    MetricGroup::Judged => definition.family == MetricFamily::Judged,
+                    MetricGroup::Lexical => definition.family == MetricFamily::Lexical,
+                    MetricGroup::Vector => definition.family == MetricFamily::Vector,
+                    MetricGroup::NoJudge => definition.judge_calls == 0,
                 }
         };
         let entries = metrics::METRICS.iter().filter(|entry| belongs(entry.definition));
-        entries.map(Entry::with_default_options).collect()
+        entries.map(MetricEntry::with_default_options).collect()
     }
 }
 

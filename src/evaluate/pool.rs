@@ -1,11 +1,11 @@
 //! Threads that compute metrics, so that the reactor doesn't.
 //!
-//! Work is done in slices. Between slices a job ends if nobody waits for it any more, and gives way to the jobs of other
+//! Computation is done in slices. Between slices a job ends if nobody waits for it any more, and gives way to the jobs of other
 //! callers, who take turns: however much one caller asks for, another waits for one slice of it. Short work, such as the
 //! arithmetic over what a judge said, comes before long work, and is done in its middle too: a judge that was asked late
 //! because texts were being compared would answer late.
 
-mod turns;
+mod round_robin;
 
 use std::{
     cell::Cell,
@@ -18,7 +18,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    progress::{Progress, Stopped},
+    cancellation::{Cancellation, Cancelled},
     result::Failure,
 };
 use crate::{
@@ -26,14 +26,14 @@ use crate::{
     log_limit::{LogLimit, Site},
     priority::Priority,
 };
-use turns::Turns;
+use round_robin::CallerTurns;
 
 /// How long a job keeps its thread before others have their turn. Slices are shorter as a rule, and are not cut.
 const TURN: Duration = Duration::from_millis(5);
 
 /// The caller of a job, and the deadline of its result.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ticket {
+pub(super) struct PoolTicket {
     /// A number for the call or stream that asks.
     pub caller: u64,
     pub deadline: Deadline,
@@ -49,19 +49,19 @@ pub(super) enum Length {
 }
 
 /// One turn of a job; false once it is done.
-type Job = Box<dyn FnMut() -> bool + Send>;
+type PoolJob = Box<dyn FnMut() -> bool + Send>;
 
 /// Jobs that wait for a thread.
 #[derive(Default)]
-struct Waiting {
-    short: Mutex<Turns<Job>>,
-    long: Mutex<Turns<Job>>,
+struct QueuedJob {
+    short: Mutex<CallerTurns<PoolJob>>,
+    long: Mutex<CallerTurns<PoolJob>>,
 }
 
 pub(super) struct Pool {
     /// None while it is dropped.
     threads: Option<rayon::ThreadPool>,
-    waiting: Arc<Waiting>,
+    waiting: Arc<QueuedJob>,
     /// Hears of each thread's end.
     ended: Mutex<mpsc::Receiver<()>>,
 }
@@ -84,20 +84,20 @@ impl Pool {
         Ok(Pool { threads, waiting: Arc::default(), ended: Mutex::new(ended) })
     }
 
-    /// Runs `work` on one of the threads. Work whose caller left before it began is dropped there.
+    /// Runs `work` on one of the threads. Computation whose caller left before it began is dropped there.
     ///
     /// # Errors
     /// [`Failure::DeadlineExceeded`]; [`Failure::Defect`] if the work panics.
     pub async fn run<T: Send + 'static>(
         &self,
-        ticket: Ticket,
+        ticket: PoolTicket,
         length: Length,
-        work: impl FnOnce(Progress<'_>) -> Result<T, Stopped> + Send + 'static,
+        work: impl FnOnce(Cancellation<'_>) -> Result<T, Cancelled> + Send + 'static,
     ) -> Result<T, Failure> {
         let mut work = Some(work);
-        let once = move |progress: Progress<'_>| match work.take() {
-            Some(work) => work(progress).map(Some),
-            None => Err(Stopped),
+        let once = move |cancellation: Cancellation<'_>| match work.take() {
+            Some(work) => work(cancellation).map(Some),
+            None => Err(Cancelled),
         };
         self.run_in_slices(ticket, length, once).await
     }
@@ -108,9 +108,9 @@ impl Pool {
     /// As [`Pool::run`].
     pub async fn run_in_slices<T: Send + 'static>(
         &self,
-        ticket: Ticket,
+        ticket: PoolTicket,
         length: Length,
-        mut slice: impl FnMut(Progress<'_>) -> Result<Option<T>, Stopped> + Send + 'static,
+        mut slice: impl FnMut(Cancellation<'_>) -> Result<Option<T>, Cancelled> + Send + 'static,
     ) -> Result<T, Failure> {
         let deadline = ticket.deadline;
         let (done, result) = oneshot::channel();
@@ -126,13 +126,13 @@ impl Pool {
                 }
                 !open.is_closed() && !deadline.has_passed()
             };
-            match one_turn(Progress::new(&is_wanted), &mut slice) {
+            match one_turn(Cancellation::new(&is_wanted), &mut slice) {
                 Ok(None) => return true,
                 Ok(Some(value)) => {
                     // A caller that left needs no result.
                     let _ = done.take().map(|done| done.send(value));
                 }
-                Err(Stopped) => drop(done.take()),
+                Err(Cancelled) => drop(done.take()),
             }
             false
         };
@@ -150,13 +150,13 @@ impl Pool {
 
 /// Slices until there is a result or the turn is over.
 fn one_turn<T>(
-    progress: Progress<'_>,
-    slice: &mut impl FnMut(Progress<'_>) -> Result<Option<T>, Stopped>,
-) -> Result<Option<T>, Stopped> {
+    cancellation: Cancellation<'_>,
+    slice: &mut impl FnMut(Cancellation<'_>) -> Result<Option<T>, Cancelled>,
+) -> Result<Option<T>, Cancelled> {
     let begun = Instant::now();
     loop {
-        progress.check()?;
-        let value = slice(progress)?;
+        cancellation.check()?;
+        let value = slice(cancellation)?;
         if value.is_some() || begun.elapsed() >= TURN {
             return Ok(value);
         }
@@ -164,7 +164,7 @@ fn one_turn<T>(
 }
 
 /// Gives a turn to whichever job is next: there are at least as many calls of this to come as jobs that wait.
-fn next_turn(waiting: &Arc<Waiting>) {
+fn next_turn(waiting: &Arc<QueuedJob>) {
     let is_unfinished = waiting.give_turn(Length::Short).or_else(|| waiting.give_turn(Length::Long));
     if is_unfinished.unwrap_or(false) {
         let waiting = Arc::clone(waiting);
@@ -172,8 +172,8 @@ fn next_turn(waiting: &Arc<Waiting>) {
     }
 }
 
-impl Waiting {
-    fn of(&self, length: Length) -> &Mutex<Turns<Job>> {
+impl QueuedJob {
+    fn of(&self, length: Length) -> &Mutex<CallerTurns<PoolJob>> {
         match length {
             Length::Short => &self.short,
             Length::Long => &self.long,
@@ -204,7 +204,7 @@ impl Waiting {
     }
 }
 
-fn lock(waiting: &Mutex<Turns<Job>>) -> std::sync::MutexGuard<'_, Turns<Job>> {
+fn lock(waiting: &Mutex<CallerTurns<PoolJob>>) -> std::sync::MutexGuard<'_, CallerTurns<PoolJob>> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

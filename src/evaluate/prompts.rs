@@ -113,129 +113,129 @@ impl Template {
         }
     }
 
-    fn texts(self) -> Texts {
+    fn texts(self) -> PromptTexts {
         match self {
-            Template::Claims => Texts {
+            Template::Claims => PromptTexts {
                 name: "claims",
                 version: 1,
                 english: include_str!("prompts/en/claims.txt"),
                 chinese: include_str!("prompts/zh/claims.txt"),
             },
-            Template::Verify => Texts {
+            Template::Verify => PromptTexts {
                 name: "verify",
                 version: 1,
                 english: include_str!("prompts/en/verify.txt"),
                 chinese: include_str!("prompts/zh/verify.txt"),
             },
-            Template::Usefulness => Texts {
+            Template::Usefulness => PromptTexts {
                 name: "usefulness",
                 version: 1,
                 english: include_str!("prompts/en/usefulness.txt"),
                 chinese: include_str!("prompts/zh/usefulness.txt"),
             },
-            Template::Question => Texts {
+            Template::Question => PromptTexts {
                 name: "question",
                 version: 1,
                 english: include_str!("prompts/en/question.txt"),
                 chinese: include_str!("prompts/zh/question.txt"),
             },
-            Template::Entities => Texts {
+            Template::Entities => PromptTexts {
                 name: "entities",
                 version: 1,
                 english: include_str!("prompts/en/entities.txt"),
                 chinese: include_str!("prompts/zh/entities.txt"),
             },
-            Template::AccuracyA => Texts {
+            Template::AccuracyA => PromptTexts {
                 name: "accuracy_a",
                 version: 1,
                 english: include_str!("prompts/en/accuracy_a.txt"),
                 chinese: include_str!("prompts/zh/accuracy_a.txt"),
             },
-            Template::AccuracyB => Texts {
+            Template::AccuracyB => PromptTexts {
                 name: "accuracy_b",
                 version: 1,
                 english: include_str!("prompts/en/accuracy_b.txt"),
                 chinese: include_str!("prompts/zh/accuracy_b.txt"),
             },
-            Template::ContextRelevanceA => Texts {
+            Template::ContextRelevanceA => PromptTexts {
                 name: "context_relevance_a",
                 version: 1,
                 english: include_str!("prompts/en/context_relevance_a.txt"),
                 chinese: include_str!("prompts/zh/context_relevance_a.txt"),
             },
-            Template::ContextRelevanceB => Texts {
+            Template::ContextRelevanceB => PromptTexts {
                 name: "context_relevance_b",
                 version: 1,
                 english: include_str!("prompts/en/context_relevance_b.txt"),
                 chinese: include_str!("prompts/zh/context_relevance_b.txt"),
             },
-            Template::GroundednessA => Texts {
+            Template::GroundednessA => PromptTexts {
                 name: "groundedness_a",
                 version: 1,
                 english: include_str!("prompts/en/groundedness_a.txt"),
                 chinese: include_str!("prompts/zh/groundedness_a.txt"),
             },
-            Template::GroundednessB => Texts {
+            Template::GroundednessB => PromptTexts {
                 name: "groundedness_b",
                 version: 1,
                 english: include_str!("prompts/en/groundedness_b.txt"),
                 chinese: include_str!("prompts/zh/groundedness_b.txt"),
             },
-            Template::Keyphrases => Texts {
+            Template::Keyphrases => PromptTexts {
                 name: "keyphrases",
                 version: 1,
                 english: include_str!("prompts/en/keyphrases.txt"),
                 chinese: include_str!("prompts/zh/keyphrases.txt"),
             },
-            Template::SummaryQuestions => Texts {
+            Template::SummaryQuestions => PromptTexts {
                 name: "summary_questions",
                 version: 1,
                 english: include_str!("prompts/en/summary_questions.txt"),
                 chinese: include_str!("prompts/zh/summary_questions.txt"),
             },
-            Template::SummaryAnswers => Texts {
+            Template::SummaryAnswers => PromptTexts {
                 name: "summary_answers",
                 version: 1,
                 english: include_str!("prompts/en/summary_answers.txt"),
                 chinese: include_str!("prompts/zh/summary_answers.txt"),
             },
-            Template::Aspect => Texts {
+            Template::Aspect => PromptTexts {
                 name: "aspect",
                 version: 1,
                 english: include_str!("prompts/en/aspect.txt"),
                 chinese: include_str!("prompts/zh/aspect.txt"),
             },
-            Template::Criteria => Texts {
+            Template::Criteria => PromptTexts {
                 name: "criteria",
                 version: 1,
                 english: include_str!("prompts/en/criteria.txt"),
                 chinese: include_str!("prompts/zh/criteria.txt"),
             },
-            Template::Rubric => Texts {
+            Template::Rubric => PromptTexts {
                 name: "rubric",
                 version: 1,
                 english: include_str!("prompts/en/rubric.txt"),
                 chinese: include_str!("prompts/zh/rubric.txt"),
             },
-            Template::Discrete => Texts {
+            Template::Discrete => PromptTexts {
                 name: "discrete",
                 version: 1,
                 english: include_str!("prompts/en/discrete.txt"),
                 chinese: include_str!("prompts/zh/discrete.txt"),
             },
-            Template::Numeric => Texts {
+            Template::Numeric => PromptTexts {
                 name: "numeric",
                 version: 1,
                 english: include_str!("prompts/en/numeric.txt"),
                 chinese: include_str!("prompts/zh/numeric.txt"),
             },
-            Template::Ranking => Texts {
+            Template::Ranking => PromptTexts {
                 name: "ranking",
                 version: 1,
                 english: include_str!("prompts/en/ranking.txt"),
                 chinese: include_str!("prompts/zh/ranking.txt"),
             },
-            Template::Refusal => Texts {
+            Template::Refusal => PromptTexts {
                 name: "refusal",
                 version: 1,
                 english: include_str!("prompts/en/refusal.txt"),
@@ -255,7 +255,7 @@ fn name_of(named: PromptLanguage, written_in: PromptLanguage) -> &'static str {
     }
 }
 
-struct Texts {
+struct PromptTexts {
     name: &'static str,
     version: u32,
     english: &'static str,

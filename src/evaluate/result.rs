@@ -101,7 +101,7 @@ pub struct MetricResult {
 #[derive(Clone, Debug, Serialize)]
 pub struct Claim {
     pub id: String,
-    pub origin: Origin,
+    pub origin: ClaimOrigin,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub text: String,
     /// None where the judge gave no verdict.
@@ -117,7 +117,7 @@ pub struct Claim {
 /// The text that a claim came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Origin {
+pub enum ClaimOrigin {
     Response,
     Reference,
     /// The retrieved context of this index.
@@ -128,18 +128,18 @@ pub enum Origin {
 /// A place that supports a claim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Evidence {
-    pub source: Source,
+    pub source: EvidenceSource,
     /// The caller's id of the context.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub context_id: String,
     /// Where the quote was found.
-    pub place: Option<Place>,
+    pub place: Option<EvidenceRange>,
 }
 
 /// A text of the sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Source {
+pub enum EvidenceSource {
     RetrievedContext(usize),
     Response,
     Reference,
@@ -147,7 +147,7 @@ pub enum Source {
 
 /// Where a quote stands in its text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub struct EvidenceRange {
     pub bytes: Range<usize>,
     pub code_points: Range<usize>,
 }

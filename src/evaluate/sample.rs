@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use super::{
-    progress::{Progress, Stopped},
+    cancellation::{Cancellation, Cancelled},
     text::{self, Language},
 };
 
@@ -44,9 +44,9 @@ pub(super) struct TextAnalysis {
 }
 
 impl TextAnalysis {
-    pub fn of(sample: &Sample, progress: Progress<'_>) -> Result<TextAnalysis, Stopped> {
+    pub fn of(sample: &Sample, cancellation: Cancellation<'_>) -> Result<TextAnalysis, Cancelled> {
         let language = sample.detect_language();
-        progress.check()?;
+        cancellation.check()?;
         Ok(TextAnalysis {
             language,
             response_refuses: text::is_refusal(&sample.response),

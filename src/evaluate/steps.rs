@@ -15,10 +15,10 @@ use serde_json::json;
 use tokio::sync::{OnceCell, SemaphorePermit};
 
 use super::{
-    Shared,
+    EvaluatorState,
+    cancellation::{Cancellation, Cancelled},
     lexical::similarities::Similarities,
-    pool::{Length, Ticket},
-    progress::{Progress, Stopped},
+    pool::{Length, PoolTicket},
     prompts::Template,
     replies::{ClaimsReply, EntitiesReply},
     result::Failure,
@@ -32,7 +32,7 @@ use crate::{
 
 pub(super) use ask::{JudgeQuestion, ReasonedVerdict, at_most, part};
 pub(super) use each::Each;
-pub(super) use vectors::{Rowed, Sentences, VECTOR_UNITS};
+pub(super) use vectors::{EmbeddedTexts, Sentences, VECTOR_UNITS};
 pub(super) use verify::{ClaimRow, ClaimTable};
 
 /// Questions to the judge, of one step, that are in flight at one time.
@@ -56,7 +56,7 @@ impl Side {
 
 /// A step that asks the judge. Metrics that share one pay for it once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Step {
+pub(super) enum SharedStep {
     Claims(Side),
     ByContexts(Side),
     ByOther(Side),
@@ -69,11 +69,11 @@ pub(super) enum Step {
 
 /// Costs of the judge, by the steps that a metric took.
 #[derive(Clone, Default)]
-pub struct Ledger(BTreeMap<Step, Cost>);
+pub struct Ledger(BTreeMap<SharedStep, Cost>);
 
 impl Ledger {
     /// A ledger with one step.
-    fn of(step: Step, cost: Cost) -> Ledger {
+    fn of(step: SharedStep, cost: Cost) -> Ledger {
         Ledger([(step, cost)].into())
     }
 
@@ -85,7 +85,7 @@ impl Ledger {
 
     /// Enters the cost of a question that no other metric shares.
     pub(super) fn enter(&mut self, cost: Cost) {
-        *self.0.entry(Step::Own).or_default() += cost;
+        *self.0.entry(SharedStep::Own).or_default() += cost;
     }
 
     /// The sum over the steps.
@@ -115,16 +115,16 @@ impl<T> Clone for Taken<T> {
     }
 }
 
-type Memo<T> = OnceCell<Taken<T>>;
+type PaidStep<T> = OnceCell<Taken<T>>;
 
 /// Something for the response and something for the reference.
 #[derive(Default)]
-struct Both<T> {
+struct PerSide<T> {
     response: T,
     reference: T,
 }
 
-impl<T> Both<T> {
+impl<T> PerSide<T> {
     fn of(&self, side: Side) -> &T {
         match side {
             Side::Response => &self.response,
@@ -134,33 +134,33 @@ impl<T> Both<T> {
 }
 
 /// Verdicts on each of several things, in their order; none where the judge gave none.
-pub(super) type Answers = Vec<Option<ReasonedVerdict<bool>>>;
+pub(super) type ReasonedVerdicts = Vec<Option<ReasonedVerdict<bool>>>;
 
 /// A step that asks no judge, and so costs nothing.
-type Free<T> = OnceCell<Result<Arc<T>, Failure>>;
+type FreeStep<T> = OnceCell<Result<Arc<T>, Failure>>;
 
 /// The steps of one sample: questions to the judge, vectors and comparisons that metrics share. Each is taken at most
 /// once, as soon as what it needs is there.
 pub struct Steps<'a> {
-    pub(super) shared: &'a Shared,
+    pub(super) shared: &'a EvaluatorState,
     pub(super) sample: Arc<Sample>,
     /// The fields that the sample has, or why that is not known.
     fields: Result<Fields, Failure>,
     /// The language of the sample and its refusals, or why they are not known.
     analysis: Result<TextAnalysis, Failure>,
     request: JudgeRequest,
-    ticket: Ticket,
-    claims: Both<Memo<Vec<String>>>,
-    by_contexts: Both<Memo<ClaimTable>>,
-    by_other: Both<Memo<ClaimTable>>,
-    useful: Both<Memo<Answers>>,
-    reference_entities: Memo<Vec<String>>,
-    context_entities: Memo<Vec<String>>,
+    ticket: PoolTicket,
+    claims: PerSide<PaidStep<Vec<String>>>,
+    by_contexts: PerSide<PaidStep<ClaimTable>>,
+    by_other: PerSide<PaidStep<ClaimTable>>,
+    useful: PerSide<PaidStep<ReasonedVerdicts>>,
+    reference_entities: PaidStep<Vec<String>>,
+    context_entities: PaidStep<Vec<String>>,
     /// Tables of similarity, one for each measure.
-    similarities: [Free<Similarities>; 4],
-    sentences: Free<Sentences>,
-    context_rows: Free<Rowed>,
-    answer_rows: Free<Rowed>,
+    similarities: [FreeStep<Similarities>; 4],
+    sentences: FreeStep<Sentences>,
+    context_rows: FreeStep<EmbeddedTexts>,
+    answer_rows: FreeStep<EmbeddedTexts>,
     embedding: OnceCell<vectors::Embedding>,
     /// Taken before the sentences' vectors are made, and held as long as they are.
     vector_memory: OnceCell<SemaphorePermit<'a>>,
@@ -178,24 +178,26 @@ pub(super) struct JudgeRequest {
 impl<'a> Steps<'a> {
     /// Analyses the sample. Computations end at `answer_by`, judge and model at the deadline of the request.
     pub(super) async fn begin(
-        shared: &'a Shared,
+        shared: &'a EvaluatorState,
         sample: Arc<Sample>,
         request: JudgeRequest,
         answer_by: Deadline,
     ) -> Steps<'a> {
-        let ticket = Ticket { caller: request.call.caller, deadline: answer_by };
+        let ticket = PoolTicket { caller: request.call.caller, deadline: answer_by };
         // It leaves the reactor, as texts are long and the first one compiles the patterns of refusals.
         let (for_fields, for_analysis) = (Arc::clone(&sample), Arc::clone(&sample));
         let (fields, analysis) = join(
             shared.pool.run(ticket, Length::Short, move |_| Ok(Fields::of(&for_fields))),
-            shared.pool.run(ticket, Length::Short, move |progress| TextAnalysis::of(&for_analysis, progress)),
+            shared.pool.run(ticket, Length::Short, move |cancellation| {
+                TextAnalysis::of(&for_analysis, cancellation)
+            }),
         )
         .await;
         Steps::new(shared, sample, (fields, analysis), request, answer_by)
     }
 
     pub(super) fn new(
-        shared: &'a Shared,
+        shared: &'a EvaluatorState,
         sample: Arc<Sample>,
         (fields, analysis): (Result<Fields, Failure>, Result<TextAnalysis, Failure>),
         request: JudgeRequest,
@@ -206,18 +208,18 @@ impl<'a> Steps<'a> {
             sample,
             fields,
             analysis,
-            ticket: Ticket { caller: request.call.caller, deadline: answer_by },
+            ticket: PoolTicket { caller: request.call.caller, deadline: answer_by },
             request,
-            claims: Both::default(),
-            by_contexts: Both::default(),
-            by_other: Both::default(),
-            useful: Both::default(),
-            reference_entities: Memo::default(),
-            context_entities: Memo::default(),
+            claims: PerSide::default(),
+            by_contexts: PerSide::default(),
+            by_other: PerSide::default(),
+            useful: PerSide::default(),
+            reference_entities: PaidStep::default(),
+            context_entities: PaidStep::default(),
             similarities: Default::default(),
-            sentences: Free::default(),
-            context_rows: Free::default(),
-            answer_rows: Free::default(),
+            sentences: FreeStep::default(),
+            context_rows: FreeStep::default(),
+            answer_rows: FreeStep::default(),
             embedding: OnceCell::new(),
             vector_memory: OnceCell::new(),
         }
@@ -261,7 +263,7 @@ impl<'a> Steps<'a> {
     pub(super) async fn compute<T: Send + 'static>(
         &self,
         length: Length,
-        work: impl FnOnce(Progress<'_>) -> Result<T, Stopped> + Send + 'static,
+        work: impl FnOnce(Cancellation<'_>) -> Result<T, Cancelled> + Send + 'static,
     ) -> Result<T, Failure> {
         self.shared.pool.run(self.ticket, length, work).await
     }
@@ -304,22 +306,22 @@ impl<'a> Steps<'a> {
                 let claims = at_most("claims", reply.claims.0)?.into_iter();
                 Ok(Arc::new(claims.filter(|claim| !claim.trim().is_empty()).collect()))
             };
-            Taken { product: claims.and_then(not_blank), ledger: Ledger::of(Step::Claims(side), cost) }
+            Taken { product: claims.and_then(not_blank), ledger: Ledger::of(SharedStep::Claims(side), cost) }
         };
         self.claims.of(side).get_or_init(take).await.clone()
     }
 
     pub(super) async fn reference_entities(&self) -> Taken<Vec<String>> {
-        let take = || self.entities(Step::EntitiesOfReference, |sample| json!(sample.reference));
+        let take = || self.entities(SharedStep::EntitiesOfReference, |sample| json!(sample.reference));
         self.reference_entities.get_or_init(take).await.clone()
     }
 
     pub(super) async fn context_entities(&self) -> Taken<Vec<String>> {
-        let take = || self.entities(Step::EntitiesOfContexts, |sample| json!(sample.joined_contexts()));
+        let take = || self.entities(SharedStep::EntitiesOfContexts, |sample| json!(sample.joined_contexts()));
         self.context_entities.get_or_init(take).await.clone()
     }
 
-    async fn entities(&self, step: Step, of: fn(&Sample) -> serde_json::Value) -> Taken<Vec<String>> {
+    async fn entities(&self, step: SharedStep, of: fn(&Sample) -> serde_json::Value) -> Taken<Vec<String>> {
         let text = match self.derive(of).await {
             Ok(text) => text,
             Err(failure) => return Taken::failed(failure),

@@ -8,36 +8,36 @@ pub mod semantic_similarity;
 use std::{ops::Range, sync::Arc};
 
 use super::{
-    finding::{Finding, Work},
-    progress::{Progress, Stopped},
+    cancellation::{Cancellation, Cancelled},
+    finding::{Computation, Finding},
     result::Failure,
     score::Estimate,
     steps::{Sentences, Steps},
 };
 
-pub use rows::{BestOf, Rows};
+pub use rows::{BestOf, VectorRows};
 
 /// The sentences of the sample, or, where they are more than may be compared, the finding that says so.
-async fn few_sentences(steps: &Steps<'_>) -> Result<Result<Arc<Sentences>, Work>, Failure> {
+async fn few_sentences(steps: &Steps<'_>) -> Result<Result<Arc<Sentences>, Computation>, Failure> {
     let (sentences, limit) = (steps.sentences().await?, steps.shared.sentences);
     if sentences.count <= limit {
         return Ok(Ok(sentences));
     }
     let reason =
         format!("the sample has {} sentences; the limit is {limit} (max-sentences)", sentences.count);
-    Ok(Err(Work::done(Finding::of(Estimate::NotApplicable(""), reason))))
+    Ok(Err(Computation::done(Finding::of(Estimate::NotApplicable(""), reason))))
 }
 
 /// For each row of `left` the highest cosine with one of these rows of `right`.
 fn best_of(
-    left: &Rows,
-    right: &Rows,
+    left: &VectorRows,
+    right: &VectorRows,
     range: Range<usize>,
-    progress: Progress<'_>,
-) -> Result<Vec<f64>, Stopped> {
+    cancellation: Cancellation<'_>,
+) -> Result<Vec<f64>, Cancelled> {
     let mut best = BestOf::default();
     loop {
-        progress.check()?;
+        cancellation.check()?;
         if let Some(best) = best.compare_more(left, right, range.clone()) {
             return Ok(best.to_vec());
         }

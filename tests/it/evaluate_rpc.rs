@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use assay::{
-    evaluate::{definition::Family, metric::Metric},
+    evaluate::{definition::MetricFamily, metric::Metric},
     proto::{
         Budget, Context, CriterionOptions, EvaluateOptions, EvaluateRequest, EvaluateResponse,
         ListMetricsRequest, MetricResult, MetricSelection, MetricStatus, RougeOptions, Sample,
@@ -261,7 +261,7 @@ fn list_metrics_tells_every_metric_and_what_it_needs() {
     for (info, metric) in response.metrics.iter().zip(&all) {
         let definition = metric.definition();
         assert_eq!(info.name, definition.name);
-        assert_eq!(info.needs_judge, definition.family == Family::Judged, "{info:?}");
+        assert_eq!(info.needs_judge, definition.family == MetricFamily::Judged, "{info:?}");
         assert!(info.family() != metric_info::Family::Unspecified, "{info:?}");
         assert!(info.definition_version > 0 && !info.definition.is_empty(), "{info:?}");
         assert!(info.lowest < info.highest, "{info:?}");

@@ -2,7 +2,7 @@
 
 use crate::support::fixture;
 use assay::evaluate::lexical::{
-    Pair, Retrieval, Tokens, bleu, chrf, porter, rouge, string_similarity, text_context, token_f1,
+    Pair, Retrieval, Tokenization, bleu, chrf, porter, rouge, string_similarity, text_context, token_f1,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -82,11 +82,11 @@ fn order(options: &Value, name: &str) -> u8 {
     options[name].as_u64().expect("an order").try_into().expect("a small order")
 }
 
-fn tokens(options: &Value) -> Tokens {
+fn tokens(options: &Value) -> Tokenization {
     match options["tokens"].as_str() {
-        Some("english") => Tokens::English,
-        Some("characters") => Tokens::Characters,
-        Some("words") => Tokens::Words,
+        Some("english") => Tokenization::English,
+        Some("characters") => Tokenization::Characters,
+        Some("words") => Tokenization::Words,
         other => panic!("no tokens {other:?}"),
     }
 }

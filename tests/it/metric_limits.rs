@@ -112,7 +112,7 @@ fn random(word: usize) -> impl Fn(usize, u64) -> String {
 
 /// As many sentences as may be compared, all different.
 fn sentences(bytes: usize, seed: u64) -> String {
-    let count = evaluate::Settings::SENTENCES / if bytes == TEXT_BYTES { 4 } else { 16 };
+    let count = evaluate::EvaluatorSettings::SENTENCES / if bytes == TEXT_BYTES { 4 } else { 16 };
     (0..count).map(|n| format!("Fox {n} of {seed} is red. ")).collect()
 }
 

@@ -8,7 +8,7 @@ use super::sample;
 use crate::{
     config::Kind,
     evaluate::{
-        metric::{Entry, Group, Selection},
+        metric::{MetricEntry, MetricGroup, Selection},
         metrics,
         text::Language,
     },
@@ -148,10 +148,10 @@ fn select(names: &str) -> Result<Vec<Selection>, String> {
 }
 
 fn named(name: &str) -> Result<Vec<Selection>, String> {
-    if let Some(group) = Group::named(name) {
+    if let Some(group) = MetricGroup::named(name) {
         return Ok(of_group(group));
     }
-    match Entry::named(name) {
+    match MetricEntry::named(name) {
         Some(entry) if entry.requires_options() => {
             Err(format!("{name} needs an instruction of yours, which only the Evaluate call can take"))
         }
@@ -160,14 +160,14 @@ fn named(name: &str) -> Result<Vec<Selection>, String> {
     }
 }
 
-pub(super) fn of_group(group: Group) -> Vec<Selection> {
+pub(super) fn of_group(group: MetricGroup) -> Vec<Selection> {
     let selection = |metric| Selection { from_group: true, ..Selection::of(metric) };
     group.metrics().into_iter().map(selection).collect()
 }
 
 fn all_names() -> String {
     let metrics = metrics::METRICS.iter().map(|entry| entry.definition.name);
-    let groups = Group::NAMED.map(|(name, _)| name);
+    let groups = MetricGroup::NAMED.map(|(name, _)| name);
     metrics.chain(groups).collect::<Vec<_>>().join(", ")
 }
 

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::{Usage, options, options::Options, output::Output};
 use crate::{
     config::Config,
-    evaluate::metric::{Group, Selection},
+    evaluate::metric::{MetricGroup, Selection},
     judge::{self, store::Mode},
 };
 
@@ -29,7 +29,7 @@ impl Plan {
     /// [`Usage`] for what can't work together.
     pub fn new(options: Options, config: &Config) -> Result<Plan, Usage> {
         let judge = choose_judge(&options, &config.app.judges)?;
-        let default = if judge.is_some() { Group::All } else { Group::NoJudge };
+        let default = if judge.is_some() { MetricGroup::All } else { MetricGroup::NoJudge };
         let selections = options.metrics.clone().unwrap_or_else(|| options::of_group(default));
         let judged = selections.iter().find(|selection| selection.metric.definition().judge_calls > 0);
         let mut judge = judge.filter(|_| judged.is_some());

@@ -9,7 +9,7 @@ use crate::{
     deadline::Deadline,
     embed::Embedder,
     evaluate::{
-        Evaluator, Settings,
+        Evaluator, EvaluatorSettings,
         judged::{factual_correctness::FactualCorrectness, refusal::Refusal},
         lexical::{string_similarity::StringMeasure, text_context::TextContextRecall, token_f1::TokenF1},
         sample::{Context, Fields, Sample, TextAnalysis},
@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(60);
 
 fn evaluator() -> Evaluator {
     let embedder = Embedder::without_model(&mut Registry::default());
-    let settings = Settings { threads: 1, evaluations: 1, sentences: Settings::SENTENCES };
+    let settings = EvaluatorSettings { threads: 1, evaluations: 1, sentences: EvaluatorSettings::SENTENCES };
     Evaluator::start(&settings, embedder, Vec::new()).expect("a thread")
 }
 

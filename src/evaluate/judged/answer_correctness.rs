@@ -1,11 +1,11 @@
 //! Answer correctness: the claims' F score, and the similarity of the vectors, weighted.
 //!
-//! Range -1 to 1, in practice 0 to 1, higher is better. Source: RAGAS, answer correctness.
+//! Range -1 to 1, in practice 0 to 1, higher is better. EvidenceSource: RAGAS, answer correctness.
 
 use super::claims::both_ways;
 use crate::evaluate::{
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     metric::MetricType,
     options::OptionReader,
     sample::Field::{Reference, Response, UserInput},
@@ -119,7 +119,7 @@ impl MetricType for AnswerCorrectness {
         let ((response, reference), vectors) = join(tables, vectors).await;
         let (response, reference) = (ledger.take(response), ledger.take(reference));
         let (response, reference, vectors, options) = (response?, reference?, vectors?, self.clone());
-        Ok(Work::of(move || {
+        Ok(Computation::of(move || {
             let vectors = vectors.as_deref();
             let similarity = vectors.map_or(0.0, |vectors| cosine(vectors.rows.row(0), vectors.rows.row(1)));
             let estimate = score(&response.supported(), &reference.supported(), similarity, &options);

@@ -1,18 +1,18 @@
 //! Answer relevancy: how near the user's question is to questions that the response answers.
 //!
-//! Range 0 to 1, higher is better. Source: RAGAS, arXiv:2309.15217, section 3.
+//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, arXiv:2309.15217, section 3.
 
 use crate::evaluate::{
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     metric::MetricType,
     options::OptionReader,
     prompts::Template,
     replies::QuestionReply,
-    result::{Claim, Failure, Origin},
+    result::{Claim, ClaimOrigin, Failure},
     sample::Field::{Response, UserInput},
     score::Estimate,
-    steps::{JudgeQuestion, Ledger, Rowed, Steps},
+    steps::{EmbeddedTexts, JudgeQuestion, Ledger, Steps},
     vector::cosine,
 };
 use crate::proto::metric_selection::Options;
@@ -86,14 +86,14 @@ impl MetricType for AnswerRelevancy {
         let texts: Vec<String> = given.iter().map(|question| question.question.clone()).collect();
         let texts = std::iter::once(steps.sample.user_input.clone()).chain(texts);
         let vectors = steps.vectors(texts).await?;
-        Ok(Work::of(move || relevancy(&answers, &vectors, failure)))
+        Ok(Computation::of(move || relevancy(&answers, &vectors, failure)))
     }
 }
 
 /// The finding over questions that the judge made from the response. The first vector is that of the user's input.
 fn relevancy(
     answers: &[Result<QuestionReply, Failure>],
-    vectors: &Rowed,
+    vectors: &EmbeddedTexts,
     failure: Option<Failure>,
 ) -> Finding {
     let given: Vec<&QuestionReply> = answers.iter().filter_map(|answer| answer.as_ref().ok()).collect();
@@ -111,7 +111,7 @@ fn relevancy(
     let reason = format!("{evasive} of {} questions come from a noncommittal response", given.len());
     let claims = given.iter().enumerate().map(|(index, question)| Claim {
         id: format!("q{}", index + 1),
-        origin: Origin::Question,
+        origin: ClaimOrigin::Question,
         text: question.question.clone(),
         verdict: Some(!question.noncommittal.0),
         reason: String::new(),

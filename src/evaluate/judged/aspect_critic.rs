@@ -1,11 +1,11 @@
 //! Aspect critic: whether the response keeps a criterion of the caller's, by the majority of judgements.
 //!
-//! 0 or 1; which is better is the criterion's. Source: RAGAS, aspect critic.
+//! 0 or 1; which is better is the criterion's. EvidenceSource: RAGAS, aspect critic.
 
 use super::votes::{self, Votes, about_sample};
 use crate::evaluate::{
     definition::Definition,
-    finding::{Found, Work},
+    finding::{Computation, Found},
     metric::MetricType,
     options::OptionReader,
     prompts::Template,
@@ -88,7 +88,7 @@ impl MetricType for AspectCritic {
         let question = about_sample(steps, Template::Aspect).await?.fill("instruction", &definition);
         let read = |reply: AspectReply| Ok((reply.verdict.0, reply.reason));
         let votes = Votes::ask(steps, ledger, question, samples, read).await?;
-        Ok(Work::of(move || {
+        Ok(Computation::of(move || {
             let estimate = score(&votes.given, samples);
             let yes = votes.given.iter().filter(|vote| **vote).count() as f64;
             votes.found(estimate).detail("votes_for", yes)

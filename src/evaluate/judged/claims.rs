@@ -2,7 +2,7 @@
 
 use crate::evaluate::{
     finding::Finding,
-    result::{Claim, Evidence, Failure, Origin},
+    result::{Claim, ClaimOrigin, Evidence, Failure},
     score::Estimate,
     steps::{ClaimRow, ClaimTable, Side},
 };
@@ -46,8 +46,8 @@ pub(super) fn both_ways(response: &ClaimTable, reference: &ClaimTable) -> Findin
 /// The claims of a text, with their verdicts and evidence.
 pub(super) fn claims(table: &ClaimTable, side: Side) -> Vec<Claim> {
     let (letter, origin) = match side {
-        Side::Response => ('r', Origin::Response),
-        Side::Reference => ('g', Origin::Reference),
+        Side::Response => ('r', ClaimOrigin::Response),
+        Side::Reference => ('g', ClaimOrigin::Reference),
     };
     let claim = |(index, row): (usize, &ClaimRow)| {
         let opinion = row.opinion.as_ref();

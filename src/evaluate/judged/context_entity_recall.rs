@@ -1,10 +1,10 @@
 //! Context entity recall: the share of the reference's entities that the retrieved contexts hold.
 //!
-//! Range 0 to 1, higher is better. Source: RAGAS, context entity recall.
+//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, context entity recall.
 
 use crate::evaluate::{
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     metric::MetricType,
     sample::Field::{Reference, RetrievedContexts},
     score::Estimate,
@@ -49,7 +49,7 @@ impl MetricType for ContextEntityRecall {
         let (reference, contexts) = (reference?, contexts?);
         let reason =
             format!("the reference names {} entities, the contexts {}", reference.len(), contexts.len());
-        Ok(Work::of(move || Finding::of(score(&reference, &contexts), reason)))
+        Ok(Computation::of(move || Finding::of(score(&reference, &contexts), reason)))
     }
 }
 

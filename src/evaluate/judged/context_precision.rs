@@ -1,17 +1,17 @@
 //! Context precision: average precision of the ranked contexts, by whether each was useful for the answer.
 //!
-//! Range 0 to 1, higher is better. Source: RAGAS, context precision; Manning et al., Introduction to Information
+//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, context precision; Manning et al., Introduction to Information
 //! Retrieval, section 8.4.
 
 use super::claims::name;
 use crate::evaluate::{
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     metric::MetricType,
-    result::{Claim, Origin},
+    result::{Claim, ClaimOrigin},
     sample::Field::{self, Reference, Response, RetrievedContexts, UserInput},
     score::Estimate,
-    steps::{Answers, Ledger, Side, Steps},
+    steps::{Ledger, ReasonedVerdicts, Side, Steps},
 };
 
 /// Average precision of the ranked contexts, judged by the reference if there is one, else by the response.
@@ -89,15 +89,15 @@ impl MetricType for ContextUtilization {
 
 async fn precision(steps: &Steps<'_>, ledger: &mut Ledger, side: Side) -> Found {
     let answers = ledger.take(steps.useful(side).await)?;
-    Ok(Work::of(move || usefulness(&answers, side)))
+    Ok(Computation::of(move || usefulness(&answers, side)))
 }
 
-fn usefulness(answers: &Answers, side: Side) -> Finding {
+fn usefulness(answers: &ReasonedVerdicts, side: Side) -> Finding {
     let useful: Vec<Option<bool>> = answers.iter().map(|answer| answer.as_ref().map(|a| a.verdict)).collect();
     let yes = useful.iter().filter(|verdict| **verdict == Some(true)).count();
     let claims = answers.iter().enumerate().map(|(index, answer)| Claim {
         id: format!("s{}", index + 1),
-        origin: Origin::Context(index),
+        origin: ClaimOrigin::Context(index),
         text: String::new(),
         verdict: answer.as_ref().map(|answer| answer.verdict),
         reason: answer.as_ref().map(|answer| answer.reason.clone()).unwrap_or_default(),

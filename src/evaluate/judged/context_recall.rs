@@ -1,11 +1,11 @@
 //! Context recall: the share of the reference's claims that the retrieved contexts support.
 //!
-//! Range 0 to 1, higher is better. Source: RAGAS, context recall with a reference.
+//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, context recall with a reference.
 
 use super::claims::share_of;
 use crate::evaluate::{
     definition::Definition,
-    finding::{Found, Work},
+    finding::{Computation, Found},
     metric::MetricType,
     sample::Field::{Reference, RetrievedContexts, UserInput},
     score::{Estimate, share},
@@ -38,6 +38,8 @@ impl MetricType for ContextRecall {
 
     async fn find(&self, steps: &Steps<'_>, ledger: &mut Ledger) -> Found {
         let table = ledger.take(steps.by_contexts(Side::Reference).await)?;
-        Ok(Work::of(move || share_of(&table, score(&table.supported()), Side::Reference, "the contexts")))
+        Ok(Computation::of(move || {
+            share_of(&table, score(&table.supported()), Side::Reference, "the contexts")
+        }))
     }
 }

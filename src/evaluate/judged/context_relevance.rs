@@ -1,11 +1,11 @@
 //! Context relevance: whether the contexts hold what the question needs, by two differently worded judges.
 //!
-//! Range 0 to 1, higher is better. Source: RAGAS, context relevance (nv_context_relevance).
+//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, context relevance (nv_context_relevance).
 
 use super::ratings::{contexts_part, rate, two_ratings};
 use crate::evaluate::{
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     metric::MetricType,
     prompts::Template,
     sample::Field::{RetrievedContexts, UserInput},
@@ -40,7 +40,7 @@ impl MetricType for ContextRelevance {
         });
         let Some([first, second]) = parts.await? else {
             let nothing = Estimate::Exact(0.0);
-            return Ok(Work::done(Finding::of(nothing, "the contexts only repeat the question")));
+            return Ok(Computation::done(Finding::of(nothing, "the contexts only repeat the question")));
         };
         let ask = |template, contexts| {
             let question = JudgeQuestion::new(template).parts(vec![contexts]);

@@ -1,6 +1,6 @@
 //! Discrete: one of the caller's values, by the majority of judgements.
 //!
-//! Source: RAGAS, discrete metrics.
+//! EvidenceSource: RAGAS, discrete metrics.
 
 use std::ops::RangeInclusive;
 
@@ -8,7 +8,7 @@ use super::votes::{self, Votes, about_sample};
 use crate::{
     evaluate::{
         definition::Definition,
-        finding::{Finding, Found, Work},
+        finding::{Computation, Finding, Found},
         metric::MetricType,
         options::OptionReader,
         prompts::Template,
@@ -98,7 +98,7 @@ impl MetricType for Discrete {
         };
         let votes = Votes::ask(steps, ledger, question, self.samples, read).await?;
         let options = self.clone();
-        Ok(Work::of(move || {
+        Ok(Computation::of(move || {
             let (value, estimate) = score(&votes.given, &options);
             let value = value.map(|index| options.values[index].clone()).unwrap_or_default();
             Finding { value, ..votes.found(estimate) }

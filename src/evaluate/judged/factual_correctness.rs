@@ -1,6 +1,6 @@
 //! Factual correctness: precision, recall or F score of claims verified both ways.
 //!
-//! Range 0 to 1, higher is better. Source: RAGAS, factual correctness.
+//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, factual correctness.
 
 use super::{
     answer_correctness::{f_of_claims, precision_and_recall},
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::evaluate::{
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     metric::MetricType,
     options::OptionReader,
     sample::Field::{Reference, Response},
@@ -86,7 +86,7 @@ impl MetricType for FactualCorrectness {
         let options = self.clone();
         if options.mode == FactualMode::Precision {
             let table = ledger.take(steps.by_other(Side::Response).await)?;
-            return Ok(Work::of(move || {
+            return Ok(Computation::of(move || {
                 let estimate = score(&table.supported(), &[], &options);
                 share_of(&table, estimate, Side::Response, "the reference")
             }));
@@ -94,7 +94,7 @@ impl MetricType for FactualCorrectness {
         let tables = join(steps.by_other(Side::Response), steps.by_other(Side::Reference)).await;
         let (response, reference) = (ledger.take(tables.0), ledger.take(tables.1));
         let (response, reference) = (response?, reference?);
-        Ok(Work::of(move || {
+        Ok(Computation::of(move || {
             let estimate = score(&response.supported(), &reference.supported(), &options);
             Finding { estimate: Some(estimate), ..both_ways(&response, &reference) }
         }))

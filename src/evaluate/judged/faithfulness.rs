@@ -1,12 +1,12 @@
 //! Faithfulness: the share of the response's claims that the retrieved contexts support.
 //!
-//! Range 0 to 1, higher is better. Source: RAGAS, arXiv:2309.15217, section 3. A response without claims, such as a
+//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, arXiv:2309.15217, section 3. A response without claims, such as a
 //! refusal, is not applicable, where RAGAS gives NaN.
 
 use super::claims::share_of;
 use crate::evaluate::{
     definition::Definition,
-    finding::{Found, Work},
+    finding::{Computation, Found},
     metric::MetricType,
     sample::Field::{Response, RetrievedContexts, UserInput},
     score::{Estimate, share},
@@ -39,7 +39,9 @@ impl MetricType for Faithfulness {
 
     async fn find(&self, steps: &Steps<'_>, ledger: &mut Ledger) -> Found {
         let table = ledger.take(steps.by_contexts(Side::Response).await)?;
-        Ok(Work::of(move || share_of(&table, score(&table.supported()), Side::Response, "the contexts")))
+        Ok(Computation::of(move || {
+            share_of(&table, score(&table.supported()), Side::Response, "the contexts")
+        }))
     }
 }
 

@@ -1,11 +1,11 @@
 //! Hallucination: the share of the response's claims that neither the contexts nor the reference support.
 //!
-//! Range 0 to 1, lower is better. Source: RAGChecker, arXiv:2408.08067, section 3.
+//! Range 0 to 1, lower is better. EvidenceSource: RAGChecker, arXiv:2408.08067, section 3.
 
 use super::claims::{claims, first_failure};
 use crate::evaluate::{
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     metric::MetricType,
     sample::Field::{Reference, Response, RetrievedContexts},
     score::{Estimate, share},
@@ -54,7 +54,7 @@ impl MetricType for Hallucination {
         let tables = join(steps.by_contexts(Side::Response), steps.by_other(Side::Response)).await;
         let (contexts, reference) = (ledger.take(tables.0), ledger.take(tables.1));
         let (contexts, reference) = (contexts?, reference?);
-        Ok(Work::of(move || made_up(&contexts, &reference)))
+        Ok(Computation::of(move || made_up(&contexts, &reference)))
     }
 }
 

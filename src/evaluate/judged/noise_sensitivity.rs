@@ -1,11 +1,11 @@
 //! Noise sensitivity: the share of the response's claims that are wrong and come from the contexts.
 //!
-//! Range 0 to 1, lower is better. Source: RAGAS, noise sensitivity; RAGChecker, arXiv:2408.08067, section 3.
+//! Range 0 to 1, lower is better. EvidenceSource: RAGAS, noise sensitivity; RAGChecker, arXiv:2408.08067, section 3.
 
 use super::claims::{claims, first_failure};
 use crate::evaluate::{
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     metric::MetricType,
     options::OptionReader,
     sample::Field::{Reference, Response, RetrievedContexts, UserInput},
@@ -112,7 +112,7 @@ impl MetricType for NoiseSensitivity {
         let taken = (ledger.take(by_reference), ledger.take(by_contexts), ledger.take(reference));
         let (by_reference, by_contexts, reference) = (taken.0?, taken.1?, taken.2?);
         let (contexts, mode) = (steps.sample.retrieved_contexts.len(), self.mode);
-        Ok(Work::of(move || noise(&by_reference, &by_contexts, &reference, (contexts, mode))))
+        Ok(Computation::of(move || noise(&by_reference, &by_contexts, &reference, (contexts, mode))))
     }
 }
 

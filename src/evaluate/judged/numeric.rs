@@ -1,12 +1,12 @@
 //! Numeric: a number in the caller's range, the mean of the judgements.
 //!
-//! Source: RAGAS, numeric metrics.
+//! EvidenceSource: RAGAS, numeric metrics.
 
 use super::votes::{Votes, about_sample};
 use crate::{
     evaluate::{
         definition::Definition,
-        finding::{Found, Work},
+        finding::{Computation, Found},
         metric::MetricType,
         options::OptionReader,
         prompts::Template,
@@ -91,7 +91,7 @@ impl MetricType for Numeric {
         };
         let votes = Votes::ask(steps, ledger, question, self.samples, read).await?;
         let options = self.clone();
-        Ok(Work::of(move || {
+        Ok(Computation::of(move || {
             let estimate = score(&votes.given, &options);
             votes.found(estimate)
         }))

@@ -1,6 +1,6 @@
 //! Ranking: an order of candidates, best first. It has no score.
 //!
-//! Source: RAGAS, ranking metrics.
+//! EvidenceSource: RAGAS, ranking metrics.
 
 use std::{collections::HashMap, ops::RangeInclusive};
 
@@ -10,7 +10,7 @@ use super::votes::{Votes, own_parts};
 use crate::{
     evaluate::{
         definition::Definition,
-        finding::{Finding, Found, Work},
+        finding::{Computation, Finding, Found},
         metric::MetricType,
         options::OptionReader,
         prompts::Template,
@@ -73,7 +73,7 @@ impl MetricType for Ranking {
         };
         if count < 2 {
             let nothing = Estimate::NotApplicable("there are less than two candidates");
-            return Ok(Work::done(Finding::of(nothing, "")));
+            return Ok(Computation::done(Finding::of(nothing, "")));
         }
         let candidates = self.candidates.clone();
         let parts = steps.derive(move |sample| ranking_parts(sample, &candidates)).await?;
@@ -97,7 +97,7 @@ impl MetricType for Ranking {
         };
         let mut votes = Votes::ask(steps, ledger, question, 1, read).await?;
         let ranking = votes.given.swap_remove(0);
-        Ok(Work::of(move || Finding {
+        Ok(Computation::of(move || Finding {
             ranking,
             judged: 1,
             submitted: 1,

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{
     evaluate::{
-        finding::{Finding, Found, Work},
+        finding::{Computation, Finding, Found},
         replies::RelevanceReply,
         result::Failure,
         sample::Sample,
@@ -58,7 +58,7 @@ pub(super) fn two_ratings(ledger: &mut Ledger, rated: [(Rated, Cost); 2], highes
         return Err(failure.clone());
     }
     let reasons: Vec<String> = given.into_iter().flatten().map(|(_, reason)| reason).collect();
-    Ok(Work::of(move || {
+    Ok(Computation::of(move || {
         let finding = Finding::of(score(ratings, highest), reasons.join(" / ")).counting(&ratings);
         let finding = Finding { missing: failure, ..finding };
         ["first_rating", "second_rating"]

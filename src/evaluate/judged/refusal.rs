@@ -1,10 +1,10 @@
 //! Refusal: whether the response declines to answer.
 //!
-//! 0 or 1; which is better depends on the question. Source: DeepEval and Phoenix have the like; the definition is ours.
+//! 0 or 1; which is better depends on the question. EvidenceSource: DeepEval and Phoenix have the like; the definition is ours.
 
 use crate::evaluate::{
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     metric::MetricType,
     prompts::Template,
     replies::RefusalReply,
@@ -33,7 +33,7 @@ impl MetricType for Refusal {
     async fn find(&self, steps: &Steps<'_>, ledger: &mut Ledger) -> Found {
         if steps.analysis()?.response_refuses {
             let reason = "the response is a known form of refusal";
-            return Ok(Work::done(Finding::of(Estimate::Exact(1.0), reason)));
+            return Ok(Computation::done(Finding::of(Estimate::Exact(1.0), reason)));
         }
         let question = JudgeQuestion::new(Template::Refusal)
             .part("question", json!(steps.sample.user_input))
@@ -43,6 +43,6 @@ impl MetricType for Refusal {
         let reply = reply?;
         let score = f64::from(u8::from(reply.refusal.0));
         let finding = Finding::of(Estimate::Exact(score), reply.reason);
-        Ok(Work::of(move || finding.counting(&[Some(())])))
+        Ok(Computation::of(move || finding.counting(&[Some(())])))
     }
 }

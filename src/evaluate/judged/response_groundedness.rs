@@ -1,11 +1,11 @@
 //! Response groundedness: whether the contexts support the response as a whole, by two differently worded judges.
 //!
-//! Range 0 to 1, higher is better. Source: RAGAS, response groundedness (nv_response_groundedness).
+//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, response groundedness (nv_response_groundedness).
 
 use super::ratings::{contexts_part, rate, two_ratings};
 use crate::evaluate::{
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     metric::MetricType,
     prompts::Template,
     sample::Field::{Response, RetrievedContexts},
@@ -40,7 +40,7 @@ impl MetricType for ResponseGroundedness {
         });
         let Some([first, second]) = parts.await? else {
             let reason = "the response stands word for word in the contexts";
-            return Ok(Work::done(Finding::of(Estimate::Exact(1.0), reason)));
+            return Ok(Computation::done(Finding::of(Estimate::Exact(1.0), reason)));
         };
         let ask = |template, contexts| {
             let question = JudgeQuestion::new(template).parts(vec![contexts]);

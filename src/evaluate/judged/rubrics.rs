@@ -1,6 +1,6 @@
 //! Rubrics: which description of a score fits the answer, with one rubric for all samples or one in each.
 //!
-//! From the lowest score of the rubric to the highest; higher is better. Source: RAGAS, rubric-based scores.
+//! From the lowest score of the rubric to the highest; higher is better. EvidenceSource: RAGAS, rubric-based scores.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::votes::{Votes, about_sample};
 use crate::{
     evaluate::{
         definition::Definition,
-        finding::{Found, Work},
+        finding::{Computation, Found},
         metric::MetricType,
         options::OptionReader,
         prompts::Template,
@@ -99,7 +99,7 @@ async fn grade(steps: &Steps<'_>, ledger: &mut Ledger, rubrics: &BTreeMap<i32, S
     };
     let votes = Votes::ask(steps, ledger, question, 1, read).await?;
     let estimate = Estimate::Exact(f64::from(votes.given[0]));
-    Ok(Work::of(move || votes.found(estimate)))
+    Ok(Computation::of(move || votes.found(estimate)))
 }
 
 /// One line for each score, lowest first.

@@ -1,6 +1,6 @@
 //! Simple criteria: a score by a criterion of the caller's, the most frequent of the judgements.
 //!
-//! From the caller's lowest to the highest, 0 to 5 by default; higher is better. Source: RAGAS, simple criteria.
+//! From the caller's lowest to the highest, 0 to 5 by default; higher is better. EvidenceSource: RAGAS, simple criteria.
 
 use super::{
     aspect_critic::Criterion,
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::evaluate::{
     definition::Definition,
-    finding::{Found, Work},
+    finding::{Computation, Found},
     metric::MetricType,
     options::OptionReader,
     prompts::Template,
@@ -65,7 +65,7 @@ impl MetricType for SimpleCriteria {
         };
         let votes = Votes::ask(steps, ledger, question, samples, read).await?;
         let criterion = self.0.clone();
-        Ok(Work::of(move || {
+        Ok(Computation::of(move || {
             let estimate = score(&votes.given, &criterion);
             votes.found(estimate)
         }))

@@ -1,17 +1,17 @@
 //! Summary score: questions made from the contexts that the summary answers, against its length.
 //!
-//! Range 0 to 1, higher is better. Source: RAGAS, summarization score.
+//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, summarization score.
 
 use std::sync::Arc;
 
 use crate::evaluate::{
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     metric::MetricType,
     options::OptionReader,
     prompts::Template,
     replies::{KeyphrasesReply, SummaryAnswer, SummaryAnswersReply, SummaryQuestionsReply},
-    result::{Claim, Failure, Origin},
+    result::{Claim, ClaimOrigin, Failure},
     sample::{
         Field::{self, *},
         joined,
@@ -94,7 +94,7 @@ impl MetricType for SummaryScore {
         let text = text.await?;
         let (answers, failure) = summary_answers(steps, &text, ledger).await?;
         let (sample, options) = (Arc::clone(&steps.sample), self.clone());
-        Ok(Work::of(move || {
+        Ok(Computation::of(move || {
             let (summary, text) = (sample.response.chars().count(), text.chars().count());
             summary_finding(answers, Lengths { summary, text }, &options, failure)
         }))
@@ -150,7 +150,7 @@ fn summary_finding(
     let reason = format!("the summary answers {yes} of {} questions", answered.len());
     let claims = answers.into_iter().enumerate().map(|(index, (text, answer))| Claim {
         id: format!("q{}", index + 1),
-        origin: Origin::Question,
+        origin: ClaimOrigin::Question,
         text,
         verdict: answer.as_ref().map(|answer| answer.answered.0),
         reason: answer.map(|answer| answer.reason).unwrap_or_default(),

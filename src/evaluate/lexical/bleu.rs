@@ -16,7 +16,7 @@ use crate::evaluate::{options::OptionReader, pool::Length};
 use crate::proto::{self, metric_selection::Options};
 
 use super::{Pair, ngrams::Overlap};
-use crate::evaluate::progress::{Progress, Stopped};
+use crate::evaluate::cancellation::{Cancellation, Cancelled};
 
 mod tokenizer;
 
@@ -69,15 +69,15 @@ pub enum BleuSmoothing {
 
 /// BLEU of the response against the reference; `None` if the reference is blank.
 pub fn score(pair: Pair<'_>, options: &Bleu) -> Option<f64> {
-    Progress::unlimited(|progress| score_while(pair, options, progress))
+    Cancellation::unlimited(|cancellation| score_cancellable(pair, options, cancellation))
 }
 
-/// The same for as long as it is wanted.
-pub(in crate::evaluate) fn score_while(
+/// As [`score`]; ends early when the result is no longer wanted.
+pub(in crate::evaluate) fn score_cancellable(
     pair: Pair<'_>,
     options: &Bleu,
-    progress: Progress<'_>,
-) -> Result<Option<f64>, Stopped> {
+    cancellation: Cancellation<'_>,
+) -> Result<Option<f64>, Cancelled> {
     if pair.reference.trim().is_empty() {
         return Ok(None);
     }
@@ -90,7 +90,7 @@ pub(in crate::evaluate) fn score_while(
         // Markup that the tokenizer drops.
         return Ok(Some(if pair.response == pair.reference { 1.0 } else { 0.0 }));
     }
-    let precision = mean_precision(&response, &reference, options, progress)?;
+    let precision = mean_precision(&response, &reference, options, cancellation)?;
     Ok(Some((brevity(response.len(), reference.len()) * precision).clamp(0.0, 1.0)))
 }
 
@@ -107,11 +107,11 @@ fn mean_precision(
     response: &[String],
     reference: &[String],
     options: &Bleu,
-    progress: Progress<'_>,
-) -> Result<f64, Stopped> {
+    cancellation: Cancellation<'_>,
+) -> Result<f64, Cancelled> {
     let max_order = options.max_order.clamp(1, LONGEST_ORDER);
     let overlap = |order: u8| {
-        progress.check()?;
+        cancellation.check()?;
         Ok(Overlap::of_ngrams(response, reference, order.into()))
     };
     let orders: Vec<Overlap> = (1..=max_order).map(overlap).collect::<Result<_, _>>()?;
@@ -191,12 +191,12 @@ impl MetricType for Bleu {
 
     async fn find(&self, steps: &Steps<'_>, _: &mut Ledger) -> Found {
         let options = self.clone();
-        compare(steps, Length::Long, move |texts, progress| {
+        compare(steps, Length::Long, move |texts, cancellation| {
             let tokenizer = match options.tokenizer {
                 BleuTokenizer::Auto => BleuTokenizer::of(texts.language),
                 tokenizer => tokenizer,
             };
-            score_while(texts.pair(), &Bleu { tokenizer, ..options.clone() }, progress)
+            score_cancellable(texts.pair(), &Bleu { tokenizer, ..options.clone() }, cancellation)
         })
     }
 }

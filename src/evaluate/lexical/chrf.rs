@@ -15,7 +15,7 @@ use crate::evaluate::{options::OptionReader, pool::Length};
 use crate::proto::metric_selection::Options;
 
 use super::{Pair, ngrams::Overlap};
-use crate::evaluate::progress::{Progress, Stopped};
+use crate::evaluate::cancellation::{Cancellation, Cancelled};
 use std::hash::Hash;
 
 /// No n-gram is longer.
@@ -47,15 +47,15 @@ impl Default for Chrf {
 
 /// chrF of the response against the reference; `None` if the reference is blank.
 pub fn score(pair: Pair<'_>, options: &Chrf) -> Option<f64> {
-    Progress::unlimited(|progress| score_while(pair, options, progress))
+    Cancellation::unlimited(|cancellation| score_cancellable(pair, options, cancellation))
 }
 
-/// The same for as long as it is wanted.
-pub(in crate::evaluate) fn score_while(
+/// As [`score`]; ends early when the result is no longer wanted.
+pub(in crate::evaluate) fn score_cancellable(
     pair: Pair<'_>,
     options: &Chrf,
-    progress: Progress<'_>,
-) -> Result<Option<f64>, Stopped> {
+    cancellation: Cancellation<'_>,
+) -> Result<Option<f64>, Cancelled> {
     if pair.reference.trim().is_empty() {
         return Ok(None);
     }
@@ -67,8 +67,8 @@ pub(in crate::evaluate) fn score_while(
     };
     let (longest, [response_characters, reference_characters]) =
         (options.char_order.max(1), [&response, &reference].map(|text| characters(text)));
-    let mut orders = overlaps(&response_characters, &reference_characters, longest, progress)?;
-    orders.extend(overlaps(&words(&response), &words(&reference), options.word_order, progress)?);
+    let mut orders = overlaps(&response_characters, &reference_characters, longest, cancellation)?;
+    orders.extend(overlaps(&words(&response), &words(&reference), options.word_order, cancellation)?);
     Ok(Some(f_score(&orders, options.beta)))
 }
 
@@ -76,11 +76,11 @@ fn overlaps<T: Eq + Hash>(
     response: &[T],
     reference: &[T],
     max_order: u8,
-    progress: Progress<'_>,
-) -> Result<Vec<Overlap>, Stopped> {
+    cancellation: Cancellation<'_>,
+) -> Result<Vec<Overlap>, Cancelled> {
     let orders = 1..=usize::from(max_order.min(LONGEST_ORDER));
     let overlap = |order| {
-        progress.check()?;
+        cancellation.check()?;
         Ok(Overlap::of_ngrams(response, reference, order))
     };
     orders.map(overlap).collect()
@@ -140,7 +140,9 @@ impl MetricType for Chrf {
 
     async fn find(&self, steps: &Steps<'_>, _: &mut Ledger) -> Found {
         let options = self.clone();
-        compare(steps, Length::Long, move |texts, progress| score_while(texts.pair(), &options, progress))
+        compare(steps, Length::Long, move |texts, cancellation| {
+            score_cancellable(texts.pair(), &options, cancellation)
+        })
     }
 }
 

@@ -28,12 +28,12 @@ pub struct IdContextPrecision;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct IdContextRecall;
 
-/// Shared ids / retrieved ids; `None` if nothing was retrieved.
+/// EvaluatorState ids / retrieved ids; `None` if nothing was retrieved.
 pub fn precision(ids: Retrieval<'_>) -> Option<f64> {
     share(ids.retrieved, ids.reference)
 }
 
-/// Shared ids / reference ids; `None` if there is no reference id.
+/// EvaluatorState ids / reference ids; `None` if there is no reference id.
 pub fn recall(ids: Retrieval<'_>) -> Option<f64> {
     share(ids.reference, ids.retrieved)
 }

@@ -20,7 +20,7 @@ use crate::evaluate::{
 
 use super::ngrams::ratio;
 use crate::evaluate::{
-    progress::{Progress, Stopped},
+    cancellation::{Cancellation, Cancelled},
     text::{characters, normalize},
 };
 use std::collections::HashMap;
@@ -58,16 +58,16 @@ impl Default for QuotedSpans {
 
 /// Quotations found in the contexts / quotations; `None` if the response quotes nothing.
 pub fn score(response: &str, contexts: &[&str], options: &QuotedSpans) -> Option<f64> {
-    Progress::unlimited(|progress| score_while(response, contexts, options, progress))
+    Cancellation::unlimited(|cancellation| score_cancellable(response, contexts, options, cancellation))
 }
 
-/// The same for as long as it is wanted.
-pub(in crate::evaluate) fn score_while(
+/// As [`score`]; ends early when the result is no longer wanted.
+pub(in crate::evaluate) fn score_cancellable(
     response: &str,
     contexts: &[&str],
     options: &QuotedSpans,
-    progress: Progress<'_>,
-) -> Result<Option<f64>, Stopped> {
+    cancellation: Cancellation<'_>,
+) -> Result<Option<f64>, Cancelled> {
     let spans: Vec<&str> = quotations(response)
         .into_iter()
         .filter(|span| characters(span).len() >= options.min_words.max(1))
@@ -77,14 +77,14 @@ pub(in crate::evaluate) fn score_while(
     }
     let mut sources = Vec::with_capacity(contexts.len());
     for context in contexts {
-        progress.check()?;
+        cancellation.check()?;
         sources.push(plain(context));
     }
     // The same quotation is looked for once.
     let mut is_verbatim: HashMap<String, bool> = HashMap::new();
     let mut found = 0;
     for span in &spans {
-        progress.check()?;
+        cancellation.check()?;
         let stands = |sought: &String| sources.iter().any(|source| source.contains(sought));
         let is_found = *is_verbatim.entry(plain(span)).or_insert_with_key(stands);
         found += usize::from(is_found);
@@ -157,10 +157,10 @@ impl MetricType for QuotedSpans {
 
     async fn find(&self, steps: &Steps<'_>, _: &mut Ledger) -> Found {
         let options = self.clone();
-        compare_or("the response quotes nothing", steps, Length::Long, move |texts, progress| {
+        compare_or("the response quotes nothing", steps, Length::Long, move |texts, cancellation| {
             let contexts = texts.sample.retrieved_contexts.iter();
             let contexts: Vec<&str> = contexts.map(|context| context.text.as_str()).collect();
-            score_while(&texts.sample.response, &contexts, &options, progress)
+            score_cancellable(&texts.sample.response, &contexts, &options, cancellation)
         })
     }
 }

@@ -16,8 +16,8 @@ use crate::evaluate::{
 use crate::evaluate::{options::OptionReader, pool::Length};
 use crate::proto::{self, metric_selection::Options};
 
-use super::{Pair, ngrams::Overlap, porter, tokens::Tokens};
-use crate::evaluate::progress::{Progress, Stopped};
+use super::{Pair, ngrams::Overlap, porter, tokens::Tokenization};
+use crate::evaluate::cancellation::{Cancellation, Cancelled};
 use std::collections::HashMap;
 
 /// Shorter words are not stemmed.
@@ -31,7 +31,7 @@ pub struct Rouge {
     /// What the count is divided by.
     pub measure: RougeMeasure,
     /// What a text is cut into.
-    pub tokens: Tokens,
+    pub tokens: Tokenization,
     /// Compares English words by their stems.
     pub stem: bool,
 }
@@ -41,7 +41,7 @@ impl Default for Rouge {
         Rouge {
             variant: RougeVariant::RougeL,
             measure: RougeMeasure::FMeasure,
-            tokens: Tokens::Auto,
+            tokens: Tokenization::Auto,
             stem: true,
         }
     }
@@ -50,7 +50,7 @@ impl Default for Rouge {
 /// What is counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RougeVariant {
-    /// Tokens.
+    /// Tokenization.
     Rouge1,
     /// Pairs of tokens.
     Rouge2,
@@ -73,15 +73,15 @@ pub enum RougeMeasure {
 
 /// ROUGE of the response against the reference; `None` if the reference is blank.
 pub fn score(pair: Pair<'_>, options: &Rouge) -> Option<f64> {
-    Progress::unlimited(|progress| score_while(pair, options, progress))
+    Cancellation::unlimited(|cancellation| score_cancellable(pair, options, cancellation))
 }
 
-/// The same for as long as it is wanted.
-pub(in crate::evaluate) fn score_while(
+/// As [`score`]; ends early when the result is no longer wanted.
+pub(in crate::evaluate) fn score_cancellable(
     pair: Pair<'_>,
     options: &Rouge,
-    progress: Progress<'_>,
-) -> Result<Option<f64>, Stopped> {
+    cancellation: Cancellation<'_>,
+) -> Result<Option<f64>, Cancelled> {
     if pair.reference.trim().is_empty() {
         return Ok(None);
     }
@@ -89,11 +89,11 @@ pub(in crate::evaluate) fn score_while(
     if response == reference {
         return Ok(Some(1.0));
     }
-    progress.check()?;
+    cancellation.check()?;
     let overlap = match options.variant {
         RougeVariant::Rouge1 => Overlap::of_ngrams(&response, &reference, 1),
         RougeVariant::Rouge2 => Overlap::of_ngrams(&response, &reference, 2),
-        RougeVariant::RougeL => longest_common_subsequence(&response, &reference, progress)?,
+        RougeVariant::RougeL => longest_common_subsequence(&response, &reference, cancellation)?,
     };
     Ok(Some(match options.measure {
         RougeMeasure::Precision => overlap.precision(),
@@ -113,8 +113,8 @@ fn english(text: &str, stem: bool) -> Vec<String> {
 fn longest_common_subsequence(
     response: &[String],
     reference: &[String],
-    progress: Progress<'_>,
-) -> Result<Overlap, Stopped> {
+    cancellation: Cancellation<'_>,
+) -> Result<Overlap, Cancelled> {
     let mut ids = HashMap::new();
     let [a, b] = [response, reference].map(|tokens| -> Vec<u32> {
         let mut id = |token| {
@@ -123,7 +123,7 @@ fn longest_common_subsequence(
         };
         tokens.iter().map(|token| id(token.as_str())).collect()
     });
-    let matched = progress.while_wanted(|watch| {
+    let matched = cancellation.run_guarded(|watch| {
         let [a, b] = [&a, &b].map(|tokens| watch.over(tokens.iter().copied()));
         rapidfuzz::distance::lcs_seq::similarity(a, b)
     })?;
@@ -154,15 +154,15 @@ impl MetricType for Rouge {
             Measure::Precision => RougeMeasure::Precision,
             Measure::Recall => RougeMeasure::Recall,
         };
-        let tokens = if options.chinese_words { Tokens::Words } else { Tokens::Auto };
+        let tokens = if options.chinese_words { Tokenization::Words } else { Tokenization::Auto };
         Some(Rouge { variant, measure, tokens, stem: options.stem.unwrap_or(true) })
     }
 
     async fn find(&self, steps: &Steps<'_>, _: &mut Ledger) -> Found {
         let options = self.clone();
-        compare(steps, Length::Long, move |texts, progress| {
+        compare(steps, Length::Long, move |texts, cancellation| {
             let tokens = options.tokens.or_those_of(texts.language);
-            score_while(texts.pair(), &Rouge { tokens, ..options.clone() }, progress)
+            score_cancellable(texts.pair(), &Rouge { tokens, ..options.clone() }, cancellation)
         })
     }
 }
@@ -191,12 +191,18 @@ mod tests {
     fn chinese_is_compared_by_characters() {
         let options = Rouge { variant: RougeVariant::Rouge1, ..Rouge::default() };
         check("首都是巴黎", "首都是北京。", &options, Some(0.6));
-        check("首都是巴黎", "首都是北京。", &Rouge { tokens: Tokens::Words, ..options }, Some(2.0 / 3.0));
+        check(
+            "首都是巴黎",
+            "首都是北京。",
+            &Rouge { tokens: Tokenization::Words, ..options },
+            Some(2.0 / 3.0),
+        );
     }
 
     #[test]
     fn precision_and_recall_divide_by_their_own_side() {
-        let options = Rouge { variant: RougeVariant::RougeL, tokens: Tokens::English, ..Rouge::default() };
+        let options =
+            Rouge { variant: RougeVariant::RougeL, tokens: Tokenization::English, ..Rouge::default() };
         check(
             "the cat sat",
             "the dogs sat on the mat",
@@ -216,8 +222,12 @@ mod tests {
     fn options() -> impl Strategy<Value = Rouge> {
         let measures =
             prop::sample::select(vec![RougeMeasure::Precision, RougeMeasure::Recall, RougeMeasure::FMeasure]);
-        let tokens =
-            prop::sample::select(vec![Tokens::Auto, Tokens::English, Tokens::Characters, Tokens::Words]);
+        let tokens = prop::sample::select(vec![
+            Tokenization::Auto,
+            Tokenization::English,
+            Tokenization::Characters,
+            Tokenization::Words,
+        ]);
         (prop::sample::select(ALL.to_vec()), measures, tokens, any::<bool>())
             .prop_map(|(variant, measure, tokens, stem)| Rouge { variant, measure, tokens, stem })
     }

@@ -4,7 +4,7 @@ use super::{
     Retrieval,
     string_similarity::{StringMeasure, similarity},
 };
-use crate::evaluate::progress::{Progress, Stopped};
+use crate::evaluate::cancellation::{Cancellation, Cancelled};
 
 /// The similarity of each retrieved context to each reference context: what precision and recall are made of.
 #[derive(Clone, Debug)]
@@ -18,7 +18,9 @@ pub struct Similarities {
 impl Similarities {
     pub fn of(contexts: Retrieval<'_>, measure: StringMeasure) -> Similarities {
         let mut similarities = Similarities::before(contexts);
-        while !Progress::unlimited(|progress| similarities.compare_more(contexts, measure, progress)) {}
+        while !Cancellation::unlimited(|cancellation| {
+            similarities.compare_more(contexts, measure, cancellation)
+        }) {}
         similarities
     }
 
@@ -31,18 +33,18 @@ impl Similarities {
     /// Compares the next two of the same contexts; true once all are compared.
     ///
     /// # Errors
-    /// [`Stopped`] if nobody waits any more.
+    /// [`Cancelled`] if nobody waits any more.
     pub fn compare_more(
         &mut self,
         contexts: Retrieval<'_>,
         measure: StringMeasure,
-        progress: Progress<'_>,
-    ) -> Result<bool, Stopped> {
+        cancellation: Cancellation<'_>,
+    ) -> Result<bool, Cancelled> {
         let (next, all) = (self.values.len(), self.retrieved * self.reference);
         if next < all {
             let (row, column) = (next / self.reference, next % self.reference);
             let (retrieved, reference) = (contexts.retrieved[row], contexts.reference[column]);
-            self.values.push(similarity(reference, retrieved, measure, progress)?);
+            self.values.push(similarity(reference, retrieved, measure, cancellation)?);
         }
         Ok(self.values.len() == all)
     }

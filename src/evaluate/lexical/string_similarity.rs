@@ -15,7 +15,7 @@ use crate::evaluate::{options::OptionReader, pool::Length};
 use crate::proto::{self, metric_selection::Options};
 
 use super::Pair;
-use crate::evaluate::progress::{Progress, Stopped};
+use crate::evaluate::cancellation::{Cancellation, Cancelled};
 use rapidfuzz::distance::{hamming, jaro, jaro_winkler, levenshtein};
 
 /// How a response is scored.
@@ -41,16 +41,16 @@ pub enum StringMeasure {
 
 /// Similarity of response and reference.
 pub fn score(pair: Pair<'_>, options: &StringSimilarity) -> f64 {
-    Progress::unlimited(|progress| score_while(pair, options, progress))
+    Cancellation::unlimited(|cancellation| score_cancellable(pair, options, cancellation))
 }
 
-/// The same for as long as it is wanted.
-pub(in crate::evaluate) fn score_while(
+/// As [`score`]; ends early when the result is no longer wanted.
+pub(in crate::evaluate) fn score_cancellable(
     pair: Pair<'_>,
     options: &StringSimilarity,
-    progress: Progress<'_>,
-) -> Result<f64, Stopped> {
-    similarity(pair.response, pair.reference, options.measure, progress)
+    cancellation: Cancellation<'_>,
+) -> Result<f64, Cancelled> {
+    similarity(pair.response, pair.reference, options.measure, cancellation)
 }
 
 /// The same whichever of the two comes first.
@@ -61,13 +61,13 @@ pub(super) fn similarity(
     a: &str,
     b: &str,
     measure: StringMeasure,
-    progress: Progress<'_>,
-) -> Result<f64, Stopped> {
-    progress.check()?;
+    cancellation: Cancellation<'_>,
+) -> Result<f64, Cancelled> {
+    cancellation.check()?;
     let (a, b) = (a.chars(), b.chars());
     let score = match measure {
-        StringMeasure::Levenshtein => progress.while_wanted(|watch| {
-            levenshtein::normalized_similarity(watch.over(a.clone()), watch.over(b.clone()))
+        StringMeasure::Levenshtein => cancellation.run_guarded(|guard| {
+            levenshtein::normalized_similarity(guard.over(a.clone()), guard.over(b.clone()))
         })?,
         StringMeasure::Hamming => {
             hamming::normalized_similarity_with_args(a, b, &hamming::Args::default().pad(true))
@@ -94,8 +94,8 @@ impl MetricType for StringSimilarity {
 
     async fn find(&self, steps: &Steps<'_>, _: &mut Ledger) -> Found {
         let options = self.clone();
-        compare(steps, Length::Long, move |texts, progress| {
-            score_while(texts.pair(), &options, progress).map(Some)
+        compare(steps, Length::Long, move |texts, cancellation| {
+            score_cancellable(texts.pair(), &options, cancellation).map(Some)
         })
     }
 }
@@ -161,7 +161,7 @@ mod tests {
         ) {
             let left = std::cell::Cell::new(questions);
             let is_wanted = || left.replace(left.get().saturating_sub(1)) > 0;
-            let found = similarity(&a, &b, measure, Progress::new(&is_wanted));
+            let found = similarity(&a, &b, measure, Cancellation::new(&is_wanted));
             let whole = score(Pair { response: &a, reference: &b }, &StringSimilarity { measure });
             prop_assert!(found.is_err() || found == Ok(whole), "{:?} {}", found, whole);
         }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::evaluate::{
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     metric::MetricType,
     options::OptionReader,
     sample::Field::{ReferenceContexts, RetrievedContexts},
@@ -97,7 +97,7 @@ impl ContextMatch {
     async fn find(&self, steps: &Steps<'_>, score: fn(&Similarities, f64) -> Option<f64>) -> Found {
         let similarities = steps.similarities(self.measure).await?;
         let threshold = self.threshold;
-        Ok(Work::of(move || {
+        Ok(Computation::of(move || {
             let nothing = Estimate::NotApplicable("there is nothing to compare");
             Finding::of(score(&similarities, threshold).map_or(nothing, Estimate::Exact), "")
         }))

@@ -1,6 +1,6 @@
 //! Token F1: the harmonic mean of the shares of tokens in common. 0 to 1, higher is better.
 //!
-//! Tokens count as often as they occur on both sides. For English they are those of the SQuAD evaluation: lower case,
+//! Tokenization count as often as they occur on both sides. For English they are those of the SQuAD evaluation: lower case,
 //! no ASCII punctuation, no articles; Chinese is compared by characters. Texts that nothing is left of are compared mark
 //! by mark, where SQuAD 2.0 gives 1 to any two of them. Source: Rajpurkar et al. 2016, arXiv:1606.05250.
 
@@ -13,13 +13,13 @@ use crate::evaluate::{
     steps::{Ledger, Steps},
 };
 
-use super::{Pair, ngrams::Overlap, tokens::Tokens};
+use super::{Pair, ngrams::Overlap, tokens::Tokenization};
 
 /// How a response is scored.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TokenF1 {
     /// What a text is cut into.
-    pub tokens: Tokens,
+    pub tokens: Tokenization,
 }
 
 /// F1 of the tokens; `None` if the reference is blank.
@@ -104,7 +104,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_score_is_a_share_and_one_for_the_text_itself(a in "[a-c你好 .,-]{0,20}|\\PC{0,20}", b in "[a-c你好 .,-]{0,20}|\\PC{0,20}",
-            tokens in prop::sample::select(vec![Tokens::Auto, Tokens::English, Tokens::Characters, Tokens::Words])) {
+            tokens in prop::sample::select(vec![Tokenization::Auto, Tokenization::English, Tokenization::Characters, Tokenization::Words])) {
             let options = TokenF1 { tokens };
             if let Some(score) = score(Pair { response: &a, reference: &b }, &options) {
                 prop_assert!((0.0..=1.0).contains(&score), "{}", score);

@@ -3,8 +3,8 @@ use crate::evaluate::text::{Language, characters, detect, normalize, words};
 
 /// What a text is cut into before it is compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Tokens {
-    /// As the language of the reference asks for: see [`Tokens::of`].
+pub enum Tokenization {
+    /// As the language of the reference asks for: see [`Tokenization::of`].
     #[default]
     Auto,
     /// The metric's own tokens for English.
@@ -15,30 +15,30 @@ pub enum Tokens {
     Words,
 }
 
-impl Tokens {
+impl Tokenization {
     /// These tokens, or those of the language where none are asked for.
-    pub(super) fn or_those_of(self, language: Language) -> Tokens {
-        if self == Tokens::Auto { Tokens::of(language) } else { self }
+    pub(super) fn or_those_of(self, language: Language) -> Tokenization {
+        if self == Tokenization::Auto { Tokenization::of(language) } else { self }
     }
 
     /// English as the metric cuts it, Chinese by characters, other languages by words.
-    pub fn of(language: Language) -> Tokens {
+    pub fn of(language: Language) -> Tokenization {
         match language {
-            Language::English => Tokens::English,
-            Language::Chinese => Tokens::Characters,
-            Language::Other => Tokens::Words,
+            Language::English => Tokenization::English,
+            Language::Chinese => Tokenization::Characters,
+            Language::Other => Tokenization::Words,
         }
     }
 
     /// The tokens of response and reference. Where neither has one, they are compared character by character.
     pub(super) fn cut(self, pair: Pair<'_>, english: impl Fn(&str) -> Vec<String>) -> [Vec<String>; 2] {
         let language = detect(pair.reference);
-        let tokens = if self == Tokens::Auto { Tokens::of(language) } else { self };
+        let tokens = if self == Tokenization::Auto { Tokenization::of(language) } else { self };
         let texts = [pair.response, pair.reference];
         let cut = match tokens {
-            Tokens::Auto | Tokens::English => texts.map(english),
-            Tokens::Characters => texts.map(|text| owned(characters(&normalize(text)))),
-            Tokens::Words => texts.map(|text| owned(words(&normalize(text), language))),
+            Tokenization::Auto | Tokenization::English => texts.map(english),
+            Tokenization::Characters => texts.map(|text| owned(characters(&normalize(text)))),
+            Tokenization::Words => texts.map(|text| owned(words(&normalize(text), language))),
         };
         if cut.iter().all(Vec::is_empty) { texts.map(marks) } else { cut }
     }
@@ -57,7 +57,7 @@ fn marks(text: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn check(tokens: Tokens, response: &str, reference: &str, expected: [&[&str]; 2]) {
+    fn check(tokens: Tokenization, response: &str, reference: &str, expected: [&[&str]; 2]) {
         let english = |text: &str| owned(text.split_whitespace().collect());
         assert_eq!(tokens.cut(Pair { response, reference }, english), expected, "{response:?} {reference:?}");
     }
@@ -65,18 +65,23 @@ mod tests {
     #[test]
     fn the_language_of_the_reference_chooses() {
         check(
-            Tokens::Auto,
+            Tokenization::Auto,
             "one two",
             "The capital is Paris",
             [&["one", "two"], &["The", "capital", "is", "Paris"]],
         );
-        check(Tokens::Auto, "GPT很强", "很强。", [&["gpt", "很", "强"], &["很", "强"]]);
-        check(Tokens::Auto, "Да!", "Нет, это не так", [&["да"], &["нет", "это", "не", "так"]]);
-        check(Tokens::Words, "人工智能", "人工智能改变世界", [&["人工智能"], &["人工智能", "改变", "世界"]]);
+        check(Tokenization::Auto, "GPT很强", "很强。", [&["gpt", "很", "强"], &["很", "强"]]);
+        check(Tokenization::Auto, "Да!", "Нет, это не так", [&["да"], &["нет", "это", "не", "так"]]);
+        check(
+            Tokenization::Words,
+            "人工智能",
+            "人工智能改变世界",
+            [&["人工智能"], &["人工智能", "改变", "世界"]],
+        );
     }
 
     #[test]
     fn texts_of_marks_are_compared_mark_by_mark() {
-        check(Tokens::Characters, "!? 🎉", "🎉", [&["!", "?", "🎉"], &["🎉"]]);
+        check(Tokenization::Characters, "!? 🎉", "🎉", [&["!", "?", "🎉"], &["🎉"]]);
     }
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn ticket(caller: u64, within: Duration) -> Ticket {
-    Ticket { caller, deadline: Deadline::after(within) }
+fn ticket(caller: u64, within: Duration) -> PoolTicket {
+    PoolTicket { caller, deadline: Deadline::after(within) }
 }
 
 const SOON: Duration = Duration::from_secs(20);
@@ -46,12 +46,12 @@ async fn work_whose_deadline_passed_is_not_begun() {
 async fn work_stops_when_its_caller_has_left() {
     let pool = Pool::start(1).expect("a thread");
     let (begin, begun) = oneshot::channel();
-    let (mut begin, (stop, stopped)) = (Some(begin), oneshot::channel::<Stopped>());
+    let (mut begin, (stop, stopped)) = (Some(begin), oneshot::channel::<Cancelled>());
     let mut stop = Some(stop);
-    let endless = move |progress: Progress<'_>| {
+    let endless = move |cancellation: Cancellation<'_>| {
         let _ = begin.take().map(|begin| begin.send(()));
         loop {
-            if let Err(why) = progress.check() {
+            if let Err(why) = cancellation.check() {
                 let _ = stop.take().map(|stop| stop.send(why));
                 return Err::<Option<()>, _>(why);
             }
@@ -62,7 +62,7 @@ async fn work_stops_when_its_caller_has_left() {
         _ = pending => panic!("it has no end"),
         begun = begun => begun.expect("it begins"),
     }
-    assert_eq!(stopped.await, Ok(Stopped));
+    assert_eq!(stopped.await, Ok(Cancelled));
     assert_eq!(pool.run(ticket(0, SOON), Length::Short, |_| Ok(7)).await.expect("the thread is free"), 7);
 }
 
@@ -70,7 +70,7 @@ async fn work_stops_when_its_caller_has_left() {
 async fn another_caller_has_its_turn_between_the_slices_of_a_long_job() {
     let pool = Pool::start(1).expect("a thread");
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-    let endless = move |_: Progress<'_>| {
+    let endless = move |_: Cancellation<'_>| {
         let _ = tell.send(());
         Ok(None::<()>)
     };
@@ -90,10 +90,10 @@ async fn short_work_is_done_in_the_middle_of_a_long_slice_and_its_panic_ends_its
     let pool = Pool::start(1).expect("a thread");
     let (tell, told) = oneshot::channel();
     let (finish, finished) = mpsc::channel::<()>();
-    let long = pool.run(ticket(1, SOON), Length::Long, move |progress| {
+    let long = pool.run(ticket(1, SOON), Length::Long, move |cancellation| {
         let _ = tell.send(());
         while finished.try_recv() == Err(mpsc::TryRecvError::Empty) {
-            progress.check()?;
+            cancellation.check()?;
         }
         Ok("done")
     });

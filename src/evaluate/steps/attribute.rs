@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     evaluate::{
         replies::ClaimVerdict,
-        result::{Evidence, Place, Source},
+        result::{Evidence, EvidenceRange, EvidenceSource},
         sample::Sample,
         text::{Haystack, code_points},
     },
@@ -16,15 +16,15 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct SourceTexts {
     pub sample: Arc<Sample>,
-    pub sources: Vec<Source>,
+    pub sources: Vec<EvidenceSource>,
 }
 
 impl SourceTexts {
     pub(in crate::evaluate) fn text(&self, index: usize) -> &str {
         match self.sources[index] {
-            Source::RetrievedContext(context) => &self.sample.retrieved_contexts[context].text,
-            Source::Response => &self.sample.response,
-            Source::Reference => &self.sample.reference,
+            EvidenceSource::RetrievedContext(context) => &self.sample.retrieved_contexts[context].text,
+            EvidenceSource::Response => &self.sample.response,
+            EvidenceSource::Reference => &self.sample.reference,
         }
     }
 
@@ -33,11 +33,11 @@ impl SourceTexts {
         (0..self.sources.len()).map(|index| Haystack::new(self.text(index))).collect()
     }
 
-    fn evidence(&self, index: usize, place: Option<Place>) -> Evidence {
+    fn evidence(&self, index: usize, place: Option<EvidenceRange>) -> Evidence {
         let source = self.sources[index];
         let context_id = match source {
-            Source::RetrievedContext(context) => self.sample.retrieved_contexts[context].id.clone(),
-            Source::Response | Source::Reference => String::new(),
+            EvidenceSource::RetrievedContext(context) => self.sample.retrieved_contexts[context].id.clone(),
+            EvidenceSource::Response | EvidenceSource::Reference => String::new(),
         };
         Evidence { source, context_id, place }
     }
@@ -76,7 +76,7 @@ impl Opinion {
             return None;
         }
         let named = |context| {
-            self.evidence.iter().any(|evidence| evidence.source == Source::RetrievedContext(context))
+            self.evidence.iter().any(|evidence| evidence.source == EvidenceSource::RetrievedContext(context))
         };
         Some((0..contexts).map(|context| self.supported && named(context)).collect())
     }
@@ -96,7 +96,7 @@ pub(super) fn opinion(verdict: ClaimVerdict, texts: &SourceTexts, haystacks: &[H
     let found = |index: usize| {
         let haystack = &haystacks[index];
         let bytes = if quote.trim().is_empty() { None } else { haystack.locate(&quote) }?;
-        Some(Place { code_points: code_points(haystack.text(), bytes.clone()), bytes })
+        Some(EvidenceRange { code_points: code_points(haystack.text(), bytes.clone()), bytes })
     };
     let mut evidence: Vec<Evidence> =
         named.iter().map(|&index| texts.evidence(index, found(index))).collect();
@@ -124,7 +124,7 @@ mod tests {
             Sample { retrieved_contexts: contexts.iter().map(context).collect(), ..Sample::default() };
         SourceTexts {
             sample: Arc::new(sample),
-            sources: (0..contexts.len()).map(Source::RetrievedContext).collect(),
+            sources: (0..contexts.len()).map(EvidenceSource::RetrievedContext).collect(),
         }
     }
 

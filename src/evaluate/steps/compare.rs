@@ -26,10 +26,10 @@ impl Steps<'_> {
         let take = || async move {
             let mut similarities = None;
             // One pair of texts is a slice.
-            let table = self.shared.pool.run_in_slices(self.ticket, Length::Long, move |progress| {
+            let table = self.shared.pool.run_in_slices(self.ticket, Length::Long, move |cancellation| {
                 with_texts(&sample, |texts| {
                     let table = similarities.get_or_insert_with(|| Similarities::before(texts));
-                    let is_done = table.compare_more(texts, measure, progress)?;
+                    let is_done = table.compare_more(texts, measure, cancellation)?;
                     Ok(if is_done { similarities.take() } else { None })
                 })
             });

@@ -7,7 +7,7 @@ use futures::{TryStreamExt, stream::FuturesOrdered};
 use super::Steps;
 use crate::{
     embed::{EmbedError, Engine, Flow, InputOptions, Vector, VectorEncoding, VectorOptions},
-    evaluate::{pool::Length, result::Failure, sample::Sample, text::sentences, vector::Rows},
+    evaluate::{pool::Length, result::Failure, sample::Sample, text::sentences, vector::VectorRows},
     model::Truncation,
 };
 
@@ -29,8 +29,8 @@ pub(super) struct Embedding {
 
 /// Vectors of texts, in their order.
 #[derive(Debug)]
-pub(in crate::evaluate) struct Rowed {
-    pub rows: Rows,
+pub(in crate::evaluate) struct EmbeddedTexts {
+    pub rows: VectorRows,
     /// Whether a text was cut at its end to fit the model.
     pub cut: bool,
 }
@@ -97,7 +97,7 @@ impl Steps<'_> {
     pub(in crate::evaluate) async fn context_rows(
         &self,
         sentences: &Sentences,
-    ) -> Result<Arc<Rowed>, Failure> {
+    ) -> Result<Arc<EmbeddedTexts>, Failure> {
         let contexts = sentences.contexts.iter().zip(&self.sample.retrieved_contexts);
         let texts = contexts.flat_map(|(ranges, context)| cut(&context.text, ranges));
         let take = || async {
@@ -108,12 +108,15 @@ impl Steps<'_> {
     }
 
     /// Vectors of the sentences of the response.
-    pub(in crate::evaluate) async fn response_rows(&self, sentences: &Sentences) -> Result<Rowed, Failure> {
+    pub(in crate::evaluate) async fn response_rows(
+        &self,
+        sentences: &Sentences,
+    ) -> Result<EmbeddedTexts, Failure> {
         self.vectors(cut(&self.sample.response, &sentences.response)).await
     }
 
     /// Vectors of the response and of the reference as a whole.
-    pub(in crate::evaluate) async fn answer_rows(&self) -> Result<Arc<Rowed>, Failure> {
+    pub(in crate::evaluate) async fn answer_rows(&self) -> Result<Arc<EmbeddedTexts>, Failure> {
         let Sample { response, reference, .. } = &*self.sample;
         let texts = [response, reference].into_iter().cloned();
         let take = || async { self.vectors(texts).await.map(Arc::new) };
@@ -124,13 +127,13 @@ impl Steps<'_> {
     pub(in crate::evaluate) async fn vectors(
         &self,
         mut texts: impl Iterator<Item = String> + Send,
-    ) -> Result<Rowed, Failure> {
+    ) -> Result<EmbeddedTexts, Failure> {
         let failed = |error: EmbedError| Failure::Embed(Arc::new(error));
         let Embedding { engine, flow, options } =
             self.embedding.get_or_try_init(|| async { self.embedding().map_err(failed) }).await?;
         let embed = |text| engine.embed_in_stream(*flow, text, options.clone(), self.request.call.deadline);
         let mut pending: FuturesOrdered<_> = texts.by_ref().take(TEXTS_AT_ONCE).map(embed).collect();
-        let mut rowed = Rowed { rows: Rows::default(), cut: false };
+        let mut rowed = EmbeddedTexts { rows: VectorRows::default(), cut: false };
         while let Some(input) = pending.try_next().await.map_err(failed)? {
             pending.extend(texts.next().map(embed));
             let Vector::Values(values) = input.vector else { return Err(Failure::Defect) };

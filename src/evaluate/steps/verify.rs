@@ -6,7 +6,8 @@ use futures::{FutureExt, StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{
-    Answers, Each, JudgeQuestion, Ledger, QUESTIONS_AT_ONCE, ReasonedVerdict, Side, Step, Steps, Taken,
+    Each, JudgeQuestion, Ledger, QUESTIONS_AT_ONCE, ReasonedVerdict, ReasonedVerdicts, SharedStep, Side,
+    Steps, Taken,
     attribute::{Opinion, SourceTexts, opinion},
 };
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
         pool::Length,
         prompts::Template,
         replies::{ClaimVerdict, ContextVerdict, UsefulnessReply, VerificationReply},
-        result::{Failure, Source},
+        result::{EvidenceSource, Failure},
     },
     judge::Cost,
 };
@@ -51,22 +52,22 @@ impl ClaimTable {
 impl Steps<'_> {
     /// The claims of a text, by the retrieved contexts.
     pub(in crate::evaluate) async fn by_contexts(&self, side: Side) -> Taken<ClaimTable> {
-        let contexts = (0..self.sample.retrieved_contexts.len()).map(Source::RetrievedContext);
-        let take = || self.verify(side, Step::ByContexts(side), contexts.collect());
+        let contexts = (0..self.sample.retrieved_contexts.len()).map(EvidenceSource::RetrievedContext);
+        let take = || self.verify(side, SharedStep::ByContexts(side), contexts.collect());
         self.by_contexts.of(side).get_or_init(take).await.clone()
     }
 
     /// The claims of the response by the reference, or those of the reference by the response.
     pub(in crate::evaluate) async fn by_other(&self, side: Side) -> Taken<ClaimTable> {
         let other = match side {
-            Side::Response => Source::Reference,
-            Side::Reference => Source::Response,
+            Side::Response => EvidenceSource::Reference,
+            Side::Reference => EvidenceSource::Response,
         };
-        let take = || self.verify(side, Step::ByOther(side), vec![other]);
+        let take = || self.verify(side, SharedStep::ByOther(side), vec![other]);
         self.by_other.of(side).get_or_init(take).await.clone()
     }
 
-    async fn verify(&self, side: Side, step: Step, sources: Vec<Source>) -> Taken<ClaimTable> {
+    async fn verify(&self, side: Side, step: SharedStep, sources: Vec<EvidenceSource>) -> Taken<ClaimTable> {
         let Taken { product: claims, mut ledger } = self.claims(side).await;
         let claims = match claims {
             Ok(claims) => claims,
@@ -100,7 +101,7 @@ impl Steps<'_> {
     async fn verify_by(
         &self,
         claims: &[String],
-        sources: &[Source],
+        sources: &[EvidenceSource],
     ) -> (Vec<Option<Opinion>>, Option<Failure>, Cost) {
         let texts = SourceTexts { sample: Arc::clone(&self.sample), sources: sources.to_vec() };
         let each = Each::<VerificationReply, ClaimVerdict> {
@@ -119,10 +120,10 @@ impl Steps<'_> {
         };
         let judged = self.judge_each(&each).await;
         let texts = texts.clone();
-        let opinions = self.compute(Length::Long, move |progress| {
+        let opinions = self.compute(Length::Long, move |cancellation| {
             let haystacks = texts.haystacks();
             let located = |verdict: Option<ClaimVerdict>| {
-                progress.check()?;
+                cancellation.check()?;
                 Ok(verdict.map(|verdict| opinion(verdict, &texts, &haystacks)))
             };
             judged.verdicts.into_iter().map(located).collect::<Result<Vec<_>, _>>()
@@ -134,7 +135,7 @@ impl Steps<'_> {
     }
 
     /// Neighbours that fit one question together.
-    fn groups(&self, sources: &[Source]) -> Vec<Range<usize>> {
+    fn groups(&self, sources: &[EvidenceSource]) -> Vec<Range<usize>> {
         let texts = SourceTexts { sample: Arc::clone(&self.sample), sources: sources.to_vec() };
         let (mut groups, mut from, mut bytes) = (Vec::new(), 0, 0);
         for index in 0..sources.len() {
@@ -150,17 +151,18 @@ impl Steps<'_> {
     }
 
     /// Which of the contexts was useful for the answer in that text.
-    pub(in crate::evaluate) async fn useful(&self, side: Side) -> Taken<Answers> {
+    pub(in crate::evaluate) async fn useful(&self, side: Side) -> Taken<ReasonedVerdicts> {
         let take = || async {
             let (product, cost) = self.ask_usefulness(self.text_of(side)).await;
-            Taken { product: product.map(Arc::new), ledger: Ledger::of(Step::Usefulness(side), cost) }
+            Taken { product: product.map(Arc::new), ledger: Ledger::of(SharedStep::Usefulness(side), cost) }
         };
         self.useful.of(side).get_or_init(take).await.clone()
     }
 
-    async fn ask_usefulness(&self, answer: &str) -> (Result<Answers, Failure>, Cost) {
+    async fn ask_usefulness(&self, answer: &str) -> (Result<ReasonedVerdicts, Failure>, Cost) {
         let contexts = &self.sample.retrieved_contexts;
-        let sources: Vec<Source> = (0..contexts.len()).map(Source::RetrievedContext).collect();
+        let sources: Vec<EvidenceSource> =
+            (0..contexts.len()).map(EvidenceSource::RetrievedContext).collect();
         let judge = |range: Range<usize>| async move {
             let from = range.start;
             let each = Each::<UsefulnessReply, ContextVerdict> {

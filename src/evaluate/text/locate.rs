@@ -58,14 +58,14 @@ pub fn code_points(source: &str, bytes: Range<usize>) -> Range<usize> {
 
 /// One character of the folded text and the bytes of the source that it came from.
 #[derive(Clone)]
-struct Unit {
+struct TextUnit {
     char: char,
     source: Range<usize>,
 }
 
-impl Unit {
-    fn with(&self, char: char) -> Unit {
-        Unit { char, source: self.source.clone() }
+impl TextUnit {
+    fn with(&self, char: char) -> TextUnit {
+        TextUnit { char, source: self.source.clone() }
     }
 }
 
@@ -74,13 +74,13 @@ struct Folded {
     text: String,
     /// Where each unit begins in `text`.
     starts: Vec<usize>,
-    units: Vec<Unit>,
+    units: Vec<TextUnit>,
 }
 
 impl Folded {
     fn new(source: &str) -> Folded {
         let chars = source.char_indices();
-        let whole = chars.map(|(at, char)| Unit { char, source: at..at + char.len_utf8() }).collect();
+        let whole = chars.map(|(at, char)| TextUnit { char, source: at..at + char.len_utf8() }).collect();
         let units = in_canonical_order(each_char(whole, |c, emit| decompose_canonical(c, emit)));
         let units = each_char(units, fold_case);
         let units = in_canonical_order(each_char(units, |c, emit| decompose_compatible(c, emit)));
@@ -117,7 +117,7 @@ impl Folded {
     }
 }
 
-fn each_char(units: Vec<Unit>, step: impl Fn(char, &mut dyn FnMut(char))) -> Vec<Unit> {
+fn each_char(units: Vec<TextUnit>, step: impl Fn(char, &mut dyn FnMut(char))) -> Vec<TextUnit> {
     let mut changed = Vec::with_capacity(units.len());
     for unit in units {
         step(unit.char, &mut |c| changed.push(unit.with(c)));
@@ -130,16 +130,16 @@ fn fold_case(c: char, emit: &mut dyn FnMut(char)) {
 }
 
 /// Sorts each run of combining marks by its class. Source: UAX 15, canonical ordering.
-fn in_canonical_order(mut units: Vec<Unit>) -> Vec<Unit> {
-    let is_starter = |unit: &Unit| canonical_combining_class(unit.char) == 0;
+fn in_canonical_order(mut units: Vec<TextUnit>) -> Vec<TextUnit> {
+    let is_starter = |unit: &TextUnit| canonical_combining_class(unit.char) == 0;
     for run in units.chunk_by_mut(|a, b| !is_starter(a) && !is_starter(b)) {
         run.sort_by_key(|unit| canonical_combining_class(unit.char));
     }
     units
 }
 
-fn fold_white_space(units: Vec<Unit>) -> Vec<Unit> {
-    let mut folded: Vec<Unit> = Vec::with_capacity(units.len());
+fn fold_white_space(units: Vec<TextUnit>) -> Vec<TextUnit> {
+    let mut folded: Vec<TextUnit> = Vec::with_capacity(units.len());
     for unit in units {
         match folded.last_mut() {
             Some(last) if last.char == ' ' && unit.char.is_whitespace() => last.source.end = unit.source.end,

@@ -23,12 +23,12 @@ pub fn is_refusal(text: &str) -> bool {
     }
     let plain = normalize(text).replace(['’', '‘', '`'], "'");
     let clauses = sentences(&plain).into_iter().flat_map(|sentence| TURNS.split(&plain[sentence]));
-    all_of(clauses.map(clause)) == Kind::Refusal
+    all_of(clauses.map(clause)) == PhraseKind::Refusal
 }
 
 /// What a clause does, or several of them together.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+enum PhraseKind {
     Courtesy,
     Refusal,
     /// It says something.
@@ -36,29 +36,29 @@ enum Kind {
 }
 
 /// Content outweighs a refusal, which outweighs a courtesy.
-fn all_of(kinds: impl Iterator<Item = Kind>) -> Kind {
-    kinds.max().unwrap_or(Kind::Courtesy)
+fn all_of(kinds: impl Iterator<Item = PhraseKind>) -> PhraseKind {
+    kinds.max().unwrap_or(PhraseKind::Courtesy)
 }
 
 /// A clause as a whole, or else what stands between its commas.
-fn clause(text: &str) -> Kind {
+fn clause(text: &str) -> PhraseKind {
     match part(text) {
-        Kind::Content if text.contains(',') => all_of(text.split(',').map(part)),
+        PhraseKind::Content if text.contains(',') => all_of(text.split(',').map(part)),
         kind => kind,
     }
 }
 
-fn part(text: &str) -> Kind {
+fn part(text: &str) -> PhraseKind {
     let is_mark = |c: char| !c.is_alphanumeric();
     let whole = text.trim_matches(is_mark);
     let body = OPENINGS.replace(whole, "");
     let body = body.trim_matches(is_mark);
     if [whole, body].into_iter().any(|text| REFUSALS.is_match(text)) {
-        Kind::Refusal
+        PhraseKind::Refusal
     } else if body.is_empty() || COURTESIES.is_match(body) {
-        Kind::Courtesy
+        PhraseKind::Courtesy
     } else {
-        Kind::Content
+        PhraseKind::Content
     }
 }
 

@@ -7,7 +7,7 @@
 use super::{best_of, few_sentences};
 use crate::evaluate::{
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     metric::MetricType,
     sample::Field::{Response, RetrievedContexts},
     score::Estimate,
@@ -43,8 +43,8 @@ impl MetricType for EmbeddingGroundedness {
         };
         let response = steps.response_rows(&sentences).await?;
         let contexts = steps.context_rows(&sentences).await?;
-        Ok(Work::sliced(move |progress| {
-            let best = best_of(&response.rows, &contexts.rows, 0..contexts.rows.len(), progress)?;
+        Ok(Computation::sliced(move |cancellation| {
+            let best = best_of(&response.rows, &contexts.rows, 0..contexts.rows.len(), cancellation)?;
             let finding = Finding::of(score(&best, contexts.rows.len()), "");
             Ok(finding.noting_truncation(response.cut || contexts.cut))
         }))

@@ -6,7 +6,7 @@
 use super::{best_of, few_sentences};
 use crate::evaluate::{
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     metric::MetricType,
     sample::Field::{RetrievedContexts, UserInput},
     score::Estimate,
@@ -43,10 +43,10 @@ impl MetricType for EmbeddingRelevance {
         let input = steps.vectors(std::iter::once(steps.sample.user_input.clone())).await?;
         let contexts = steps.context_rows(&sentences).await?;
         let ranges = sentences.by_context();
-        Ok(Work::sliced(move |progress| {
+        Ok(Computation::sliced(move |cancellation| {
             let mut best = Vec::with_capacity(ranges.len());
             for range in ranges.into_iter().filter(|range| !range.is_empty()) {
-                best.extend(best_of(&input.rows, &contexts.rows, range, progress)?);
+                best.extend(best_of(&input.rows, &contexts.rows, range, cancellation)?);
             }
             Ok(Finding::of(score(&best), "").noting_truncation(input.cut || contexts.cut))
         }))

@@ -4,14 +4,14 @@ use std::ops::Range;
 
 /// Vectors of unit length and of the same dimension, one after another.
 #[derive(Clone, Debug, Default)]
-pub struct Rows {
+pub struct VectorRows {
     values: Vec<f32>,
     dimension: usize,
     /// Inverse lengths in double precision, as a vector has unit length only up to the rounding of single precision.
     scales: Vec<f64>,
 }
 
-/// Rows of the right side that are compared with a block of the left one while they are in the cache.
+/// VectorRows of the right side that are compared with a block of the left one while they are in the cache.
 const RIGHT_BLOCK: usize = 16;
 /// Multiplications of one slice: about a millisecond.
 const SLICE_PRODUCTS: usize = 4 << 20;
@@ -20,7 +20,7 @@ const LANES: usize = 16;
 /// Products that are summed in single precision before the sum goes on in double: errors stay below 1e-6.
 const CHUNK: usize = 16 * LANES;
 
-impl Rows {
+impl VectorRows {
     /// Appends a vector. The first one says how long they are; a shorter one is filled up with zeros.
     pub fn push(&mut self, vector: &[f32]) {
         if self.scales.is_empty() {
@@ -61,7 +61,12 @@ impl BestOf {
     }
 
     /// Compares some more rows of `left` with all rows in `range` of `right`; the highest cosines once all are done.
-    pub fn compare_more(&mut self, left: &Rows, right: &Rows, range: Range<usize>) -> Option<&[f64]> {
+    pub fn compare_more(
+        &mut self,
+        left: &VectorRows,
+        right: &VectorRows,
+        range: Range<usize>,
+    ) -> Option<&[f64]> {
         let from = self.best.len();
         let cost = (range.len() * left.dimension).max(1);
         let to = left.len().min(from + (SLICE_PRODUCTS / cost).max(1));
@@ -113,13 +118,13 @@ mod tests {
         values.iter().map(|&v| if length > 0.0 { (f64::from(v) / length) as f32 } else { 0.0 }).collect()
     }
 
-    fn rows(vectors: &[Vec<f32>]) -> Rows {
-        let mut rows = Rows::default();
+    fn rows(vectors: &[Vec<f32>]) -> VectorRows {
+        let mut rows = VectorRows::default();
         vectors.iter().for_each(|vector| rows.push(vector));
         rows
     }
 
-    fn best(left: &Rows, right: &Rows) -> Vec<f64> {
+    fn best(left: &VectorRows, right: &VectorRows) -> Vec<f64> {
         let mut best = BestOf::new();
         loop {
             if let Some(best) = best.compare_more(left, right, 0..right.len()) {

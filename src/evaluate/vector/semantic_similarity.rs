@@ -5,7 +5,7 @@
 use super::cosine;
 use crate::evaluate::{
     definition::Definition,
-    finding::{Finding, Found, Work},
+    finding::{Computation, Finding, Found},
     metric::MetricType,
     options::OptionReader,
     sample::Field::{Reference, Response},
@@ -50,7 +50,7 @@ impl MetricType for SemanticSimilarity {
 
     async fn find(&self, steps: &Steps<'_>, _: &mut Ledger) -> Found {
         let (vectors, options) = (steps.answer_rows().await?, self.clone());
-        Ok(Work::of(move || {
+        Ok(Computation::of(move || {
             let estimate = score(vectors.rows.row(0), vectors.rows.row(1), &options);
             Finding::of(estimate, "").noting_truncation(vectors.cut)
         }))

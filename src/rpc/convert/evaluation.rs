@@ -8,7 +8,7 @@ use tonic::Status;
 use super::{Check, ID_BYTES};
 use crate::{
     evaluate::{
-        metric::{Entry, Group, Selection},
+        metric::{MetricEntry, MetricGroup, Selection},
         metrics,
         options::{OptionError, OptionReader, read_rubrics},
         sample::{Context, Field, Fields, Sample},
@@ -143,7 +143,7 @@ impl Check {
     ) -> Vec<Selection> {
         let mut selections = Vec::new();
         if metrics.is_empty() {
-            selections.extend(group(Group::All, ""));
+            selections.extend(group(MetricGroup::All, ""));
         }
         if metrics.len() > METRICS {
             self.add("metrics", format!("{} metrics, the limit is {METRICS}", metrics.len()));
@@ -155,7 +155,7 @@ impl Check {
             }
             let path = format!("metrics[{index}]");
             self.bytes(|| format!("{path}.label"), &label, ID_BYTES);
-            match (Group::named(&name), Entry::named(&name)) {
+            match (MetricGroup::named(&name), MetricEntry::named(&name)) {
                 (Some(of), _) => {
                     if options.is_some() {
                         self.add(path, "a group takes no options");
@@ -243,7 +243,7 @@ impl Check {
 }
 
 /// All metrics of a group.
-fn group(group: Group, label: &str) -> impl Iterator<Item = Selection> {
+fn group(group: MetricGroup, label: &str) -> impl Iterator<Item = Selection> {
     group.metrics().into_iter().map(move |metric| {
         let selection = Selection { from_group: true, ..Selection::of(metric) };
         if label.is_empty() { selection } else { Selection { label: label.to_owned(), ..selection } }
@@ -256,7 +256,7 @@ fn unknown_metric(name: &str) -> String {
         (false, Some(closest)) => format!("there is no such metric; did you mean {closest}?"),
         (false, None) => "there is no such metric".to_owned(),
     };
-    let groups = Group::NAMED.map(|(name, _)| name).join(", ");
+    let groups = MetricGroup::NAMED.map(|(name, _)| name).join(", ");
     format!("{what} (ListMetrics gives all names; groups: {groups})")
 }
 

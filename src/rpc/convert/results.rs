@@ -5,9 +5,9 @@ use crate::{
     evaluate::{
         Evaluation,
         aggregate::Summary,
-        definition::{Definition, Family},
+        definition::{Definition, MetricFamily},
         metrics,
-        result::{Claim, Evidence, MetricResult, Origin, Source, Status},
+        result::{Claim, ClaimOrigin, Evidence, EvidenceSource, MetricResult, Status},
     },
     judge::{Cost, Judge},
     proto::{self, claim, evidence, metric_info},
@@ -72,10 +72,10 @@ fn metric_status(status: Status) -> proto::MetricStatus {
 
 fn claim(claim: &Claim) -> proto::Claim {
     let (origin, context_index) = match claim.origin {
-        Origin::Response => (claim::Origin::Response, 0),
-        Origin::Reference => (claim::Origin::Reference, 0),
-        Origin::Context(index) => (claim::Origin::Context, index),
-        Origin::Question => (claim::Origin::Question, 0),
+        ClaimOrigin::Response => (claim::Origin::Response, 0),
+        ClaimOrigin::Reference => (claim::Origin::Reference, 0),
+        ClaimOrigin::Context(index) => (claim::Origin::Context, index),
+        ClaimOrigin::Question => (claim::Origin::Question, 0),
     };
     proto::Claim {
         id: claim.id.clone(),
@@ -91,9 +91,9 @@ fn claim(claim: &Claim) -> proto::Claim {
 
 fn evidence(evidence: &Evidence) -> proto::Evidence {
     let (source, context_index) = match evidence.source {
-        Source::RetrievedContext(index) => (evidence::Source::RetrievedContext, index),
-        Source::Response => (evidence::Source::Response, 0),
-        Source::Reference => (evidence::Source::Reference, 0),
+        EvidenceSource::RetrievedContext(index) => (evidence::Source::RetrievedContext, index),
+        EvidenceSource::Response => (evidence::Source::Response, 0),
+        EvidenceSource::Reference => (evidence::Source::Reference, 0),
     };
     let place = evidence.place.as_ref();
     let (bytes, code_points) =
@@ -148,9 +148,9 @@ pub(in crate::rpc) fn metrics(judges: &[Judge]) -> proto::ListMetricsResponse {
 
 fn info(definition: &Definition) -> proto::MetricInfo {
     let family = match definition.family {
-        Family::Judged => metric_info::Family::Judged,
-        Family::Lexical => metric_info::Family::Lexical,
-        Family::Vector => metric_info::Family::Vector,
+        MetricFamily::Judged => metric_info::Family::Judged,
+        MetricFamily::Lexical => metric_info::Family::Lexical,
+        MetricFamily::Vector => metric_info::Family::Vector,
     };
     let definition_text = match definition.differs {
         "" => definition.formula.to_owned(),

@@ -84,10 +84,10 @@ pub fn settings(model: impl Into<String>) -> Settings {
             security: rpc::guard::Security::default(),
             call_log: rpc::CallLog::default(),
         },
-        evaluate: evaluate::Settings {
+        evaluate: evaluate::EvaluatorSettings {
             threads: 1,
             evaluations: 64,
-            sentences: evaluate::Settings::SENTENCES,
+            sentences: evaluate::EvaluatorSettings::SENTENCES,
         },
         judges: Vec::new(),
         stall: stall::Settings::default(),

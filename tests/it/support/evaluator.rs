@@ -56,8 +56,8 @@ impl Bench {
         let dir = model.as_ref().map_or_else(|| "/nowhere".into(), |dir| dir.path().to_string_lossy());
         let embedder = Embedder::start(settings(dir).embed, &mut registry).expect("threads");
         let judges = Judge::start_all(&profiles, &mut registry).expect("sound settings");
-        let sentences = evaluate::Settings::SENTENCES;
-        let settings = evaluate::Settings { threads: 1, evaluations: 64, sentences };
+        let sentences = evaluate::EvaluatorSettings::SENTENCES;
+        let settings = evaluate::EvaluatorSettings { threads: 1, evaluations: 64, sentences };
         let evaluator = Evaluator::start(&settings, embedder.clone(), judges).expect("threads");
         Bench { judge, evaluator, embedder, _model: model }
     }

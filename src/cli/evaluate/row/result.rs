@@ -8,7 +8,9 @@ use super::CostView;
 use crate::{
     embed::EmbedError,
     evaluate::{
-        result::{Claim, Evidence, Failure, MetricResult, Origin, Place, Source, Status},
+        result::{
+            Claim, ClaimOrigin, Evidence, EvidenceRange, EvidenceSource, Failure, MetricResult, Status,
+        },
         sample::Sample,
     },
     judge::JudgeError,
@@ -118,10 +120,10 @@ impl<'a> ResultView<'a> {
 impl<'a> ClaimView<'a> {
     fn of(claim: &'a Claim, sample: &'a Sample) -> ClaimView<'a> {
         let (origin, context_index) = match claim.origin {
-            Origin::Response => ("response", None),
-            Origin::Reference => ("reference", None),
-            Origin::Context(index) => ("retrieved_context", Some(index)),
-            Origin::Question => ("user_input", None),
+            ClaimOrigin::Response => ("response", None),
+            ClaimOrigin::Reference => ("reference", None),
+            ClaimOrigin::Context(index) => ("retrieved_context", Some(index)),
+            ClaimOrigin::Question => ("user_input", None),
         };
         ClaimView {
             id: &claim.id,
@@ -139,14 +141,14 @@ impl<'a> ClaimView<'a> {
 impl<'a> EvidenceView<'a> {
     fn of(evidence: &'a Evidence, sample: &'a Sample) -> EvidenceView<'a> {
         let (source, context_index, text) = match evidence.source {
-            Source::RetrievedContext(index) => {
+            EvidenceSource::RetrievedContext(index) => {
                 let context = sample.retrieved_contexts.get(index);
                 ("retrieved_context", Some(index), context.map_or("", |context| context.text.as_str()))
             }
-            Source::Response => ("response", None, sample.response.as_str()),
-            Source::Reference => ("reference", None, sample.reference.as_str()),
+            EvidenceSource::Response => ("response", None, sample.response.as_str()),
+            EvidenceSource::Reference => ("reference", None, sample.reference.as_str()),
         };
-        let ends = |range: fn(&Place) -> &Range<usize>| {
+        let ends = |range: fn(&EvidenceRange) -> &Range<usize>| {
             evidence.place.as_ref().map(range).map(|range| [range.start, range.end])
         };
         EvidenceView {

@@ -20,20 +20,20 @@ pub enum BleuTokenizer {
     None,
 }
 
-static STEPS_13A: LazyLock<[Step; 4]> = LazyLock::new(|| {
+static STEPS_13A: LazyLock<[TokenizerStep; 4]> = LazyLock::new(|| {
     [
-        Step::new(r"([{-~\[-` -&(-+:-@/])", " $1 "),
-        Step::new(r"([^0-9])([.,])", "$1 $2 "),
-        Step::new(r"([.,])([^0-9])", " $1 $2"),
-        Step::new(r"([0-9])(-)", "$1 $2 "),
+        TokenizerStep::new(r"([{-~\[-` -&(-+:-@/])", " $1 "),
+        TokenizerStep::new(r"([^0-9])([.,])", "$1 $2 "),
+        TokenizerStep::new(r"([.,])([^0-9])", " $1 $2"),
+        TokenizerStep::new(r"([0-9])(-)", "$1 $2 "),
     ]
 });
 
-static STEPS_INTERNATIONAL: LazyLock<[Step; 3]> = LazyLock::new(|| {
+static STEPS_INTERNATIONAL: LazyLock<[TokenizerStep; 3]> = LazyLock::new(|| {
     [
-        Step::new(r"(\P{N})(\p{P})", "$1 $2 "),
-        Step::new(r"(\p{P})(\P{N})", " $1 $2"),
-        Step::new(r"(\p{S})", " $1 "),
+        TokenizerStep::new(r"(\P{N})(\p{P})", "$1 $2 "),
+        TokenizerStep::new(r"(\p{P})(\P{N})", " $1 $2"),
+        TokenizerStep::new(r"(\p{S})", " $1 "),
     ]
 });
 
@@ -77,19 +77,19 @@ impl BleuTokenizer {
 }
 
 /// One replacement in a whole text.
-struct Step {
+struct TokenizerStep {
     pattern: Regex,
     replacement: &'static str,
 }
 
-impl Step {
-    fn new(pattern: &str, replacement: &'static str) -> Step {
+impl TokenizerStep {
+    fn new(pattern: &str, replacement: &'static str) -> TokenizerStep {
         let pattern = Regex::new(pattern).expect("the patterns are valid expressions");
-        Step { pattern, replacement }
+        TokenizerStep { pattern, replacement }
     }
 }
 
-fn run(steps: &[Step], text: String) -> String {
+fn run(steps: &[TokenizerStep], text: String) -> String {
     steps.iter().fold(text, |text, step| step.pattern.replace_all(&text, step.replacement).into_owned())
 }
 

@@ -2,19 +2,19 @@
 
 use std::collections::{HashMap, VecDeque};
 
-pub(super) struct Turns<T> {
+pub(super) struct CallerTurns<T> {
     jobs: HashMap<u64, VecDeque<T>>,
     // Invariant: holds each caller with a job once.
     callers: VecDeque<u64>,
 }
 
-impl<T> Default for Turns<T> {
-    fn default() -> Turns<T> {
-        Turns { jobs: HashMap::new(), callers: VecDeque::new() }
+impl<T> Default for CallerTurns<T> {
+    fn default() -> CallerTurns<T> {
+        CallerTurns { jobs: HashMap::new(), callers: VecDeque::new() }
     }
 }
 
-impl<T> Turns<T> {
+impl<T> CallerTurns<T> {
     pub fn push(&mut self, caller: u64, job: T) {
         let own = self.jobs.entry(caller).or_default();
         if own.is_empty() {
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn a_caller_with_one_job_waits_for_one_of_each_other_caller() {
-        let mut turns = Turns::default();
+        let mut turns = CallerTurns::default();
         for job in 0..100 {
             turns.push(1, job);
         }
