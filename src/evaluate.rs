@@ -75,43 +75,45 @@ struct EvaluatorState {
     places: Arc<Semaphore>,
     evaluations: usize,
     sentences: usize,
-    /// In KiB.
+    /// The memory budget for vectors of sentences, in KiB.
     vector_memory: Semaphore,
 }
 
-/// One sample and how to evaluate it.
+/// A sample with the metrics and options of its evaluation.
 pub struct Task {
     pub sample: Sample,
     pub selections: Vec<Selection>,
     /// None where none is configured.
     pub judge: Option<Judge>,
-    /// Its deadline is the one by which the judge and the model have answered.
+    /// The call to judge and model. Its deadline is earlier than that of the evaluation.
     pub call: Call,
     /// Deadline of the evaluation as a whole, after that of `call`: metrics that are still computed then are DEADLINE.
     pub answer_by: Deadline,
-    /// Of the judge's reasons; None for the sample's.
+    /// The language of the judge's reasons; None for that of the sample.
     pub reason_language: Option<Language>,
 }
 
-/// What all metrics say about a sample.
+/// The results of all metrics for a sample.
 #[derive(Debug)]
 pub struct Evaluation {
-    /// In the order of the selections.
+    /// Results in the order of the selections.
     pub results: Vec<MetricResult>,
-    /// Of all answers of the judge, those that metrics share counted once.
+    /// The cost of all answers of the judge; an answer that metrics share counts once.
     pub cost: Cost,
     pub language: Language,
     /// The id of the model that made the vectors, where any were made.
     pub embedding_model: Option<String>,
 }
 
-/// A place among the samples that are evaluated.
+/// A slot among the concurrent evaluations.
 #[expect(dead_code, reason = "held until the sample is done")]
 pub struct EvaluationSlot(OwnedSemaphorePermit);
 
-/// As many samples as may be are being evaluated.
+/// The maximum number of concurrent evaluations is reached.
 #[derive(Debug, thiserror::Error)]
-#[error("{limit} samples are being evaluated, which is the limit")]
+#[error(
+    "concurrent evaluation limit exceeded: {limit} samples are being evaluated (max-evaluations); retry later"
+)]
 pub struct Full {
     pub limit: usize,
 }
@@ -131,12 +133,12 @@ impl Evaluator {
         Ok(Evaluator(Arc::new(shared)))
     }
 
-    /// Those that are configured; the first is the default.
+    /// The configured judges; the first is the default.
     pub fn judges(&self) -> &[Judge] {
         &self.0.judges
     }
 
-    /// By name; the default one by an empty name.
+    /// The judge of a name; the default judge for an empty name.
     pub fn judge(&self, name: &str) -> Option<&Judge> {
         let judges = &self.0.judges;
         if name.is_empty() { judges.first() } else { judges.iter().find(|judge| judge.name() == name) }
@@ -154,14 +156,14 @@ impl Evaluator {
         EvaluationSlot(Arc::clone(&self.0.places).acquire_owned().await.expect("it is never closed"))
     }
 
-    /// All metrics of one sample side by side, or, where a budget may not be enough for all, those first that cost
-    /// least; `told` hears of each as soon as it is known. Never fails: what goes wrong is the status of the metrics
+    /// Computes all metrics of one sample concurrently. Where a budget may not suffice for all, the cheapest come first.
+    ///  `told` hears of each as soon as it is known. Never fails: what goes wrong is the status of the metrics
     /// that needed it. Ends by `task.answer_by` with what is known.
     pub async fn evaluate(&self, task: Task, mut told: impl FnMut(&MetricResult)) -> Evaluation {
         self.evaluate_rendered(task, |_| (), |result, ()| told(result)).await
     }
 
-    /// As [`Evaluator::evaluate`]; `told` hears also what `render` made of the result on the threads that computed it.
+    /// Evaluates like [`Evaluator::evaluate`] and also passes `told` what `render` made of each result on the compute threads.
     pub async fn evaluate_rendered<P: Send + 'static>(
         &self,
         task: Task,
@@ -231,8 +233,8 @@ fn by_cost(selections: Vec<Selection>) -> Vec<(usize, Arc<Selection>)> {
     order
 }
 
-/// How many of the first go side by side, at least one: all that the calls left would pay for if they shared none.
-/// Those behind wait, so that a call which a cheap metric still needs isn't spent on a dear one that ends unfinished.
+/// The number of metrics, at least one, that start concurrently: those whose calls the rest of the budget pays for even
+/// if they share none. The others wait, so that an expensive metric does not use up a call that a cheap one needs.
 fn affordable(waiting: &[(usize, Arc<Selection>)], calls_left: Option<u32>) -> usize {
     let Some(left) = calls_left.filter(|left| *left > 0) else { return waiting.len() };
     let sums = waiting.iter().scan(0, |sum, (_, selection)| {

@@ -1,4 +1,4 @@
-//! What many samples say together: mean, interval and coverage of each metric.
+//! Aggregates over many samples: mean, confidence interval and coverage of each metric.
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
@@ -13,7 +13,7 @@ const CONFIDENCE: f64 = 0.95;
 /// Takes results one after another and keeps no sample.
 #[derive(Clone, Debug, Default)]
 pub struct Aggregate {
-    /// In the order in which their labels first came.
+    /// Columns in the order in which their labels first appeared.
     columns: Vec<Column>,
 }
 
@@ -26,11 +26,11 @@ pub struct Summary {
     pub scored: usize,
     pub partial: usize,
     pub not_applicable: usize,
-    /// With any other status.
+    /// Samples with any other status.
     pub failed: usize,
     /// The failed ones by status, in the order in which they first came.
     pub failures: Vec<(Status, usize)>,
-    /// Of the scores alone; None where there is none.
+    /// The mean of the scores; None without a score.
     pub mean: Option<f64>,
     /// The share of samples with a score among those to which the metric applies: what the mean speaks for. None
     /// where it applies to none.
@@ -54,7 +54,7 @@ impl Aggregate {
         self.add_outcome(&result.metric, &result.label, result.status, score);
     }
 
-    /// As [`Aggregate::add`], of a result that was written down. A score that is not finite is none.
+    /// Adds a result that was read from a file; see [`Aggregate::add`]. A score that is not finite counts as none.
     pub fn add_outcome(&mut self, metric: &Metric, label: &str, status: Status, score: Option<f64>) {
         let column = self.column(metric, label);
         count(&mut column.counts, status);
@@ -63,7 +63,7 @@ impl Aggregate {
         }
     }
 
-    /// In the order in which the labels first came.
+    /// Summaries in the order in which the labels first appeared.
     pub fn summaries(&self) -> Vec<Summary> {
         self.columns.iter().map(Column::summary).collect()
     }
@@ -141,7 +141,7 @@ impl Moments {
     }
 }
 
-/// Of Student's t, so that [`CONFIDENCE`] lies between it and its negative.
+/// Quantiles of Student's t: [`CONFIDENCE`] of the distribution lies between each and its negative.
 fn quantile(freedom: f64) -> Option<f64> {
     let t = StudentsT::new(0.0, 1.0, freedom).ok()?;
     Some(t.inverse_cdf(0.5 + CONFIDENCE / 2.0))

@@ -1,4 +1,4 @@
-//! Whether anyone still waits for long work, asked by the work itself (pure).
+//! Cooperative cancellation: long computations check whether their result is still wanted (pure).
 
 use std::{cell::Cell, iter::FusedIterator};
 
@@ -12,7 +12,7 @@ pub struct Cancellation<'a>(Option<&'a dyn Fn() -> bool>);
 pub struct Cancelled;
 
 impl<'a> Cancellation<'a> {
-    /// For work whose result is always wanted.
+    /// A handle that is never cancelled.
     pub const UNLIMITED: Cancellation<'static> = Cancellation(None);
 
     /// Does work whose result is always wanted.
@@ -55,7 +55,7 @@ pub struct ItemGuard<'a> {
     is_over: Cell<bool>,
 }
 
-/// How many items are read between two questions whether anyone still waits.
+/// The number of items that are read between two checks.
 const ITEMS: u32 = 64;
 
 impl<'a> ItemGuard<'a> {

@@ -1,4 +1,4 @@
-//! What a metric is: its name, what it needs of a sample, and what its scores mean.
+//! Definitions of metrics: names, required fields, and the meaning of scores.
 
 use super::sample::{Field, Sample};
 
@@ -16,7 +16,7 @@ pub enum MetricFamily {
 /// The description of a metric. ListMetrics, docs/METRICS.md, the CLI and the validation of requests read it.
 #[derive(Clone, Debug)]
 pub struct Definition {
-    /// Its name in requests and results.
+    /// The name in requests and results.
     pub name: &'static str,
     /// The kind of its computation.
     pub family: MetricFamily,

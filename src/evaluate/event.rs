@@ -1,4 +1,4 @@
-//! What traces hear of a metric's result: numbers and names, and none of the texts.
+//! OpenTelemetry events for results of metrics. They carry numbers and names, never texts.
 
 use super::{
     result::{MetricResult, Status},
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::trace::{KeyValue, Span};
 
-/// As the semantic conventions of generative AI name it.
+/// The event name in the OpenTelemetry semantic conventions for generative AI.
 const EVENT: &str = "gen_ai.evaluation.result";
 /// Ids are the callers', of any length.
 const MOST_ID_CHARS: usize = 128;
@@ -39,7 +39,7 @@ pub(super) fn tell(mut span: Span, result: &MetricResult, response_id: &str) {
     }
 }
 
-/// None where there is a score, or where there was nothing to score.
+/// The error type of a result; None where there is a score or nothing to score.
 fn error_of(status: Status) -> Option<&'static str> {
     match status {
         Status::Ok | Status::NotApplicable => None,

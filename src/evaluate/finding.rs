@@ -1,4 +1,4 @@
-//! What a metric found, and the computation that leads there.
+//! Findings of metrics, and the computations that produce them.
 
 use std::collections::BTreeMap;
 
@@ -39,10 +39,10 @@ impl Computation {
 /// The rest of a metric's computation, or why there is no result.
 pub type Found = Result<Computation, Failure>;
 
-/// What a metric found.
+/// The finding of a metric.
 #[derive(Default)]
 pub(super) struct Finding {
-    /// None where the metric has no score, such as a ranking.
+    /// The estimated score; None for a metric without scores, such as ranking.
     pub estimate: Option<Estimate>,
     /// Verdicts that were given.
     pub judged: usize,
@@ -55,7 +55,7 @@ pub(super) struct Finding {
     pub ranking: Vec<usize>,
     /// The value that a discrete metric chose.
     pub value: String,
-    /// Why verdicts are missing, where something failed.
+    /// The failure because of which verdicts are missing, if any.
     pub missing: Option<Failure>,
 }
 

@@ -7,6 +7,7 @@ pub mod bleu;
 pub mod chrf;
 pub mod exact_match;
 pub mod id_context;
+pub(super) mod inputs;
 mod ngrams;
 pub mod porter;
 pub mod quoted_spans;
@@ -20,6 +21,7 @@ mod tokens;
 
 use std::sync::Arc;
 
+pub use inputs::{Pair, Retrieval};
 pub use tokens::Tokenization;
 
 use super::{
@@ -82,22 +84,4 @@ fn compare_or(
         Ok(Finding::of(score.map_or(Estimate::NotApplicable(nothing), Estimate::Exact), ""))
     });
     Ok(Computation { length, ..work })
-}
-
-/// A response and what it is compared with.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Pair<'a> {
-    /// What was answered.
-    pub response: &'a str,
-    /// What should have been answered.
-    pub reference: &'a str,
-}
-
-/// What was retrieved, best first, and what should have been: texts or ids.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Retrieval<'a> {
-    /// What was retrieved, in rank order.
-    pub retrieved: &'a [&'a str],
-    /// What should have been retrieved.
-    pub reference: &'a [&'a str],
 }

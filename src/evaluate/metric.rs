@@ -5,9 +5,8 @@ use std::{any::Any, fmt, sync::Arc};
 use futures::future::BoxFuture;
 
 use super::{
-    definition::{Definition, MetricFamily},
+    definition::Definition,
     finding::Found,
-    metrics,
     options::OptionReader,
     steps::{Ledger, Steps},
 };
@@ -78,116 +77,12 @@ impl PartialEq for Metric {
 }
 
 impl Metric {
-    /// Every metric with its default options, in the order of the documentation.
-    pub fn all() -> Vec<Metric> {
-        metrics::METRICS.iter().map(MetricEntry::with_default_options).collect()
-    }
-
-    /// The metric of a name, with its default options.
-    pub fn named(name: &str) -> Option<Metric> {
-        metrics::METRICS
-            .iter()
-            .find(|entry| entry.definition.name == name)
-            .map(MetricEntry::with_default_options)
-    }
-
     pub fn definition(&self) -> &'static Definition {
         self.0.definition()
     }
 
     pub(super) async fn find(&self, steps: &Steps<'_>, ledger: &mut Ledger) -> Found {
         self.0.find(steps, ledger).await
-    }
-}
-
-/// A line of the registry.
-pub(crate) struct MetricEntry {
-    pub definition: &'static Definition,
-    default: fn() -> Metric,
-    read: fn(Options, &mut OptionReader<'_>) -> Option<Metric>,
-    required_options: fn() -> Option<Options>,
-}
-
-impl MetricEntry {
-    pub(super) const fn of<M: MetricType>() -> MetricEntry {
-        MetricEntry {
-            definition: M::DEFINITION,
-            default: || M::default().into(),
-            read: |options, reader| M::read(options, reader).map(Metric::from),
-            required_options: M::required_options,
-        }
-    }
-
-    /// The entry of a name.
-    pub fn named(name: &str) -> Option<&'static MetricEntry> {
-        metrics::METRICS.iter().find(|entry| entry.definition.name == name)
-    }
-
-    pub fn with_default_options(&self) -> Metric {
-        (self.default)()
-    }
-
-    /// Whether the metric needs options of the caller's.
-    pub fn requires_options(&self) -> bool {
-        (self.required_options)().is_some()
-    }
-
-    /// The metric with these options; with its default ones where there are none or where they are wrong, which the
-    /// reader is told.
-    pub fn with_options(&self, options: Option<Options>, reader: &mut OptionReader<'_>) -> Metric {
-        let Some(options) = options.or_else(self.required_options) else {
-            return self.with_default_options();
-        };
-        let field = super::options::field_name(&options);
-        (self.read)(options, reader).unwrap_or_else(|| {
-            let takes = match self.definition.options_field {
-                "" => "no options".to_owned(),
-                field => format!("the options {field}"),
-            };
-            reader.add(field, format!("{} takes {takes}", self.definition.name));
-            self.with_default_options()
-        })
-    }
-}
-
-/// Several metrics by one name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetricGroup {
-    All,
-    Judged,
-    Lexical,
-    Vector,
-    NoJudge,
-}
-
-impl MetricGroup {
-    /// Every group with its name.
-    pub const NAMED: [(&str, MetricGroup); 5] = [
-        ("all", MetricGroup::All),
-        ("judged", MetricGroup::Judged),
-        ("lexical", MetricGroup::Lexical),
-        ("vector", MetricGroup::Vector),
-        ("no_judge", MetricGroup::NoJudge),
-    ];
-
-    pub fn named(name: &str) -> Option<MetricGroup> {
-        MetricGroup::NAMED.into_iter().find(|(known, _)| *known == name).map(|(_, group)| group)
-    }
-
-    /// Its metrics: those that need no options of the caller's.
-    pub fn metrics(self) -> Vec<Metric> {
-        let belongs = |definition: &Definition| {
-            definition.in_groups
-                && match self {
-                    MetricGroup::All => true,
-                    MetricGroup::Judged => definition.family == MetricFamily::Judged,
-                    MetricGroup::Lexical => definition.family == MetricFamily::Lexical,
-                    MetricGroup::Vector => definition.family == MetricFamily::Vector,
-                    MetricGroup::NoJudge => definition.judge_calls == 0,
-                }
-        };
-        let entries = metrics::METRICS.iter().filter(|entry| belongs(entry.definition));
-        entries.map(MetricEntry::with_default_options).collect()
     }
 }
 

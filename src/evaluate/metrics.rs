@@ -1,7 +1,11 @@
 //! All metrics: their types, and the registry that lists them. A new one is a file with a
 //! [`MetricType`](super::metric::MetricType) and a line here.
 
-use super::metric::MetricEntry;
+use super::{
+    definition::{Definition, MetricFamily},
+    metric::{Metric, MetricType},
+    options::{self, OptionReader},
+};
 pub use super::{
     judged::{
         answer_accuracy::AnswerAccuracy,
@@ -42,6 +46,7 @@ pub use super::{
         semantic_similarity::SemanticSimilarity,
     },
 };
+use crate::proto::metric_selection::Options;
 
 /// Every metric, in the order of the documentation.
 pub(crate) const METRICS: &[MetricEntry] = &[
@@ -83,3 +88,106 @@ pub(crate) const METRICS: &[MetricEntry] = &[
     MetricEntry::of::<TextContextRecall>(),
     MetricEntry::of::<QuotedSpans>(),
 ];
+
+impl Metric {
+    /// Every metric with its default options, in the order of the documentation.
+    pub fn all() -> Vec<Metric> {
+        METRICS.iter().map(MetricEntry::with_default_options).collect()
+    }
+
+    /// The metric of a name, with its default options.
+    pub fn named(name: &str) -> Option<Metric> {
+        METRICS.iter().find(|entry| entry.definition.name == name).map(MetricEntry::with_default_options)
+    }
+}
+
+/// A line of the registry.
+pub(crate) struct MetricEntry {
+    pub definition: &'static Definition,
+    default: fn() -> Metric,
+    read: fn(Options, &mut OptionReader<'_>) -> Option<Metric>,
+    required_options: fn() -> Option<Options>,
+}
+
+impl MetricEntry {
+    const fn of<M: MetricType>() -> MetricEntry {
+        MetricEntry {
+            definition: M::DEFINITION,
+            default: || M::default().into(),
+            read: |options, reader| M::read(options, reader).map(Metric::from),
+            required_options: M::required_options,
+        }
+    }
+
+    /// The entry of a name.
+    pub fn named(name: &str) -> Option<&'static MetricEntry> {
+        METRICS.iter().find(|entry| entry.definition.name == name)
+    }
+
+    pub fn with_default_options(&self) -> Metric {
+        (self.default)()
+    }
+
+    /// Whether the metric needs options of the caller's.
+    pub fn requires_options(&self) -> bool {
+        (self.required_options)().is_some()
+    }
+
+    /// The metric with these options; with its default ones where there are none or where they are wrong, which the
+    /// reader is told.
+    pub fn with_options(&self, options: Option<Options>, reader: &mut OptionReader<'_>) -> Metric {
+        let Some(options) = options.or_else(self.required_options) else {
+            return self.with_default_options();
+        };
+        let field = options::field_name(&options);
+        (self.read)(options, reader).unwrap_or_else(|| {
+            let takes = match self.definition.options_field {
+                "" => "no options".to_owned(),
+                field => format!("the options {field}"),
+            };
+            reader.add(field, format!("{} takes {takes}", self.definition.name));
+            self.with_default_options()
+        })
+    }
+}
+
+/// A group of metrics that a request can select by one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricGroup {
+    All,
+    Judged,
+    Lexical,
+    Vector,
+    NoJudge,
+}
+
+impl MetricGroup {
+    /// Every group with its name.
+    pub const NAMED: [(&str, MetricGroup); 5] = [
+        ("all", MetricGroup::All),
+        ("judged", MetricGroup::Judged),
+        ("lexical", MetricGroup::Lexical),
+        ("vector", MetricGroup::Vector),
+        ("no_judge", MetricGroup::NoJudge),
+    ];
+
+    pub fn named(name: &str) -> Option<MetricGroup> {
+        MetricGroup::NAMED.into_iter().find(|(known, _)| *known == name).map(|(_, group)| group)
+    }
+
+    /// The metrics of the group: those that need no options.
+    pub fn metrics(self) -> Vec<Metric> {
+        let belongs = |definition: &Definition| {
+            definition.in_groups
+                && match self {
+                    MetricGroup::All => true,
+                    MetricGroup::Judged => definition.family == MetricFamily::Judged,
+                    MetricGroup::Lexical => definition.family == MetricFamily::Lexical,
+                    MetricGroup::Vector => definition.family == MetricFamily::Vector,
+                    MetricGroup::NoJudge => definition.judge_calls == 0,
+                }
+        };
+        let entries = METRICS.iter().filter(|entry| belongs(entry.definition));
+        entries.map(MetricEntry::with_default_options).collect()
+    }
+}

@@ -27,7 +27,7 @@ pub struct OptionReader<'a> {
 pub struct OptionError {
     /// The path of the field, such as `metrics[3].bleu.max_order`.
     pub field: String,
-    /// What is wrong with it.
+    /// The reason.
     pub description: String,
 }
 
@@ -107,7 +107,7 @@ impl<'a> OptionReader<'a> {
     pub(super) fn judgements(&mut self, field: &str, value: Option<u32>) -> usize {
         let samples = self.number(field, value, 1, 1..=9);
         if samples.is_multiple_of(2) {
-            self.add(field, format!("{samples}, an odd number is needed"));
+            self.add(field, format!("{samples}, the number of judgements must be odd"));
         }
         samples as usize
     }
@@ -115,7 +115,7 @@ impl<'a> OptionReader<'a> {
     /// A scale whose lowest value has to be below its highest.
     pub(super) fn scale<T: PartialOrd + std::fmt::Display>(&mut self, field: &str, lowest: &T, highest: &T) {
         if lowest >= highest {
-            self.add(field, format!("{highest}, more than lowest ({lowest}) is needed"));
+            self.add(field, format!("{highest}, must be above lowest ({lowest})"));
         }
     }
 
@@ -139,7 +139,7 @@ pub(crate) fn read_rubrics(
     let numbered = rubrics.into_iter().filter_map(|(key, text)| Some((key.parse::<i32>().ok()?, text)));
     let numbered: BTreeMap<i32, String> = numbered.collect();
     if numbered.len() < given {
-        add(path.to_owned(), "its keys are not all different whole numbers".into());
+        add(path.to_owned(), "keys must be distinct whole numbers".into());
     }
     if given > 0 && !RUBRIC_SCORES.contains(&given) {
         let (least, most) = RUBRIC_SCORES.into_inner();

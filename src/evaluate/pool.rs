@@ -28,7 +28,7 @@ use crate::{
 };
 use round_robin::CallerTurns;
 
-/// How long a job keeps its thread before others have their turn. Slices are shorter as a rule, and are not cut.
+/// Time for which a job keeps its thread before other jobs get a turn. A slice is usually shorter and is never interrupted.
 const TURN: Duration = Duration::from_millis(5);
 
 /// The caller of a job, and the deadline of its result.
@@ -39,10 +39,10 @@ pub(super) struct PoolTicket {
     pub deadline: Deadline,
 }
 
-/// How long a slice of the work takes.
+/// The length of a slice of a computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
-    /// Some milliseconds at most.
+    /// At most a few milliseconds.
     Short,
     /// Up to half a second, with questions in between whether the result is still wanted.
     Long,
@@ -59,7 +59,7 @@ struct QueuedJob {
 }
 
 pub(super) struct Pool {
-    /// None while it is dropped.
+    /// None while the pool is being dropped.
     threads: Option<rayon::ThreadPool>,
     waiting: Arc<QueuedJob>,
     /// Hears of each thread's end.
@@ -105,7 +105,7 @@ impl Pool {
     /// Runs `slice` again and again until it gives the result.
     ///
     /// # Errors
-    /// As [`Pool::run`].
+    /// See [`Pool::run`].
     pub async fn run_in_slices<T: Send + 'static>(
         &self,
         ticket: PoolTicket,
@@ -180,7 +180,7 @@ impl QueuedJob {
         }
     }
 
-    /// Whether the job that had its turn waits for another; None if no job waits.
+    /// Returns whether the job that had its turn waits for another one; None if no job waits.
     fn give_turn(&self, length: Length) -> Option<bool> {
         let (caller, mut job) = lock(self.of(length)).pop()?;
         // A job that panics is dropped, which tells its caller; one in whose middle it was done goes on.
@@ -197,7 +197,7 @@ impl QueuedJob {
         Some(is_unfinished)
     }
 
-    /// For one turn, or until none is left. A job that is not finished then waits with those of the other callers.
+    /// Runs a job for one turn or until it is done. An unfinished job is queued again behind those of the other callers.
     fn do_short_work(&self) {
         let begun = Instant::now();
         while begun.elapsed() < TURN && self.give_turn(Length::Short).is_some() {}

@@ -7,7 +7,7 @@
 
 use crate::judge::PromptLanguage;
 
-/// One task for the judge: from which parts to which answer.
+/// A prompt template: the task of the judge, the parts that it gets, and the shape of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Template {
     /// `{question, text}` to `{claims}`: atomic claims; `question` may be left out.
@@ -22,15 +22,15 @@ pub(crate) enum Template {
     Entities,
     /// `{question, response, reference}` to `{reason, rating}`: 0, 2 or 4.
     AccuracyA,
-    /// As `AccuracyA`, seen by an examiner who looks for faults.
+    /// Same parts and answer as `AccuracyA`, from the view of an examiner who looks for faults.
     AccuracyB,
     /// `{question, contexts}` to `{reason, rating}`: 0, 1 or 2.
     ContextRelevanceA,
-    /// As `ContextRelevanceA`, counting the pieces of information that were found.
+    /// Same parts and answer as `ContextRelevanceA`; it counts the pieces of information that were found.
     ContextRelevanceB,
     /// `{response, contexts}` to `{reason, rating}`: 0, 1 or 2.
     GroundednessA,
-    /// As `GroundednessA`, seen by an editor who strikes out what isn't proved.
+    /// Same parts and answer as `GroundednessA`, from the view of an editor who strikes out unproven statements.
     GroundednessB,
     /// `{text}` to `{keyphrases}`.
     Keyphrases,
@@ -52,6 +52,18 @@ pub(crate) enum Template {
     Ranking,
     /// `{question, response}` to `{reason, refusal}`.
     Refusal,
+}
+
+/// The texts of a template in both languages, from the files of its name.
+macro_rules! prompt {
+    ($name:literal, version $version:literal) => {
+        PromptTexts {
+            name: $name,
+            version: $version,
+            english: include_str!(concat!("prompts/en/", $name, ".txt")),
+            chinese: include_str!(concat!("prompts/zh/", $name, ".txt")),
+        }
+    };
 }
 
 impl Template {
@@ -115,132 +127,27 @@ impl Template {
 
     fn texts(self) -> PromptTexts {
         match self {
-            Template::Claims => PromptTexts {
-                name: "claims",
-                version: 1,
-                english: include_str!("prompts/en/claims.txt"),
-                chinese: include_str!("prompts/zh/claims.txt"),
-            },
-            Template::Verify => PromptTexts {
-                name: "verify",
-                version: 1,
-                english: include_str!("prompts/en/verify.txt"),
-                chinese: include_str!("prompts/zh/verify.txt"),
-            },
-            Template::Usefulness => PromptTexts {
-                name: "usefulness",
-                version: 1,
-                english: include_str!("prompts/en/usefulness.txt"),
-                chinese: include_str!("prompts/zh/usefulness.txt"),
-            },
-            Template::Question => PromptTexts {
-                name: "question",
-                version: 1,
-                english: include_str!("prompts/en/question.txt"),
-                chinese: include_str!("prompts/zh/question.txt"),
-            },
-            Template::Entities => PromptTexts {
-                name: "entities",
-                version: 1,
-                english: include_str!("prompts/en/entities.txt"),
-                chinese: include_str!("prompts/zh/entities.txt"),
-            },
-            Template::AccuracyA => PromptTexts {
-                name: "accuracy_a",
-                version: 1,
-                english: include_str!("prompts/en/accuracy_a.txt"),
-                chinese: include_str!("prompts/zh/accuracy_a.txt"),
-            },
-            Template::AccuracyB => PromptTexts {
-                name: "accuracy_b",
-                version: 1,
-                english: include_str!("prompts/en/accuracy_b.txt"),
-                chinese: include_str!("prompts/zh/accuracy_b.txt"),
-            },
-            Template::ContextRelevanceA => PromptTexts {
-                name: "context_relevance_a",
-                version: 1,
-                english: include_str!("prompts/en/context_relevance_a.txt"),
-                chinese: include_str!("prompts/zh/context_relevance_a.txt"),
-            },
-            Template::ContextRelevanceB => PromptTexts {
-                name: "context_relevance_b",
-                version: 1,
-                english: include_str!("prompts/en/context_relevance_b.txt"),
-                chinese: include_str!("prompts/zh/context_relevance_b.txt"),
-            },
-            Template::GroundednessA => PromptTexts {
-                name: "groundedness_a",
-                version: 1,
-                english: include_str!("prompts/en/groundedness_a.txt"),
-                chinese: include_str!("prompts/zh/groundedness_a.txt"),
-            },
-            Template::GroundednessB => PromptTexts {
-                name: "groundedness_b",
-                version: 1,
-                english: include_str!("prompts/en/groundedness_b.txt"),
-                chinese: include_str!("prompts/zh/groundedness_b.txt"),
-            },
-            Template::Keyphrases => PromptTexts {
-                name: "keyphrases",
-                version: 1,
-                english: include_str!("prompts/en/keyphrases.txt"),
-                chinese: include_str!("prompts/zh/keyphrases.txt"),
-            },
-            Template::SummaryQuestions => PromptTexts {
-                name: "summary_questions",
-                version: 1,
-                english: include_str!("prompts/en/summary_questions.txt"),
-                chinese: include_str!("prompts/zh/summary_questions.txt"),
-            },
-            Template::SummaryAnswers => PromptTexts {
-                name: "summary_answers",
-                version: 1,
-                english: include_str!("prompts/en/summary_answers.txt"),
-                chinese: include_str!("prompts/zh/summary_answers.txt"),
-            },
-            Template::Aspect => PromptTexts {
-                name: "aspect",
-                version: 1,
-                english: include_str!("prompts/en/aspect.txt"),
-                chinese: include_str!("prompts/zh/aspect.txt"),
-            },
-            Template::Criteria => PromptTexts {
-                name: "criteria",
-                version: 1,
-                english: include_str!("prompts/en/criteria.txt"),
-                chinese: include_str!("prompts/zh/criteria.txt"),
-            },
-            Template::Rubric => PromptTexts {
-                name: "rubric",
-                version: 1,
-                english: include_str!("prompts/en/rubric.txt"),
-                chinese: include_str!("prompts/zh/rubric.txt"),
-            },
-            Template::Discrete => PromptTexts {
-                name: "discrete",
-                version: 1,
-                english: include_str!("prompts/en/discrete.txt"),
-                chinese: include_str!("prompts/zh/discrete.txt"),
-            },
-            Template::Numeric => PromptTexts {
-                name: "numeric",
-                version: 1,
-                english: include_str!("prompts/en/numeric.txt"),
-                chinese: include_str!("prompts/zh/numeric.txt"),
-            },
-            Template::Ranking => PromptTexts {
-                name: "ranking",
-                version: 1,
-                english: include_str!("prompts/en/ranking.txt"),
-                chinese: include_str!("prompts/zh/ranking.txt"),
-            },
-            Template::Refusal => PromptTexts {
-                name: "refusal",
-                version: 1,
-                english: include_str!("prompts/en/refusal.txt"),
-                chinese: include_str!("prompts/zh/refusal.txt"),
-            },
+            Template::Claims => prompt!("claims", version 1),
+            Template::Verify => prompt!("verify", version 1),
+            Template::Usefulness => prompt!("usefulness", version 1),
+            Template::Question => prompt!("question", version 1),
+            Template::Entities => prompt!("entities", version 1),
+            Template::AccuracyA => prompt!("accuracy_a", version 1),
+            Template::AccuracyB => prompt!("accuracy_b", version 1),
+            Template::ContextRelevanceA => prompt!("context_relevance_a", version 1),
+            Template::ContextRelevanceB => prompt!("context_relevance_b", version 1),
+            Template::GroundednessA => prompt!("groundedness_a", version 1),
+            Template::GroundednessB => prompt!("groundedness_b", version 1),
+            Template::Keyphrases => prompt!("keyphrases", version 1),
+            Template::SummaryQuestions => prompt!("summary_questions", version 1),
+            Template::SummaryAnswers => prompt!("summary_answers", version 1),
+            Template::Aspect => prompt!("aspect", version 1),
+            Template::Criteria => prompt!("criteria", version 1),
+            Template::Rubric => prompt!("rubric", version 1),
+            Template::Discrete => prompt!("discrete", version 1),
+            Template::Numeric => prompt!("numeric", version 1),
+            Template::Ranking => prompt!("ranking", version 1),
+            Template::Refusal => prompt!("refusal", version 1),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a metric says about a sample: typed, and never NaN.
+//! Results of metrics: typed, and never NaN.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -10,7 +10,7 @@ use crate::{
     judge::{Cost, JudgeError},
 };
 
-/// How a metric went. There is a score only where it is [`Status::Ok`].
+/// The outcome of a metric. There is a score only with [`Status::Ok`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Status {
@@ -27,7 +27,7 @@ pub enum Status {
     Failed,
 }
 
-/// Why a metric has neither score nor bounds.
+/// The failure because of which a metric has neither score nor bounds.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
     #[error("no judge is configured; start the server with --judge-url and --judge-model")]
@@ -71,15 +71,15 @@ impl Failure {
     }
 }
 
-/// What one metric says about a sample.
+/// The result of one metric for one sample.
 #[derive(Clone, Debug)]
 pub struct MetricResult {
     pub metric: Metric,
     pub label: String,
     pub status: Status,
-    /// Where it is [`Status::Ok`].
+    /// The score; only with [`Status::Ok`].
     pub score: Option<Score>,
-    /// Where verdicts are missing: the lowest and the highest that the score could have been.
+    /// The lowest and the highest possible score, where verdicts are missing.
     pub bounds: Option<(Score, Score)>,
     /// Verdicts that the judge gave, and that it was asked for.
     pub judged: usize,
@@ -88,23 +88,23 @@ pub struct MetricResult {
     pub claims: Vec<Claim>,
     /// Numbers from which the score was made.
     pub details: BTreeMap<&'static str, f64>,
-    /// Of ranking: indices of the candidates, best first.
+    /// Indices of the candidates, best first; for ranking alone.
     pub ranking: Vec<usize>,
-    /// Of discrete.
+    /// The chosen value; for discrete alone.
     pub value: String,
     pub failure: Option<Failure>,
-    /// Of all answers that it used, also those that it shared.
+    /// The cost of all answers of the judge that the metric used, shared ones included.
     pub cost: Cost,
 }
 
-/// One thing that was judged.
+/// A judged item: a claim, a context or a question.
 #[derive(Clone, Debug, Serialize)]
 pub struct Claim {
     pub id: String,
     pub origin: ClaimOrigin,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub text: String,
-    /// None where the judge gave no verdict.
+    /// The verdict; None where the judge gave none.
     pub verdict: Option<bool>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
@@ -132,7 +132,7 @@ pub struct Evidence {
     /// The caller's id of the context.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub context_id: String,
-    /// Where the quote was found.
+    /// The range of the quote in its source.
     pub place: Option<EvidenceRange>,
 }
 
@@ -145,7 +145,7 @@ pub enum EvidenceSource {
     Reference,
 }
 
-/// Where a quote stands in its text.
+/// The range of a quote in its text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EvidenceRange {
     pub bytes: Range<usize>,

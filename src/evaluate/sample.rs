@@ -1,4 +1,4 @@
-//! What is scored.
+//! Samples: the answers that are scored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use super::{
     text::{self, Language},
 };
 
-/// One answer with what it was made from. An empty text is an unset one.
+/// One answer with its question and contexts. An empty text counts as unset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
     /// The caller's own.
@@ -20,9 +20,9 @@ pub struct Sample {
     pub retrieved_contexts: Vec<Context>,
     pub reference: String,
     pub reference_contexts: Vec<Context>,
-    /// What each score means in this sample.
+    /// The meaning of each score, for instance_rubrics.
     pub rubrics: BTreeMap<i32, String>,
-    /// As the caller said; None to find it out.
+    /// The language that the caller gives; None to detect it.
     pub language: Option<Language>,
 }
 
@@ -34,11 +34,11 @@ pub struct Context {
     pub id: String,
 }
 
-/// What has to be known of a sample's texts before anything is asked.
+/// The analysis of a sample's texts that precedes every metric.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TextAnalysis {
     pub language: Language,
-    /// Whether the response declines to answer, and whether the reference does.
+    /// Whether the response declines to answer.
     pub response_refuses: bool,
     pub reference_refuses: bool,
 }
@@ -94,7 +94,7 @@ impl Field {
         Field::Rubrics,
     ];
 
-    /// As in `Sample`; the ids stand in their contexts.
+    /// The name of the field in `Sample`; ids belong to their contexts.
     pub fn name(self) -> &'static str {
         match self {
             Field::UserInput => "user_input",

@@ -17,7 +17,7 @@ impl Score {
     }
 }
 
-/// What verdicts give, some of which may be missing.
+/// A score from verdicts, some of which may be missing.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Estimate {
     /// All verdicts are there.
@@ -29,7 +29,7 @@ pub enum Estimate {
 }
 
 impl Estimate {
-    /// From a formula over complete verdicts, which no verdict for a yes makes smaller.
+    /// Applies a formula over complete verdicts that never decreases when a verdict changes to yes.
     pub fn rising(verdicts: &[Option<bool>], formula: impl Fn(&[bool]) -> f64) -> Estimate {
         let filled = |missing| -> Vec<bool> { verdicts.iter().map(|v| v.unwrap_or(missing)).collect() };
         let lower = formula(&filled(false));

@@ -1,4 +1,4 @@
-//! What metrics need of the judge and of the embedding model: each step is taken once, by whoever comes first, and
+//! Steps of an evaluation that need the judge, the embedding model or long comparisons. Each is taken once, and
 //! its product is shared. A step begins as soon as the products that it needs are there.
 
 mod ask;
@@ -162,11 +162,11 @@ pub struct Steps<'a> {
     context_rows: FreeStep<EmbeddedTexts>,
     answer_rows: FreeStep<EmbeddedTexts>,
     embedding: OnceCell<vectors::Embedding>,
-    /// Taken before the sentences' vectors are made, and held as long as they are.
+    /// The memory permit for the vectors of the sentences, acquired before they are computed.
     vector_memory: OnceCell<SemaphorePermit<'a>>,
 }
 
-/// How a task asks the judge.
+/// The judge of a task and the call that it is asked with.
 pub(super) struct JudgeRequest {
     /// None where no judge is configured.
     pub judge: Option<Judge>,
@@ -268,7 +268,7 @@ impl<'a> Steps<'a> {
         self.shared.pool.run(self.ticket, length, work).await
     }
 
-    /// As [`Steps::compute`], from the sample, whose texts are long.
+    /// Derives a value from the sample on those threads, as its texts may be long; see [`Steps::compute`].
     pub(super) async fn derive<T: Send + 'static>(
         &self,
         make: impl FnOnce(&Sample) -> T + Send + 'static,

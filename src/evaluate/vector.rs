@@ -28,7 +28,7 @@ async fn few_sentences(steps: &Steps<'_>) -> Result<Result<Arc<Sentences>, Compu
     Ok(Err(Computation::done(Finding::of(Estimate::NotApplicable(""), reason))))
 }
 
-/// For each row of `left` the highest cosine with one of these rows of `right`.
+/// Returns for each row of `left` the highest cosine with a row of `right` within `range`.
 fn best_of(
     left: &VectorRows,
     right: &VectorRows,

@@ -117,8 +117,14 @@ fn only_the_edge_knows_the_protocol() {
         });
     }
     // Each metric reads its own options.
-    let options =
-        ["evaluate/metric", "evaluate/options", "evaluate/judged", "evaluate/lexical", "evaluate/vector"];
+    let options = [
+        "evaluate/metric",
+        "evaluate/metrics",
+        "evaluate/options",
+        "evaluate/judged",
+        "evaluate/lexical",
+        "evaluate/vector",
+    ];
     check("only rpc and the options of metrics know the messages", |s| {
         s.knows_module("proto") && !s.is_in(&edge) && !s.is_in(&options)
     });

@@ -8,8 +8,8 @@ use super::sample;
 use crate::{
     config::Kind,
     evaluate::{
-        metric::{MetricEntry, MetricGroup, Selection},
-        metrics,
+        metric::Selection,
+        metrics::{self, MetricEntry, MetricGroup},
         text::Language,
     },
     judge::BudgetLimits,

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::{Usage, options, options::Options, output::Output};
 use crate::{
     config::Config,
-    evaluate::metric::{MetricGroup, Selection},
+    evaluate::{metric::Selection, metrics::MetricGroup},
     judge::{self, store::Mode},
 };
 

@@ -1,6 +1,6 @@
 //! Answer accuracy: how well the response agrees with the reference, by two differently worded judges.
 //!
-//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, answer accuracy (nv_accuracy).
+//! Range 0 to 1, higher is better. Source: RAGAS, answer accuracy (nv_accuracy).
 
 use super::ratings::two_ratings;
 use crate::evaluate::{

@@ -1,6 +1,6 @@
 //! Answer correctness: the claims' F score, and the similarity of the vectors, weighted.
 //!
-//! Range -1 to 1, in practice 0 to 1, higher is better. EvidenceSource: RAGAS, answer correctness.
+//! Range -1 to 1, in practice 0 to 1, higher is better. Source: RAGAS, answer correctness.
 
 use super::claims::both_ways;
 use crate::evaluate::{
@@ -103,7 +103,7 @@ impl MetricType for AnswerCorrectness {
             beta: reader.beta("answer_correctness.beta", options.beta),
         };
         if metric.factuality_weight + metric.similarity_weight == 0.0 {
-            reader.add("answer_correctness", "one of the weights must be above 0");
+            reader.add("answer_correctness", "at least one weight must be above 0");
         }
         Some(metric)
     }

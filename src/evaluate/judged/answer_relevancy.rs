@@ -1,6 +1,6 @@
 //! Answer relevancy: how near the user's question is to questions that the response answers.
 //!
-//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, arXiv:2309.15217, section 3.
+//! Range 0 to 1, higher is better. Source: RAGAS, arXiv:2309.15217, section 3.
 
 use crate::evaluate::{
     definition::Definition,

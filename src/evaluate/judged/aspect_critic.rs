@@ -1,6 +1,6 @@
 //! Aspect critic: whether the response keeps a criterion of the caller's, by the majority of judgements.
 //!
-//! 0 or 1; which is better is the criterion's. EvidenceSource: RAGAS, aspect critic.
+//! 0 or 1; which is better is the criterion's. Source: RAGAS, aspect critic.
 
 use super::votes::{self, Votes, about_sample};
 use crate::evaluate::{
@@ -16,7 +16,7 @@ use crate::evaluate::{
 };
 use crate::proto::metric_selection::Options;
 
-/// Whether the response meets a criterion.
+/// A yes or no on a criterion.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AspectCritic(pub Criterion);
 
@@ -26,7 +26,7 @@ pub struct Criterion {
     pub definition: String,
     /// Odd.
     pub samples: usize,
-    /// Of simple_criteria's scores.
+    /// The scale of simple_criteria.
     pub lowest: i32,
     pub highest: i32,
 }

@@ -64,7 +64,7 @@ pub(super) fn claims(table: &ClaimTable, side: Side) -> Vec<Claim> {
     table.rows.iter().enumerate().map(claim).collect()
 }
 
-/// Why verdicts are missing, where something failed.
+/// The failure because of which verdicts are missing, if any.
 pub(super) fn first_failure(tables: &[&ClaimTable]) -> Option<Failure> {
     tables.iter().find_map(|table| table.failure.clone())
 }

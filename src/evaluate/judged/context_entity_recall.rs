@@ -1,6 +1,6 @@
 //! Context entity recall: the share of the reference's entities that the retrieved contexts hold.
 //!
-//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, context entity recall.
+//! Range 0 to 1, higher is better. Source: RAGAS, context entity recall.
 
 use crate::evaluate::{
     definition::Definition,
@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ContextEntityRecall;
 
-/// From the entities of either side, repeated or not.
+/// Computes the score from the entities of both sides; repeated entities count once.
 pub fn score(reference: &[String], contexts: &[String]) -> Estimate {
     let set = |entities: &[String]| -> BTreeSet<String> {
         entities.iter().map(|entity| normalize(entity)).filter(|entity| !entity.is_empty()).collect()

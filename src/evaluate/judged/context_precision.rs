@@ -1,6 +1,6 @@
 //! Context precision: average precision of the ranked contexts, by whether each was useful for the answer.
 //!
-//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, context precision; Manning et al., Introduction to Information
+//! Range 0 to 1, higher is better. Source: RAGAS, context precision; Manning et al., Introduction to Information
 //! Retrieval, section 8.4.
 
 use super::claims::name;

@@ -1,6 +1,6 @@
 //! Context recall: the share of the reference's claims that the retrieved contexts support.
 //!
-//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, context recall with a reference.
+//! Range 0 to 1, higher is better. Source: RAGAS, context recall with a reference.
 
 use super::claims::share_of;
 use crate::evaluate::{

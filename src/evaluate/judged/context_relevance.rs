@@ -1,6 +1,6 @@
 //! Context relevance: whether the contexts hold what the question needs, by two differently worded judges.
 //!
-//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, context relevance (nv_context_relevance).
+//! Range 0 to 1, higher is better. Source: RAGAS, context relevance (nv_context_relevance).
 
 use super::ratings::{contexts_part, rate, two_ratings};
 use crate::evaluate::{

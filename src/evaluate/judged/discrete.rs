@@ -1,6 +1,6 @@
 //! Discrete: one of the caller's values, by the majority of judgements.
 //!
-//! EvidenceSource: RAGAS, discrete metrics.
+//! Source: RAGAS, discrete metrics.
 
 use std::ops::RangeInclusive;
 
@@ -71,7 +71,7 @@ impl MetricType for Discrete {
             let field = format!("discrete.values[{index}]");
             reader.text(&field, value);
             if options.values[..index].contains(value) {
-                reader.add(&field, "the same value stands before it");
+                reader.add(&field, "duplicate value");
             }
         }
         let samples = reader.judgements("discrete.samples", options.samples);

@@ -1,6 +1,6 @@
 //! Factual correctness: precision, recall or F score of claims verified both ways.
 //!
-//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, factual correctness.
+//! Range 0 to 1, higher is better. Source: RAGAS, factual correctness.
 
 use super::{
     answer_correctness::{f_of_claims, precision_and_recall},
@@ -39,7 +39,7 @@ impl Default for FactualCorrectness {
     }
 }
 
-/// As answer_correctness takes them. For precision `reference` may be empty.
+/// The arguments are those of answer_correctness. For precision `reference` may be empty.
 pub fn score(
     response: &[Option<bool>],
     reference: &[Option<bool>],

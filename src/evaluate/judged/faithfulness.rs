@@ -1,6 +1,6 @@
 //! Faithfulness: the share of the response's claims that the retrieved contexts support.
 //!
-//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, arXiv:2309.15217, section 3. A response without claims, such as a
+//! Range 0 to 1, higher is better. Source: RAGAS, arXiv:2309.15217, section 3. A response without claims, such as a
 //! refusal, is not applicable, where RAGAS gives NaN.
 
 use super::claims::share_of;

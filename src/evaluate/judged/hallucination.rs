@@ -1,6 +1,6 @@
 //! Hallucination: the share of the response's claims that neither the contexts nor the reference support.
 //!
-//! Range 0 to 1, lower is better. EvidenceSource: RAGChecker, arXiv:2408.08067, section 3.
+//! Range 0 to 1, lower is better. Source: RAGChecker, arXiv:2408.08067, section 3.
 
 use super::claims::{claims, first_failure};
 use crate::evaluate::{
@@ -30,7 +30,7 @@ pub fn score(by_contexts: &[Option<bool>], by_reference: &[Option<bool>]) -> Est
     Estimate::rising(&verdicts, share)
 }
 
-/// None where the verdict that is missing decides.
+/// Returns whether a claim is made up; None where the missing verdict decides.
 pub fn is_made_up(by_contexts: Option<bool>, by_reference: Option<bool>) -> Option<bool> {
     match (by_contexts, by_reference) {
         (Some(true), _) | (_, Some(true)) => Some(false),

@@ -1,6 +1,6 @@
 //! Noise sensitivity: the share of the response's claims that are wrong and come from the contexts.
 //!
-//! Range 0 to 1, lower is better. EvidenceSource: RAGAS, noise sensitivity; RAGChecker, arXiv:2408.08067, section 3.
+//! Range 0 to 1, lower is better. Source: RAGAS, noise sensitivity; RAGChecker, arXiv:2408.08067, section 3.
 
 use super::claims::{claims, first_failure};
 use crate::evaluate::{
@@ -32,7 +32,7 @@ pub enum NoiseMode {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NoiseRow {
     pub supported_by_reference: Option<bool>,
-    /// For each context whether it supports the claim.
+    /// One entry per context: whether it supports the claim.
     pub supported_by: Option<Vec<bool>>,
 }
 

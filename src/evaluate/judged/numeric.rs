@@ -1,6 +1,6 @@
 //! Numeric: a number in the caller's range, the mean of the judgements.
 //!
-//! EvidenceSource: RAGAS, numeric metrics.
+//! Source: RAGAS, numeric metrics.
 
 use super::votes::{Votes, about_sample};
 use crate::{

@@ -1,6 +1,6 @@
 //! Ranking: an order of candidates, best first. It has no score.
 //!
-//! EvidenceSource: RAGAS, ranking metrics.
+//! Source: RAGAS, ranking metrics.
 
 use std::{collections::HashMap, ops::RangeInclusive};
 

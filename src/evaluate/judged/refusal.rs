@@ -1,6 +1,6 @@
 //! Refusal: whether the response declines to answer.
 //!
-//! 0 or 1; which is better depends on the question. EvidenceSource: DeepEval and Phoenix have the like; the definition is ours.
+//! 0 or 1; which is better depends on the question. Source: DeepEval and Phoenix have the like; the definition is ours.
 
 use crate::evaluate::{
     definition::Definition,
@@ -14,7 +14,7 @@ use crate::evaluate::{
 };
 use serde_json::json;
 
-/// Whether the response declines to answer.
+/// A yes or no on whether the response declines to answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Refusal;
 

@@ -1,6 +1,6 @@
 //! Response groundedness: whether the contexts support the response as a whole, by two differently worded judges.
 //!
-//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, response groundedness (nv_response_groundedness).
+//! Range 0 to 1, higher is better. Source: RAGAS, response groundedness (nv_response_groundedness).
 
 use super::ratings::{contexts_part, rate, two_ratings};
 use crate::evaluate::{

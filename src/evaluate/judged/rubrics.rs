@@ -1,6 +1,6 @@
 //! Rubrics: which description of a score fits the answer, with one rubric for all samples or one in each.
 //!
-//! From the lowest score of the rubric to the highest; higher is better. EvidenceSource: RAGAS, rubric-based scores.
+//! From the lowest score of the rubric to the highest; higher is better. Source: RAGAS, rubric-based scores.
 
 use std::collections::BTreeMap;
 

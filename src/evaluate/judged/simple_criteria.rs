@@ -1,6 +1,6 @@
 //! Simple criteria: a score by a criterion of the caller's, the most frequent of the judgements.
 //!
-//! From the caller's lowest to the highest, 0 to 5 by default; higher is better. EvidenceSource: RAGAS, simple criteria.
+//! From the caller's lowest to the highest, 0 to 5 by default; higher is better. Source: RAGAS, simple criteria.
 
 use super::{
     aspect_critic::Criterion,

@@ -1,6 +1,6 @@
 //! Summary score: questions made from the contexts that the summary answers, against its length.
 //!
-//! Range 0 to 1, higher is better. EvidenceSource: RAGAS, summarization score.
+//! Range 0 to 1, higher is better. Source: RAGAS, summarization score.
 
 use std::sync::Arc;
 

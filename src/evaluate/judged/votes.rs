@@ -1,4 +1,4 @@
-//! Several judgements of one thing.
+//! Majority votes over several judgements of one thing.
 
 use serde_json::json;
 
@@ -22,7 +22,7 @@ pub fn most_frequent<T: PartialEq>(votes: &[T]) -> Option<(&T, usize)> {
     votes.iter().find(|vote| count(vote) == most).map(|vote| (vote, most))
 }
 
-/// Whether the votes that are missing can't change which is the most frequent.
+/// Returns whether the missing votes cannot change which vote is the most frequent.
 pub fn is_settled<T: PartialEq>(votes: &[T], missing: usize) -> bool {
     let Some((winner, most)) = most_frequent(votes) else { return missing == 0 };
     let count = |vote: &T| votes.iter().filter(|other| *other == vote).count();

@@ -25,12 +25,12 @@ pub use tokenizer::BleuTokenizer;
 /// No n-gram is longer.
 const LONGEST_ORDER: u8 = 16;
 
-/// How a response is scored.
+/// The options of the metric.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bleu {
-    /// What an n-gram is made of.
+    /// The tokenizer.
     pub tokenizer: BleuTokenizer,
-    /// What stands for a precision of 0.
+    /// The smoothing of a precision of 0.
     pub smoothing: BleuSmoothing,
     /// The longest n-grams, 1 to 16; 4 as a rule.
     pub max_order: u8,
@@ -53,7 +53,7 @@ impl Default for Bleu {
     }
 }
 
-/// What stands for a precision of 0.
+/// The smoothing of a precision of 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum BleuSmoothing {
     /// A half of a match for the first such order, a quarter for the next, and so on.
@@ -72,7 +72,7 @@ pub fn score(pair: Pair<'_>, options: &Bleu) -> Option<f64> {
     Cancellation::unlimited(|cancellation| score_cancellable(pair, options, cancellation))
 }
 
-/// As [`score`]; ends early when the result is no longer wanted.
+/// Computes [`score`], but ends early once it is cancelled.
 pub(in crate::evaluate) fn score_cancellable(
     pair: Pair<'_>,
     options: &Bleu,

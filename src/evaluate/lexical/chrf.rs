@@ -24,14 +24,14 @@ const LONGEST_ORDER: u8 = 16;
 /// Recall never weighs more than the square of this.
 const GREATEST_BETA: f64 = 1000.0;
 
-/// How a response is scored.
+/// The options of the metric.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chrf {
     /// The longest character n-grams, 1 to 16; 6 as a rule.
     pub char_order: u8,
     /// The longest word n-grams, up to 16: 0 for chrF, 2 for chrF++.
     pub word_order: u8,
-    /// How many times more recall weighs than precision, up to 1000; 2 as a rule, and instead of what isn't a number.
+    /// The weight of recall relative to precision, up to 1000; default 2, which also replaces NaN.
     pub beta: f64,
     /// Compares in lower case.
     pub lowercase: bool,
@@ -50,7 +50,7 @@ pub fn score(pair: Pair<'_>, options: &Chrf) -> Option<f64> {
     Cancellation::unlimited(|cancellation| score_cancellable(pair, options, cancellation))
 }
 
-/// As [`score`]; ends early when the result is no longer wanted.
+/// Computes [`score`], but ends early once it is cancelled.
 pub(in crate::evaluate) fn score_cancellable(
     pair: Pair<'_>,
     options: &Chrf,

@@ -1,6 +1,6 @@
 use std::{collections::HashMap, hash::Hash};
 
-/// How many items two sequences have, and how many of them in common.
+/// The sizes of two sequences and of what they have in common.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Overlap {
     pub(super) response: usize,

@@ -43,10 +43,10 @@ const PAIRS: [(char, char); 11] = [
 /// A mark that isn't closed within as many characters opens nothing.
 const LONGEST_CHARS: usize = 1000;
 
-/// What counts as a quotation.
+/// The options of the metric.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuotedSpans {
-    /// Its fewest words, a Chinese character being one; 3 as a rule. Shorter ones are names and emphasis.
+    /// The minimum words of a quotation, where a Chinese character is a word; default 3. Shorter ones are names and emphasis.
     pub min_words: usize,
 }
 
@@ -61,7 +61,7 @@ pub fn score(response: &str, contexts: &[&str], options: &QuotedSpans) -> Option
     Cancellation::unlimited(|cancellation| score_cancellable(response, contexts, options, cancellation))
 }
 
-/// As [`score`]; ends early when the result is no longer wanted.
+/// Computes [`score`], but ends early once it is cancelled.
 pub(in crate::evaluate) fn score_cancellable(
     response: &str,
     contexts: &[&str],
@@ -92,7 +92,7 @@ pub(in crate::evaluate) fn score_cancellable(
     Ok(Some(ratio(found, spans.len())))
 }
 
-/// What stands between quotation marks, in order; of quotations in quotations only the outer one.
+/// The texts between quotation marks, in order. Of nested quotations only the outer one counts.
 fn quotations(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut at = 0;

@@ -23,14 +23,14 @@ use std::collections::HashMap;
 /// Shorter words are not stemmed.
 const SHORTEST_STEMMED: usize = 4;
 
-/// How a response is scored.
+/// The options of the metric.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rouge {
-    /// What is counted.
+    /// The unit that is counted.
     pub variant: RougeVariant,
-    /// What the count is divided by.
+    /// The denominator.
     pub measure: RougeMeasure,
-    /// What a text is cut into.
+    /// The tokenization of the texts.
     pub tokens: Tokenization,
     /// Compares English words by their stems.
     pub stem: bool,
@@ -47,7 +47,7 @@ impl Default for Rouge {
     }
 }
 
-/// What is counted.
+/// The unit that is counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RougeVariant {
     /// Tokenization.
@@ -59,7 +59,7 @@ pub enum RougeVariant {
     RougeL,
 }
 
-/// What the count is divided by.
+/// The denominator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RougeMeasure {
     /// The count in the response.
@@ -76,7 +76,7 @@ pub fn score(pair: Pair<'_>, options: &Rouge) -> Option<f64> {
     Cancellation::unlimited(|cancellation| score_cancellable(pair, options, cancellation))
 }
 
-/// As [`score`]; ends early when the result is no longer wanted.
+/// Computes [`score`], but ends early once it is cancelled.
 pub(in crate::evaluate) fn score_cancellable(
     pair: Pair<'_>,
     options: &Rouge,

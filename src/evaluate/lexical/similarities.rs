@@ -1,7 +1,7 @@
 //! Similarities between retrieved and reference contexts, each pair compared once.
 
 use super::{
-    Retrieval,
+    inputs::Retrieval,
     string_similarity::{StringMeasure, similarity},
 };
 use crate::evaluate::cancellation::{Cancellation, Cancelled};
@@ -49,7 +49,7 @@ impl Similarities {
         Ok(self.values.len() == all)
     }
 
-    /// Whether there are no retrieved or no reference contexts.
+    /// Returns whether there are no retrieved or no reference contexts.
     pub fn is_empty(&self) -> bool {
         self.retrieved == 0 || self.reference == 0
     }
@@ -59,12 +59,12 @@ impl Similarities {
         self.reference
     }
 
-    /// For each retrieved context the similarity to the reference context closest to it.
+    /// The highest similarity of each retrieved context to a reference context.
     pub fn of_retrieved(&self) -> impl Iterator<Item = f64> {
         self.values.chunks(self.reference.max(1)).map(|row| highest(row.iter().copied()))
     }
 
-    /// For each reference context the similarity to the retrieved context closest to it.
+    /// The highest similarity of each reference context to a retrieved context.
     pub fn of_reference(&self) -> impl Iterator<Item = f64> {
         let column = |column| self.values.iter().skip(column).step_by(self.reference).copied();
         (0..self.reference).map(move |index| highest(column(index)))

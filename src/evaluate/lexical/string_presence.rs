@@ -13,7 +13,7 @@ use crate::proto::metric_selection::Options;
 use super::Pair;
 use crate::evaluate::text::normalize;
 
-/// How a response is scored.
+/// The options of the metric.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StringPresence {
     /// Ignores differences in case, width and white space.

@@ -18,14 +18,14 @@ use super::Pair;
 use crate::evaluate::cancellation::{Cancellation, Cancelled};
 use rapidfuzz::distance::{hamming, jaro, jaro_winkler, levenshtein};
 
-/// How a response is scored.
+/// The options of the metric.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StringSimilarity {
-    /// What an edit is.
+    /// The measure of similarity.
     pub measure: StringMeasure,
 }
 
-/// What an edit is.
+/// The measure of similarity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StringMeasure {
     /// A code point put in, taken out or replaced.
@@ -33,7 +33,7 @@ pub enum StringMeasure {
     Levenshtein,
     /// A place where the two differ; the shorter text is padded.
     Hamming,
-    /// Not edits but matches near each other.
+    /// Matches near each other, without counting edits.
     Jaro,
     /// Jaro, with more weight on a common beginning.
     JaroWinkler,
@@ -44,7 +44,7 @@ pub fn score(pair: Pair<'_>, options: &StringSimilarity) -> f64 {
     Cancellation::unlimited(|cancellation| score_cancellable(pair, options, cancellation))
 }
 
-/// As [`score`]; ends early when the result is no longer wanted.
+/// Computes [`score`], but ends early once it is cancelled.
 pub(in crate::evaluate) fn score_cancellable(
     pair: Pair<'_>,
     options: &StringSimilarity,

@@ -26,7 +26,7 @@ use crate::proto::metric_selection::Options;
 /// When two contexts are the same.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContextMatch {
-    /// How similarity is measured.
+    /// The measure of similarity.
     pub measure: StringMeasure,
     /// The similarity from which on they are; 0.5 as a rule.
     pub threshold: f64,
@@ -56,7 +56,7 @@ pub fn recall(contexts: Retrieval<'_>, options: &ContextMatch) -> Option<f64> {
     recall_of(&Similarities::of(contexts, options.measure), options.threshold)
 }
 
-/// As [`precision`].
+/// Computes [`precision`] from similarities.
 pub fn precision_of(similarities: &Similarities, threshold: f64) -> Option<f64> {
     if similarities.is_empty() {
         return None;
@@ -72,7 +72,7 @@ pub fn precision_of(similarities: &Similarities, threshold: f64) -> Option<f64> 
     Some(if relevant == 0 { 0.0 } else { precisions / relevant as f64 })
 }
 
-/// As [`recall`].
+/// Computes [`recall`] from similarities.
 pub fn recall_of(similarities: &Similarities, threshold: f64) -> Option<f64> {
     let found = similarities.of_reference().filter(|similarity| *similarity > threshold).count();
     let reference = similarities.reference();

@@ -15,10 +15,10 @@ use crate::evaluate::{
 
 use super::{Pair, ngrams::Overlap, tokens::Tokenization};
 
-/// How a response is scored.
+/// The options of the metric.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TokenF1 {
-    /// What a text is cut into.
+    /// The tokenization of the texts.
     pub tokens: Tokenization,
 }
 

@@ -1,7 +1,7 @@
 use super::Pair;
 use crate::evaluate::text::{Language, characters, detect, normalize, words};
 
-/// What a text is cut into before it is compared.
+/// The tokens that a text is split into before it is compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tokenization {
     /// As the language of the reference asks for: see [`Tokenization::of`].
@@ -48,7 +48,7 @@ fn owned(tokens: Vec<&str>) -> Vec<String> {
     tokens.into_iter().map(str::to_owned).collect()
 }
 
-/// What isn't white space, one by one.
+/// The characters that are not white space, one by one.
 fn marks(text: &str) -> Vec<String> {
     text.chars().filter(|c| !c.is_whitespace()).map(String::from).collect()
 }

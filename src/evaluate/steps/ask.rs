@@ -24,7 +24,7 @@ pub(in crate::evaluate) fn at_most<T>(what: &str, items: Vec<T>) -> Result<Vec<T
     Err(Failure::Judge(JudgeError::Unreadable { detail }))
 }
 
-/// What the judge is asked: a template, what fills it, and the data.
+/// A question to the judge: a prompt template, the values of its placeholders, and the data.
 pub(in crate::evaluate) struct JudgeQuestion<'a> {
     template: Template,
     fill: Vec<(&'a str, &'a str)>,

@@ -1,4 +1,4 @@
-//! Where a claim is supported: the judge's quote, found again in its source (pure).
+//! Attribution of claims: locates the judge's quotes in their sources (pure).
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ impl SourceTexts {
         }
     }
 
-    /// To look for quotes in, in the order of the sources.
+    /// Searchable forms of the sources, in their order.
     pub(in crate::evaluate) fn haystacks(&self) -> Vec<Haystack<'_>> {
         (0..self.sources.len()).map(|index| Haystack::new(self.text(index))).collect()
     }
@@ -43,19 +43,19 @@ impl SourceTexts {
     }
 }
 
-/// What the judge thinks of a claim.
+/// The judge's opinion on a claim.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::evaluate) struct Opinion {
     pub supported: bool,
     pub reason: String,
-    /// Where it is supported.
+    /// Evidence for the claim.
     pub evidence: Vec<Evidence>,
-    /// It named a quote that stands in none of the sources.
+    /// Whether the judge gave a quote that is in none of the sources.
     pub unverified: bool,
 }
 
 impl Opinion {
-    /// By either of two groups of sources; none where the one that is missing could decide.
+    /// Merges opinions over two groups of sources: one group is enough. None where a missing opinion decides.
     pub(in crate::evaluate) fn either(a: Option<Opinion>, b: Option<Opinion>) -> Option<Opinion> {
         let supports = |opinion: &Option<Opinion>| opinion.as_ref().is_some_and(|opinion| opinion.supported);
         match (supports(&a), supports(&b)) {
@@ -70,7 +70,7 @@ impl Opinion {
         }
     }
 
-    /// For each context whether it supports the claim; none where the judge says that some do, but not which.
+    /// Returns for each context whether it supports the claim; None where the judge does not say which contexts do.
     pub(in crate::evaluate) fn supporting(&self, contexts: usize) -> Option<Vec<bool>> {
         if self.supported && self.evidence.is_empty() {
             return None;

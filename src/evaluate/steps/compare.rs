@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Steps;
 use crate::evaluate::{
-    lexical::{Retrieval, similarities::Similarities, string_similarity::StringMeasure},
+    lexical::{inputs::Retrieval, similarities::Similarities, string_similarity::StringMeasure},
     pool::Length,
     result::Failure,
     sample::{Context, Sample},

@@ -1,4 +1,4 @@
-//! One verdict for each of many things: in batches, matched by id, and asked for again where missing.
+//! Batched questions with one verdict per item: verdicts are matched by id, and missing ones are asked for again.
 
 use std::ops::Range;
 
@@ -14,9 +14,9 @@ use crate::{
     judge::{Cost, JudgeError, Verdict, lenient::Id},
 };
 
-/// What each thing is called in a question, how the question is put, and how its answer is read.
+/// A batched question: the ids of its items, its text, and how its answer is read.
 pub(in crate::evaluate) struct Each<'a, V, T> {
-    /// Of the ids: `c` gives c1, c2 and so on.
+    /// The prefix of the ids: `c` gives c1, c2 and so on.
     pub letter: char,
     pub count: usize,
     /// The most things in one question.
@@ -24,7 +24,7 @@ pub(in crate::evaluate) struct Each<'a, V, T> {
     /// The question about the things of these indices.
     pub question: &'a (dyn Fn(&[usize]) -> JudgeQuestion<'a> + Sync),
     pub verdicts: fn(V) -> Vec<(Id, T)>,
-    /// Whether two verdicts on one thing agree.
+    /// Returns whether two verdicts on one item agree.
     pub agree: fn(&T, &T) -> bool,
 }
 

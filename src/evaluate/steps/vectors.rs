@@ -31,14 +31,14 @@ pub(super) struct Embedding {
 #[derive(Debug)]
 pub(in crate::evaluate) struct EmbeddedTexts {
     pub rows: VectorRows,
-    /// Whether a text was cut at its end to fit the model.
+    /// Whether a text was truncated to fit the model.
     pub cut: bool,
 }
 
-/// Where the sentences of the response and of the retrieved contexts stand.
+/// Byte ranges of the sentences of the response and of the retrieved contexts.
 #[derive(Debug, Default)]
 pub(in crate::evaluate) struct Sentences {
-    /// All of them. Above the limit this alone is known.
+    /// The number of sentences. Above the limit the ranges are empty.
     pub count: usize,
     pub response: Vec<Range<usize>>,
     pub contexts: Vec<Vec<Range<usize>>>,

@@ -31,19 +31,19 @@ const SOURCE_BYTES: usize = 96 << 10;
 #[derive(Debug, Default)]
 pub(in crate::evaluate) struct ClaimTable {
     pub rows: Vec<ClaimRow>,
-    /// Why opinions are missing, where something failed.
+    /// The failure because of which opinions are missing, if any.
     pub failure: Option<Failure>,
 }
 
 #[derive(Debug)]
 pub(in crate::evaluate) struct ClaimRow {
     pub claim: String,
-    /// None where the judge gave none.
+    /// The opinion; None where the judge gave none.
     pub opinion: Option<Opinion>,
 }
 
 impl ClaimTable {
-    /// Whether each claim is supported.
+    /// Returns for each claim whether it is supported.
     pub(in crate::evaluate) fn supported(&self) -> Vec<Option<bool>> {
         self.rows.iter().map(|row| row.opinion.as_ref().map(|opinion| opinion.supported)).collect()
     }
@@ -97,7 +97,7 @@ impl Steps<'_> {
         Taken { product: Ok(Arc::new(ClaimTable { rows: rows.collect(), failure })), ledger }
     }
 
-    /// All claims by some of the sources.
+    /// Verifies all claims against some of the sources.
     async fn verify_by(
         &self,
         claims: &[String],

@@ -19,7 +19,7 @@ pub enum Language {
 }
 
 impl Language {
-    /// In BCP 47, whose own word for a language that is not known is `und`.
+    /// The BCP 47 tag; `und` for an unknown language.
     pub fn tag(self) -> &'static str {
         match self {
             Language::English => "en",
@@ -52,7 +52,7 @@ pub fn detect(text: &str) -> Language {
     by_trigrams(text)
 }
 
-/// Whether it is a Chinese character: a Han ideograph of any block, or one of the two marks that stand for one.
+/// Returns whether `c` is a Chinese character: a Han ideograph of any block, or one of the two marks that stand for one.
 pub(crate) fn is_han(c: char) -> bool {
     matches!(c,
         '\u{4E00}'..='\u{9FFF}' | '\u{3400}'..='\u{4DBF}' | '\u{F900}'..='\u{FAFF}'

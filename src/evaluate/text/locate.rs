@@ -2,7 +2,7 @@ use caseless::Caseless;
 use std::{cell::OnceCell, ops::Range};
 use unicode_normalization::char::{canonical_combining_class, decompose_canonical, decompose_compatible};
 
-/// How many places that match only in part of a character are tried before the search gives up.
+/// The maximum number of candidate positions that match only part of a character before the search gives up.
 const PLACES: usize = 64;
 
 /// Finds a quote in the text that it is said to come from: the byte range of `source` that reads the same.
@@ -72,7 +72,7 @@ impl TextUnit {
 /// A text as `normalize` makes it but fully decomposed, so that each character knows where it came from.
 struct Folded {
     text: String,
-    /// Where each unit begins in `text`.
+    /// The offset in `text` at which each unit begins.
     starts: Vec<usize>,
     units: Vec<TextUnit>,
 }

@@ -12,7 +12,7 @@ static COURTESIES: LazyLock<RegexSet> = LazyLock::new(|| set(&phrases::COURTESIE
 static OPENINGS: LazyLock<Regex> = LazyLock::new(|| regex(&format!("^(?:{})+", phrases::OPENINGS.join("|"))));
 static TURNS: LazyLock<Regex> = LazyLock::new(|| regex(phrases::TURNS));
 
-/// Whether a text declines to answer, in English or Chinese: "I don't know", 抱歉，我无法回答这个问题, n/a.
+/// Returns whether a text declines to answer, in English or Chinese: "I don't know", 抱歉，我无法回答这个问题, n/a.
 ///
 /// True only if every clause of a short text is a refusal or a courtesy ("please let me know …"), one of them a
 /// refusal. A text that says anything else, before or after "but", isn't one; a refusal in unusual words may be
@@ -26,12 +26,12 @@ pub fn is_refusal(text: &str) -> bool {
     all_of(clauses.map(clause)) == PhraseKind::Refusal
 }
 
-/// What a clause does, or several of them together.
+/// The role of a clause, or of several together.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum PhraseKind {
     Courtesy,
     Refusal,
-    /// It says something.
+    /// The clause makes a statement.
     Content,
 }
 

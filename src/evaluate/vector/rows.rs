@@ -40,7 +40,7 @@ impl VectorRows {
         self.len() == 0
     }
 
-    /// One of them.
+    /// The row at an index.
     ///
     /// # Panics
     /// If there is no such row.
@@ -49,7 +49,7 @@ impl VectorRows {
     }
 }
 
-/// For each row of the left side the highest cosine with a row of the right side, at least 0.
+/// The highest cosine of each row of the left side with a row of the right side, at least 0.
 #[derive(Debug)]
 pub struct BestOf {
     best: Vec<f64>,

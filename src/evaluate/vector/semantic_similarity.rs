@@ -21,7 +21,7 @@ pub struct SemanticSimilarity {
     pub threshold: Option<f64>,
 }
 
-/// From the two vectors.
+/// Computes the score from the vectors of response and reference.
 pub fn score(response: &[f32], reference: &[f32], options: &SemanticSimilarity) -> Estimate {
     let similarity = cosine(response, reference);
     let reached = |threshold: f64| f64::from(u8::from(similarity >= threshold));

@@ -8,8 +8,8 @@ use tonic::Status;
 use super::{Check, ID_BYTES};
 use crate::{
     evaluate::{
-        metric::{MetricEntry, MetricGroup, Selection},
-        metrics,
+        metric::Selection,
+        metrics::{self, MetricEntry, MetricGroup},
         options::{OptionError, OptionReader, read_rubrics},
         sample::{Context, Field, Fields, Sample},
         text::Language,
@@ -62,7 +62,7 @@ impl Check {
         let proto::EvaluateRequest { sample, metrics, options } = request;
         let has_sample = sample.is_some();
         if !has_sample {
-            self.add("sample", "a sample is needed");
+            self.add("sample", "required");
         }
         let sample = self.sample(sample.unwrap_or_default(), limits);
         let selections = self.selections(metrics, limits, &sample);
@@ -102,7 +102,7 @@ impl Check {
         };
         let (bytes, limit) = (sample.bytes(), limits.sample_bytes);
         if bytes > limit {
-            self.add("sample", format!("{bytes} bytes in all its texts, the limit is {limit}"));
+            self.add("sample", format!("its texts have {bytes} bytes together; the limit is {limit}"));
         }
         sample
     }
@@ -158,7 +158,7 @@ impl Check {
             match (MetricGroup::named(&name), MetricEntry::named(&name)) {
                 (Some(of), _) => {
                     if options.is_some() {
-                        self.add(path, "a group takes no options");
+                        self.add(path, "groups take no options");
                     }
                     selections.extend(group(of, &label));
                 }
@@ -174,12 +174,12 @@ impl Check {
         }
         if selections.len() > METRICS {
             let what = "metrics with those of groups";
-            self.add("metrics", format!("more than {METRICS} {what}, which is the limit"));
+            self.add("metrics", format!("more than {METRICS} {what}; the limit is {METRICS}"));
         }
         selections
     }
 
-    /// What metrics that were asked for by name need and the sample lacks.
+    /// Reports fields that metrics selected by name need and the sample lacks.
     fn missing(&mut self, selections: &[Selection], sample: &Sample) {
         let fields = Fields::of(sample);
         let mut needed: BTreeMap<Field, Vec<&str>> = BTreeMap::new();
@@ -208,13 +208,13 @@ impl Check {
         if !name.is_empty() && !judges.iter().any(|judge| judge.name() == name) {
             let known: Vec<&str> = judges.iter().map(Judge::name).collect();
             let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-            self.add("options.judge", format!("there is no such judge; configured: {known}"));
+            self.add("options.judge", format!("unknown judge; configured judges: {known}"));
         }
     }
 
     fn budget(&mut self, budget: proto::Budget) -> BudgetLimits {
         if budget.usd.is_some_and(|usd| !(usd.is_finite() && usd >= 0.0)) {
-            self.add("options.budget.usd", "a finite number of at least 0 is needed");
+            self.add("options.budget.usd", "must be a finite number of at least 0");
         }
         BudgetLimits { calls: budget.judge_calls, tokens: budget.tokens, usd: budget.usd }
     }
@@ -222,14 +222,14 @@ impl Check {
     fn reason_language(&mut self, tag: &str) -> Option<Language> {
         let language = self.language("options.reason_language", tag);
         if language == Some(Language::Other) {
-            self.add("options.reason_language", "en or zh is needed");
+            self.add("options.reason_language", "must be en or zh");
         }
         language
     }
 
     fn language(&mut self, field: &str, tag: &str) -> Option<Language> {
         if !tag.is_empty() && !is_language_tag(tag) {
-            self.add(field, "a BCP 47 tag such as en or zh-Hans is needed");
+            self.add(field, "must be a BCP 47 language tag such as en or zh-Hans");
             return None;
         }
         let primary = tag.split('-').next().unwrap_or_default();
@@ -242,7 +242,7 @@ impl Check {
     }
 }
 
-/// All metrics of a group.
+/// Selections of all metrics of a group.
 fn group(group: MetricGroup, label: &str) -> impl Iterator<Item = Selection> {
     group.metrics().into_iter().map(move |metric| {
         let selection = Selection { from_group: true, ..Selection::of(metric) };
@@ -252,12 +252,12 @@ fn group(group: MetricGroup, label: &str) -> impl Iterator<Item = Selection> {
 
 fn unknown_metric(name: &str) -> String {
     let what = match (name.is_empty(), closest_metric(name)) {
-        (true, _) => "a name is needed".to_owned(),
-        (false, Some(closest)) => format!("there is no such metric; did you mean {closest}?"),
-        (false, None) => "there is no such metric".to_owned(),
+        (true, _) => "required".to_owned(),
+        (false, Some(closest)) => format!("unknown metric; did you mean {closest}?"),
+        (false, None) => "unknown metric".to_owned(),
     };
     let groups = MetricGroup::NAMED.map(|(name, _)| name).join(", ");
-    format!("{what} (ListMetrics gives all names; groups: {groups})")
+    format!("{what} (ListMetrics lists all names; groups: {groups})")
 }
 
 /// The metric whose name is most like `name`, if one is.

@@ -38,7 +38,7 @@ static STEPS_INTERNATIONAL: LazyLock<[TokenizerStep; 3]> = LazyLock::new(|| {
 });
 
 impl BleuTokenizer {
-    /// All of them.
+    /// All steps of the tokenizer.
     pub const ALL: [BleuTokenizer; 6] = [
         BleuTokenizer::Auto,
         BleuTokenizer::Mteval13a,

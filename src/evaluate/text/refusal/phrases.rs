@@ -1,6 +1,6 @@
 //! The phrases, as regular expressions over normalized text: lower case, plain apostrophes, half-width marks.
 
-/// What follows a refusal in its clause: no further comma but before a reason.
+/// The continuation of a refusal within its clause: no further comma except before a reason.
 macro_rules! tail {
     () => {
         "(?:[ ][^,;:]*)?(?:, (?:as|because|since|given|based|from|unless|without) .*)?"
@@ -21,7 +21,7 @@ macro_rules! given {
     };
 }
 
-/// What they do not do.
+/// Verbs of which a refusal says that they are not done.
 macro_rules! lacks {
     () => {
         "(?: |)(?:does not|doesn't|do not|don't|did not|didn't|fails? to) (?:\\w+ly )?"
@@ -171,7 +171,7 @@ pub(super) const COURTESIES: [&str; 8] = [
     "我(?:会|可以|很乐意|将)(?:尽力|继续|为您|帮您|帮助您|为你|帮你|帮助你).{0,20}",
 ];
 
-/// What may come before a refusal in its clause, or alone between two commas.
+/// Words that may precede a refusal in its clause, or stand alone between two commas.
 pub(super) const OPENINGS: [&str; 12] = [
     "(?:i'm|i am|we're|we are)? ?(?:very |so |really |deeply )?(?:sorry|afraid)(?: that)?[,.;:! -]*(?:but )?",
     "(?:my )?(?:apologies|i apologi[sz]e)[,.;:! -]*(?:but )?",
@@ -187,7 +187,7 @@ pub(super) const OPENINGS: [&str; 12] = [
     "(?:答案|回答|答)[:] ?",
 ];
 
-/// Where a clause ends inside a sentence, and another may say something.
+/// Words that end a clause inside a sentence, after which another clause may make a statement.
 pub(super) const TURNS: &str = concat!(
     "[,;:] ?(?:but|so|however|therefore|yet|though|although|hence|thus|nevertheless|still)\\b,? ?",
     "| (?:but|however) ",

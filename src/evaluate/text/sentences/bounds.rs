@@ -2,10 +2,10 @@ use std::ops::Range;
 use unicode_normalization::char::is_combining_mark;
 use unicode_segmentation::UnicodeSegmentation;
 
-/// How many marks and spaces of a long run are looked at, at either end of it.
+/// The number of marks and spaces that are examined at either end of a long run.
 const KEPT: usize = 32;
 
-/// Where sentences end by UAX 29, in order.
+/// The ends of sentences by UAX 29, in order.
 ///
 /// The segmenter looks ahead from each mark and each space behind a full stop, so a run of n of them would take n² steps.
 /// It is shown both ends of a run of more than 64; an end between them moves behind what it is not shown.
@@ -53,7 +53,7 @@ fn hidden(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Whether it can stand between the end of a sentence and the next one: no letter, digit, line break or other end.
+/// Returns whether `c` can stand between the end of a sentence and the next one: no letter, digit, line break or other end.
 fn is_in_run(c: char) -> bool {
     let is_mark_of_letter = is_combining_mark(c) || matches!(c, '\u{ff9e}' | '\u{ff9f}');
     let is_break = matches!(c, '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}');
