@@ -11,6 +11,8 @@ mod cost;
 mod elements;
 mod error;
 mod extract;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub mod lenient;
 mod limit;
 mod metrics;

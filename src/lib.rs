@@ -14,11 +14,15 @@ pub mod deadline;
 mod descriptors;
 pub mod embed;
 pub mod evaluate;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod judge;
 mod log_limit;
 #[expect(clippy::disallowed_methods, reason = "models are read and computed on threads of their own")]
 pub mod model;
 mod priority;
+mod root_cause;
 pub mod rpc;
 pub mod secret;
 pub mod stall;

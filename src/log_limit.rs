@@ -5,15 +5,16 @@
 //! ```ignore
 //! static LINES: LogLimit = LogLimit::new(Site::HandlerPanic);
 //! if LINES.admits() {
-//!     tracing::error!("a handler panicked; its call is answered with INTERNAL");
+//!     tracing::error!("a call handler panicked; the call returns INTERNAL");
 //! }
 //! ```
 
 use std::{
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
@@ -102,7 +103,7 @@ static SUPPRESSED: LazyLock<Family<Label, Counter>> = LazyLock::new(|| {
 
 /// Adds `assay_log_lines_suppressed_total`.
 pub(crate) fn register(registry: &mut Registry) {
-    let help = "Log lines that were not written, as too many of their kind came within a minute";
+    let help = "Log lines dropped by the rate limit of 10 lines per minute and site";
     registry.register("assay_log_lines_suppressed", help, SUPPRESSED.clone());
 }
 
@@ -124,7 +125,7 @@ impl LogLimit {
 
     /// Whether to write the line now. Never waits for long: the lock is held for some nanoseconds.
     pub fn admits(&'static self) -> bool {
-        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bucket = self.bucket.lock();
         let admitted = bucket.admit(Instant::now());
         let is_first_suppressed = admitted.is_none() && bucket.suppressed == 1;
         drop(bucket);
@@ -144,7 +145,7 @@ impl LogLimit {
         let thread = std::thread::Builder::new().name("assay-log-limit".into()).stack_size(STACK_BYTES);
         let _ = thread.spawn(|| {
             pause(WINDOW);
-            let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut bucket = self.bucket.lock();
             let suppressed = std::mem::take(&mut bucket.suppressed);
             drop(bucket);
             self.summarize(suppressed);
@@ -153,7 +154,7 @@ impl LogLimit {
 
     fn summarize(&self, suppressed: u64) {
         if suppressed > 0 {
-            tracing::warn!(site = self.site.name(), suppressed, within = ?WINDOW, "more log lines of this kind were not written");
+            tracing::warn!(site = self.site.name(), suppressed, within = ?WINDOW, "log lines dropped by the rate limit");
         }
     }
 }

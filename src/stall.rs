@@ -12,14 +12,15 @@ mod pace;
 mod sampler;
 mod throttle;
 
+use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool,
     Ordering::{Relaxed, Release},
 };
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -158,7 +159,7 @@ impl Reader {
     pub fn note_rpc(&self, method: &'static str) {
         self.shared.pace.call();
         // When two RPCs begin at once either is the last one, so the loser of the lock has nothing to add.
-        if let Ok(mut last_rpc) = self.shared.last_rpc.try_lock() {
+        if let Some(mut last_rpc) = self.shared.last_rpc.try_lock() {
             *last_rpc = Some(LastRpc { method, began: Instant::now() });
         }
     }
@@ -237,7 +238,7 @@ impl Shared {
     }
 
     fn last_rpc(&self) -> Option<LastRpc> {
-        *self.last_rpc.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.last_rpc.lock()
     }
 }
 

@@ -1,9 +1,11 @@
 //! Keeps requests away from an endpoint that is down (the time is an argument).
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// In a row, from all callers.
 const FAILURES_TO_OPEN: u32 = 5;
@@ -69,7 +71,7 @@ impl Breaker {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

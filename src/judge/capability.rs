@@ -2,7 +2,7 @@
 
 mod naming;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
 
 use self::naming::{is_too_long, named};
 use super::wire::Complaint;
@@ -236,7 +236,7 @@ impl Capability {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

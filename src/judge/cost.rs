@@ -1,11 +1,8 @@
 //! What asking costs: counted per question, and held to a budget per request.
 
-use std::{
-    fmt,
-    ops::AddAssign,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, ops::AddAssign, sync::Arc, time::Duration};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{error::JudgeError, wire::Usage};
 
@@ -97,11 +94,11 @@ impl Tally {
     }
 
     pub fn add(&self, cost: &Cost) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += cost;
+        *self.0.lock() += cost;
     }
 
     pub fn sum(&self) -> Cost {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 }
 
@@ -208,7 +205,7 @@ impl Budget {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 }
 

@@ -55,7 +55,7 @@ impl Nonces {
     /// 96 bits. Equal for prompts whose first parts are equal, so that these share a prefix.
     fn of(&self, first_part: &str) -> String {
         let digest = Sha256::new().chain_update(self.key).chain_update(first_part).finalize();
-        hex(&digest[..12])
+        hex::encode(&digest[..12])
     }
 }
 
@@ -115,10 +115,6 @@ impl Prompt {
 fn add(hasher: &mut Sha256, text: &str) {
     hasher.update((text.len() as u64).to_le_bytes());
     hasher.update(text);
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

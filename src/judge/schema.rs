@@ -1,11 +1,8 @@
 //! The form of an answer, as endpoints are told it.
 
-use std::{
-    any::TypeId,
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{any::TypeId, collections::HashMap, sync::Arc};
 
+use parking_lot::{Mutex, MutexGuard};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -34,7 +31,7 @@ impl Schemas {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TypeId, Arc<Schema>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -45,7 +42,7 @@ fn generate<V: Verdict>() -> Schema {
     });
     let mut value = settings.into_generator().into_root_schema_for::<V>().to_value();
     restrict(&mut value);
-    let digest = Sha256::digest(value.to_string()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(Sha256::digest(value.to_string()));
     Schema { name: V::NAME, value, digest }
 }
 

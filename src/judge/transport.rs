@@ -15,6 +15,7 @@ use tokio::{task::coop::consume_budget, time::timeout};
 
 use super::{Trace, error::StartError, retry_after, settings::Settings};
 use crate::{
+    root_cause::root_cause,
     secret::Secret,
     trace::{TRACEPARENT, TRACESTATE},
 };
@@ -87,7 +88,7 @@ impl Transport {
                 false => attempt.stop(),
             }))
             .build()
-            .map_err(|error| StartError::Client { name: name(), reason: root_cause(&error) })?;
+            .map_err(|error| StartError::Client { name: name(), reason: cause(&error) })?;
         let url = completions_url(&settings.url).ok_or_else(|| StartError::BadUrl { name: name() })?;
         let key = settings.key.as_ref().map(bearer).transpose();
         let key = key.map_err(|_| StartError::BadKey { name: name() })?;
@@ -227,21 +228,15 @@ fn trace_headers(trace: &Trace) -> HeaderMap {
 }
 
 fn broken(error: &reqwest::Error) -> Broken {
-    let cause = root_cause(error);
+    let cause = cause(error);
     match error.is_connect() {
         true => Broken::Connect(cause),
         false => Broken::Connection(cause),
     }
 }
 
-/// The innermost cause says what happened; the outer ones have the URL.
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    match causes.by_ref().last() {
-        Some(root) => root.to_string(),
-        None if error.is_timeout() => "timed out".to_owned(),
-        None => "the request failed".to_owned(),
-    }
+fn cause(error: &reqwest::Error) -> String {
+    root_cause(error).unwrap_or_else(|| "the request failed".to_owned())
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! One question put to the endpoint: its samples, and what could not be read asked once more.
 
-use std::sync::{Mutex, PoisonError};
-
 use futures::future::join_all;
+use parking_lot::Mutex;
 
 use crate::judge::{
     Call, JudgeError, Prompt, Verdict,
@@ -54,7 +53,7 @@ impl<'a, V: Verdict> Question<'a, V> {
 
     /// The verdicts, if this question itself was asked to its end, not one like it.
     pub fn outcome(&self) -> Option<Vec<Result<V, JudgeError>>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).outcome.take()
+        self.state.lock().outcome.take()
     }
 
     /// Asks. The answer is worth keeping only if every sample could be read, so others are errors.
@@ -113,7 +112,7 @@ impl<'a, V: Verdict> Question<'a, V> {
 
     async fn complete(&self, index: usize, request: Request) -> Result<Completion, JudgeError> {
         let completion = self.endpoint.complete(request, self.call, &self.tallies[index]).await?;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         state.usage += completion.usage.unwrap_or_default();
         state.model = state.model.take().or_else(|| completion.model.clone());
         state.fingerprint = state.fingerprint.take().or_else(|| completion.fingerprint.clone());
@@ -122,7 +121,7 @@ impl<'a, V: Verdict> Question<'a, V> {
     }
 
     fn conclude(&self, samples: Vec<Sample<V>>) -> Result<Answer, JudgeError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let verdicts = samples.iter().map(|sample| sample.as_ref().map(|(verdict, _)| verdict.clone()));
         state.outcome = Some(verdicts.map(|verdict| verdict.map_err(Clone::clone)).collect());
         let messages: Result<Vec<Message>, JudgeError> =

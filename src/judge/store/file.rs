@@ -9,10 +9,11 @@ use std::{
     io::{self, BufRead, BufReader},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread::JoinHandle,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -250,9 +251,9 @@ impl Worker {
 
 fn line_of(key: &Key, answer: &Answer) -> Vec<u8> {
     let line = Line {
-        key: &hex(&key.hash),
+        key: &hex::encode(key.hash),
         template: key.template,
-        template_hash: &hex(&key.template_hash),
+        template_hash: &hex::encode(key.template_hash),
         verdict: key.verdict,
         model: answer.model.as_deref(),
         fingerprint: answer.fingerprint.as_deref(),
@@ -265,17 +266,12 @@ fn line_of(key: &Key, answer: &Answer) -> Vec<u8> {
     line
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn parse_hash(hex: &str) -> Option<[u8; 32]> {
-    let byte = |at: usize| u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok();
-    let bytes: Vec<u8> = (0..32).map_while(byte).collect();
-    bytes.try_into().ok().filter(|_| hex.len() == 64)
+fn parse_hash(text: &str) -> Option<[u8; 32]> {
+    let mut hash = [0; 32];
+    hex::decode_to_slice(text, &mut hash).ok().map(|()| hash)
 }
 
 /// Every change of the map is complete before anything that could panic runs.
 fn guard(spans: &Spans) -> MutexGuard<'_, HashMap<[u8; 32], Span>> {
-    spans.lock().unwrap_or_else(PoisonError::into_inner)
+    spans.lock()
 }
