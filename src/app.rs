@@ -39,7 +39,7 @@ pub struct Settings {
     pub admin_listen: Option<SocketAddr>,
     pub reactor_threads: usize,
     pub rpc: rpc::Settings,
-    pub embed: embed::Settings,
+    pub embed: embed::EmbedSettings,
     pub evaluate: evaluate::EvaluatorSettings,
     /// The first is the default.
     pub judges: Vec<judge::Settings>,

@@ -84,10 +84,10 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
             security: security::settings(r),
             call_log: telemetry::call_log(r),
         },
-        embed: embed::Settings {
+        embed: embed::EmbedSettings {
             source: source_settings(r, sources),
-            model: model::Settings {
-                choice: model::Choice {
+            model: model::ModelSettings {
+                kernel_selection: model::KernelSelection {
                     precision: r.required("precision", None, precision),
                     kernel: r.optional("kernel", |value| Ok(value.to_owned())),
                 },
@@ -173,9 +173,9 @@ fn connections(r: &mut Reader) -> ConnectionSettings {
     }
 }
 
-fn source_settings(r: &mut Reader, sources: &Sources<'_>) -> source::Settings {
+fn source_settings(r: &mut Reader, sources: &Sources<'_>) -> source::SourceSettings {
     let cache_dir = r.optional("cache-dir", |path| Ok(PathBuf::from(path)));
-    let settings = source::Settings {
+    let settings = source::SourceSettings {
         model: r.required("model", String::new(), text),
         revision: r.optional("revision", text),
         endpoint: r.required("hub-endpoint", String::new(), url),

@@ -4,29 +4,30 @@
 //! warm. A call passes three hand-offs: admission by permits counted in tokens, text threads, compute threads.
 
 mod admission;
-mod batch;
 mod cache;
+mod compute_threads;
 mod engine;
 mod error;
-mod gate;
+mod fair_queue;
 mod gather;
 mod metrics;
-mod passes;
-mod queue;
+mod spans;
 mod status;
+mod text_threads;
+mod token_semaphore;
 mod tokenize;
-mod tokens;
 mod vector;
 mod warm_up;
-mod worker;
+mod work_queue;
 
 use std::{
     io,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     thread::JoinHandle,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -43,16 +44,16 @@ use crate::{
 
 pub use engine::{Embedded, EmbeddedInput, Engine, Flow, InputOptions};
 pub use error::{EmbedError, TooLong};
-pub use status::{Phase, Status};
+pub use status::{EmbedderStatus, Phase};
 pub use vector::{Vector, VectorEncoding, VectorOptions};
 
-use metrics::Metrics;
+use metrics::EmbedMetrics;
 use status::StatusHandle;
 
 #[derive(Clone, Debug)]
-pub struct Settings {
-    pub source: model::source::Settings,
-    pub model: model::Settings,
+pub struct EmbedSettings {
+    pub source: model::source::SourceSettings,
+    pub model: model::ModelSettings,
     /// Compute threads.
     pub threads: usize,
     /// Threads that cut texts into tokens.
@@ -71,12 +72,12 @@ pub struct Settings {
 
 /// Cloneable handle to the model and the threads behind it.
 #[derive(Clone)]
-pub struct Embedder(Arc<Shared>);
+pub struct Embedder(Arc<EmbedderInner>);
 
-struct Shared {
+struct EmbedderInner {
     engine: OnceLock<Engine>,
     status: StatusHandle,
-    metrics: Metrics,
+    metrics: EmbedMetrics,
     cancel: CancellationToken,
     warm_up: Mutex<Option<JoinHandle<()>>>,
     compute_threads: usize,
@@ -87,27 +88,27 @@ impl Embedder {
     ///
     /// # Errors
     /// If the operating system gives no thread.
-    pub fn start(settings: Settings, registry: &mut Registry) -> io::Result<Embedder> {
-        let shared = Arc::new(Shared::new(settings.threads, registry));
-        let context = warm_up::Context {
+    pub fn start(settings: EmbedSettings, registry: &mut Registry) -> io::Result<Embedder> {
+        let shared = Arc::new(EmbedderInner::new(settings.threads, registry));
+        let context = warm_up::WarmUp {
             settings,
             status: shared.status.clone(),
             metrics: shared.metrics.clone(),
             cancel: shared.cancel.clone(),
         };
-        registry.register_collector(Box::new(Gauges(Arc::downgrade(&shared))));
+        registry.register_collector(Box::new(EmbedderGauges(Arc::downgrade(&shared))));
         let filled = Arc::clone(&shared);
         let thread = warm_up::spawn(context, move |engine| {
             // Only the warm-up sets it, and it does so once.
             let _ = filled.engine.set(engine);
         })?;
-        *shared.warm_up.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        *shared.warm_up.lock() = Some(thread);
         Ok(Embedder(shared))
     }
 
     /// That never becomes ready, for whoever needs no vectors.
     pub fn without_model(registry: &mut Registry) -> Embedder {
-        Embedder(Arc::new(Shared::new(1, registry)))
+        Embedder(Arc::new(EmbedderInner::new(1, registry)))
     }
 
     /// The engine, once the model is warm.
@@ -128,7 +129,9 @@ impl Embedder {
     pub async fn wait_until_ready(&self, deadline: Deadline) -> Result<&Engine, EmbedError> {
         let mut status = self.status();
         // Whether it became ready or the deadline passed, `ready` tells.
-        let _ = tokio::time::timeout_at(deadline.instant().into(), status.wait_for(Status::is_serving)).await;
+        let _ =
+            tokio::time::timeout_at(deadline.instant().into(), status.wait_for(EmbedderStatus::is_serving))
+                .await;
         self.ready()
     }
 
@@ -137,7 +140,7 @@ impl Embedder {
         self.0.engine.get().map(Engine::model)
     }
 
-    pub fn status(&self) -> watch::Receiver<Status> {
+    pub fn status(&self) -> watch::Receiver<EmbedderStatus> {
         self.0.status.subscribe()
     }
 
@@ -148,7 +151,7 @@ impl Embedder {
         if let Some(engine) = self.0.engine.get() {
             engine.stop();
         }
-        let thread = self.0.warm_up.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.0.warm_up.lock().take();
         // It may pause between two attempts.
         thread.iter().for_each(|thread| thread.thread().unpark());
         if let Some(thread) = thread.filter(JoinHandle::is_finished) {
@@ -158,12 +161,12 @@ impl Embedder {
     }
 }
 
-impl Shared {
-    fn new(compute_threads: usize, registry: &mut Registry) -> Shared {
-        Shared {
+impl EmbedderInner {
+    fn new(compute_threads: usize, registry: &mut Registry) -> EmbedderInner {
+        EmbedderInner {
             engine: OnceLock::new(),
             status: StatusHandle::new(),
-            metrics: Metrics::register(registry),
+            metrics: EmbedMetrics::register(registry),
             cancel: CancellationToken::new(),
             warm_up: Mutex::default(),
             compute_threads,
@@ -173,9 +176,9 @@ impl Shared {
 
 /// Read when metrics are asked for. Weak, as the registry outlives the embedder.
 #[derive(Debug)]
-struct Gauges(std::sync::Weak<Shared>);
+struct EmbedderGauges(std::sync::Weak<EmbedderInner>);
 
-impl Collector for Gauges {
+impl Collector for EmbedderGauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         let Some(shared) = self.0.upgrade() else { return Ok(()) };
         let ready = ConstGauge::new(i64::from(shared.status.subscribe().borrow().is_serving()));
@@ -220,8 +223,8 @@ fn encode(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u6
     gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for EmbedderInner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
+        f.debug_struct("EmbedderInner").finish_non_exhaustive()
     }
 }

@@ -1,9 +1,11 @@
 //! A loaded model: its tokenizer, its encoder and how its states become vectors.
 
 mod bert;
-mod choice;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 #[expect(unsafe_code, reason = "vector instructions and packed memory; nowhere else")]
 mod kernel;
+mod kernel_selection;
 mod manifest;
 pub mod source;
 mod tokenizer;
@@ -13,25 +15,25 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use source::ModelFiles;
 
-pub use choice::{Choice, ChoiceError};
 pub use kernel::{Invitation, Kernel, Precision, Team, all as kernels};
+pub use kernel_selection::{KernelSelection, KernelSelectionError};
 pub use manifest::Pooling;
 pub use tokenizer::{Encoded, Token, TokenizeError, Tokenizer, Truncation};
 
 use bert::Bert;
-use choice::Chosen;
+use kernel_selection::SelectedEncoder;
 use manifest::Manifest;
 use weights::Weights;
 
 /// What the files leave open, as the operator sets it.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {
+pub struct ModelSettings {
     /// The most tokens of one input; the model's own limit if it is lower.
     pub max_tokens: Option<usize>,
     /// Overrides the pooling that the files name.
     pub pooling: Option<Pooling>,
     /// How products are computed.
-    pub choice: Choice,
+    pub kernel_selection: KernelSelection,
 }
 
 /// What a model is.
@@ -114,7 +116,7 @@ pub enum ModelError {
     #[error("{}: tensor {tensor} holds a number that is not finite; fetch the file again", file.display())]
     NotFinite { file: PathBuf, tensor: String },
     #[error(transparent)]
-    Choice(#[from] ChoiceError),
+    KernelSelection(#[from] KernelSelectionError),
 }
 
 /// Token ids of several sequences, one after the other, without padding.
@@ -159,15 +161,15 @@ impl Model {
     /// [`ModelError`], which names the file and, where it is about one, the tensor.
     pub fn load(
         files: &ModelFiles,
-        settings: &Settings,
+        settings: &ModelSettings,
         progress: &dyn Fn(u64, u64),
     ) -> Result<Model, ModelError> {
         let manifest = Manifest::read(&files.dir, settings)?;
         let tokenizer = Tokenizer::read(&files.dir, &manifest)?;
         let weights = Weights::read(&files.dir, progress)?;
         tokenizer.check_vocabulary(manifest.bert.vocab_size)?;
-        let Chosen { encoder, cosine } =
-            settings.choice.make(&tokenizer, |kernel| Bert::new(&manifest, &weights, kernel))?;
+        let SelectedEncoder { encoder, cosine } =
+            settings.kernel_selection.select(&tokenizer, |kernel| Bert::new(&manifest, &weights, kernel))?;
         let info = ModelInfo {
             id: files.id.clone(),
             revision: files.revision.clone(),

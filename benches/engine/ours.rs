@@ -4,8 +4,8 @@ use std::{path::Path, time::Duration};
 
 use assay::{
     deadline::Deadline,
-    embed::{EmbeddedInput, Embedder, InputOptions, Settings, Vector, VectorEncoding, VectorOptions},
-    model::{self, Choice, Precision, Truncation, source},
+    embed::{EmbedSettings, EmbeddedInput, Embedder, InputOptions, Vector, VectorEncoding, VectorOptions},
+    model::{self, KernelSelection, Precision, Truncation, source},
 };
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ const NO_HURRY: Duration = Duration::from_secs(3600);
 
 pub struct Ours {
     runtime: Runtime,
-    choice: Choice,
+    kernel_selection: KernelSelection,
     embedder: Option<Embedder>,
 }
 
@@ -33,7 +33,7 @@ impl Ours {
             Some(other) => return Err(format!("no precision {other:?}").into()),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Ours { runtime, choice: Choice { precision, kernel: None }, embedder: None })
+        Ok(Ours { runtime, kernel_selection: KernelSelection { precision, kernel: None }, embedder: None })
     }
 }
 
@@ -41,9 +41,15 @@ impl Engine for Ours {
     #[expect(clippy::disallowed_methods, reason = "nothing waits beside it")]
     fn load(&mut self, model: &Path, threads: usize) -> Result<Value, Error> {
         let directory = model.to_str().ok_or("the path is not UTF-8")?;
-        let settings = Settings {
-            source: source::Settings { offline: true, ..source::Settings::new(directory, "unused") },
-            model: model::Settings { choice: self.choice.clone(), ..model::Settings::default() },
+        let settings = EmbedSettings {
+            source: source::SourceSettings {
+                offline: true,
+                ..source::SourceSettings::new(directory, "unused")
+            },
+            model: model::ModelSettings {
+                kernel_selection: self.kernel_selection.clone(),
+                ..model::ModelSettings::default()
+            },
             threads,
             text_threads: (threads / 2).max(1),
             batch_tokens: 256,

@@ -9,7 +9,7 @@ use crate::{
     embed,
     model::{
         Model, ModelInfo,
-        source::{self, ModelFiles, Progress, SourceError},
+        source::{self, ModelFiles, FetchProgress, SourceError},
     },
 };
 
@@ -31,7 +31,7 @@ pub(super) fn run(config: Config) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-fn pull(settings: &embed::Settings, bar: &ProgressBar) -> anyhow::Result<(ModelFiles, ModelInfo)> {
+fn pull(settings: &embed::EmbedSettings, bar: &ProgressBar) -> anyhow::Result<(ModelFiles, ModelInfo)> {
     let files = match verified(&settings.source, bar) {
         // The damaged file is gone, so this time it is fetched.
         Err(error @ SourceError::Damaged { .. }) => {
@@ -48,8 +48,8 @@ fn pull(settings: &embed::Settings, bar: &ProgressBar) -> anyhow::Result<(ModelF
     Ok((files, model.info))
 }
 
-fn verified(settings: &source::Settings, bar: &ProgressBar) -> Result<ModelFiles, SourceError> {
-    let show = |progress: Progress| {
+fn verified(settings: &source::SourceSettings, bar: &ProgressBar) -> Result<ModelFiles, SourceError> {
+    let show = |progress: FetchProgress| {
         if let Some((fetched, total)) = progress.bytes() {
             bar.set_length(total);
             bar.set_position(fetched);

@@ -7,40 +7,40 @@
 //! Looking up and writing run in the reactor, in short turns: another thread would cost each hit a hand-off, and
 //! have it wait behind the texts that are being cut into tokens.
 
-mod flights;
 mod key;
-mod turn;
+mod single_flight;
+mod yield_budget;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::future::{BoxFuture, join_all};
-use moka::{notification::RemovalCause, sync::Cache as Memory};
+use moka::{notification::RemovalCause, sync::Cache as MokaCache};
 
 use self::{
-    flights::{Flight, Flights},
-    key::{Key, KeyMaker},
-    turn::Turn,
+    key::{CacheKeyHasher, EmbedCacheKey},
+    single_flight::{InFlight, SharedComputation},
+    yield_budget::YieldBudget,
 };
 use super::{
     EmbedError, Embedded, EmbeddedInput, InputOptions, TooLong, Vector, VectorOptions,
-    metrics::{Metrics, Origin},
+    metrics::{CacheOutcome, EmbedMetrics},
 };
 use crate::model::ModelInfo;
 
 /// The cache of one model.
-pub(super) struct Cache(Arc<Shelf>);
+pub(super) struct VectorCache(Arc<CacheShared>);
 
 /// What a flight needs of it.
-struct Shelf {
-    known: Memory<Key, Arc<Pooled>>,
-    flights: Flights,
-    keys: KeyMaker,
-    metrics: Metrics,
+struct CacheShared {
+    cached: MokaCache<EmbedCacheKey, Arc<PooledState>>,
+    flights: InFlight,
+    keys: CacheKeyHasher,
+    metrics: EmbedMetrics,
 }
 
 /// One input's numbers before anything is done to them.
 #[derive(Debug)]
-struct Pooled {
+struct PooledState {
     /// `[model dimensions]`
     state: Box<[f32]>,
     tokens: usize,
@@ -49,39 +49,39 @@ struct Pooled {
 
 /// What the memory holds, as of now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Held {
+pub(super) struct CacheStats {
     pub entries: u64,
     pub bytes: u64,
     pub limit_bytes: u64,
 }
 
-/// The way of one call through the cache: [`Lookup::compute`] what is [missing](Lookup::missing), then
-/// [`Lookup::landed`], and both again where that gives none.
-pub(super) struct Lookup {
-    shelf: Arc<Shelf>,
+/// The way of one call through the cache: [`CacheLookup::compute`] what is [missing](Lookup::missing), then
+/// [`CacheLookup::results`], and both again where that gives none.
+pub(super) struct CacheLookup {
+    shared: Arc<CacheShared>,
     options: VectorOptions,
-    texts: Vec<Distinct>,
+    texts: Vec<DistinctText>,
     /// For each input, its place in `texts`.
     inputs: Vec<usize>,
-    flights: Vec<Flight>,
+    flights: Vec<SharedComputation>,
     /// Which of the flights computes for this call.
-    own: Option<usize>,
+    own_computation: Option<usize>,
     /// Set once a flight of another call failed, so that nobody fails with ever new ones.
-    alone: bool,
-    took: [Duration; 3],
+    bypass_in_flight: bool,
+    durations: [Duration; 3],
 }
 
-struct Distinct {
-    key: Key,
+struct DistinctText {
+    key: EmbedCacheKey,
     text: String,
-    state: State,
-    origin: Origin,
+    state: CacheState,
+    origin: CacheOutcome,
 }
 
-enum State {
+enum CacheState {
     Missing,
-    Awaited { flight: usize, seat: usize },
-    Known(Arc<Pooled>),
+    InFlight { flight: usize, slot: usize },
+    Cached(Arc<PooledState>),
 }
 
 /// What an entry takes besides its numbers: its key, and what the memory spends on order and table. The growth of the
@@ -91,73 +91,73 @@ const ENTRY_BYTES: usize = 464;
 /// Looking a key up takes as long as hashing so much.
 const LOOK_UP_BYTES: usize = 512;
 
-impl Cache {
+impl VectorCache {
     /// None where it may hold nothing.
-    pub fn new(limit_bytes: usize, model: &ModelInfo, metrics: &Metrics) -> Option<Cache> {
+    pub fn new(limit_bytes: usize, model: &ModelInfo, metrics: &EmbedMetrics) -> Option<VectorCache> {
         let evictions = metrics.clone();
-        let known = Memory::builder()
+        let cached = MokaCache::builder()
             .max_capacity(limit_bytes as u64)
-            .weigher(|_, pooled: &Arc<Pooled>| u32::try_from(pooled.bytes()).unwrap_or(u32::MAX))
+            .weigher(|_, pooled: &Arc<PooledState>| u32::try_from(pooled.bytes()).unwrap_or(u32::MAX))
             .eviction_listener(move |_, _, cause| {
                 if cause == RemovalCause::Size {
                     evictions.evicted();
                 }
             })
             .build();
-        let (flights, keys) = (Flights::default(), KeyMaker::of_model(model));
-        let shelf = Shelf { known, flights, keys, metrics: metrics.clone() };
-        (limit_bytes > 0).then(|| Cache(Arc::new(shelf)))
+        let (flights, keys) = (InFlight::default(), CacheKeyHasher::for_model(model));
+        let shared = CacheShared { cached, flights, keys, metrics: metrics.clone() };
+        (limit_bytes > 0).then(|| VectorCache(Arc::new(shared)))
     }
 
     /// Looks up `texts`; equal ones are one from here on.
-    pub async fn look_up(&self, texts: Vec<String>, options: &InputOptions) -> Lookup {
-        let keys = self.0.keys.of_call(&options.prompt, options.truncation);
-        let mut lookup = Lookup {
-            shelf: Arc::clone(&self.0),
+    pub async fn look_up(&self, texts: Vec<String>, options: &InputOptions) -> CacheLookup {
+        let keys = self.0.keys.for_call(&options.prompt, options.truncation);
+        let mut lookup = CacheLookup {
+            shared: Arc::clone(&self.0),
             options: options.vector,
             inputs: Vec::with_capacity(texts.len()),
             texts: Vec::new(),
             flights: Vec::new(),
-            own: None,
-            alone: false,
-            took: [Duration::ZERO; 3],
+            own_computation: None,
+            bypass_in_flight: false,
+            durations: [Duration::ZERO; 3],
         };
-        let (mut turn, mut places) = (Turn::default(), HashMap::new());
+        let (mut budget, mut positions) = (YieldBudget::default(), HashMap::new());
         for text in texts {
-            let key = keys.key(&text, &mut turn).await;
-            let place = *places.entry(key).or_insert(lookup.texts.len());
-            lookup.inputs.push(place);
-            if place == lookup.texts.len() {
+            let key = keys.key(&text, &mut budget).await;
+            let position = *positions.entry(key).or_insert(lookup.texts.len());
+            lookup.inputs.push(position);
+            if position == lookup.texts.len() {
                 lookup.add(key, text);
             }
-            turn.worked(LOOK_UP_BYTES).await;
+            budget.spend(LOOK_UP_BYTES).await;
         }
         lookup
     }
 
     /// Does what the memory has put off, so that the numbers are those of now.
-    pub fn held(&self) -> Held {
-        let known = &self.0.known;
-        known.run_pending_tasks();
-        let limit_bytes = known.policy().max_capacity().unwrap_or_default();
-        Held { entries: known.entry_count(), bytes: known.weighted_size(), limit_bytes }
+    pub fn stats(&self) -> CacheStats {
+        let cached = &self.0.cached;
+        cached.run_pending_tasks();
+        let limit_bytes = cached.policy().max_capacity().unwrap_or_default();
+        CacheStats { entries: cached.entry_count(), bytes: cached.weighted_size(), limit_bytes }
     }
 }
 
-impl Shelf {
-    async fn keep(&self, keys: &[Key], states: &[Arc<Pooled>]) {
-        let mut turn = Turn::default();
+impl CacheShared {
+    async fn insert_all(&self, keys: &[EmbedCacheKey], states: &[Arc<PooledState>]) {
+        let mut budget = YieldBudget::default();
         for (key, pooled) in keys.iter().zip(states) {
-            self.known.insert(*key, Arc::clone(pooled));
-            turn.worked(pooled.bytes()).await;
+            self.cached.insert(*key, Arc::clone(pooled));
+            budget.spend(pooled.bytes()).await;
         }
     }
 }
 
-impl Lookup {
+impl CacheLookup {
     /// Texts that are neither known nor under way.
     pub fn missing(&self) -> impl Iterator<Item = &str> {
-        let missing = self.texts.iter().filter(|text| matches!(text.state, State::Missing));
+        let missing = self.texts.iter().filter(|text| matches!(text.state, CacheState::Missing));
         missing.map(|text| text.text.as_str())
     }
 
@@ -167,36 +167,36 @@ impl Lookup {
         &mut self,
         run: impl FnOnce(Vec<String>) -> BoxFuture<'static, Result<Embedded, EmbedError>>,
     ) {
-        let shelf = Arc::clone(&self.shelf);
+        let shared = Arc::clone(&self.shared);
         // Between here and the take-off nobody else takes one of the texts.
-        let mut flights = shelf.flights.lock();
-        let (mut keys, mut texts, mut places) = (Vec::new(), Vec::new(), Vec::new());
-        for place in 0..self.texts.len() {
-            if !matches!(self.texts[place].state, State::Missing) {
+        let mut flights = shared.flights.lock();
+        let (mut keys, mut texts, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+        for position in 0..self.texts.len() {
+            if !matches!(self.texts[position].state, CacheState::Missing) {
                 continue;
             }
-            let key = self.texts[place].key;
-            if let Some(pooled) = shelf.known.get(&key) {
-                self.texts[place].state = State::Known(pooled);
-            } else if !self.alone
-                && let Some((flight, seat)) = flights.find(&key)
+            let key = self.texts[position].key;
+            if let Some(pooled) = shared.cached.get(&key) {
+                self.texts[position].state = CacheState::Cached(pooled);
+            } else if !self.bypass_in_flight
+                && let Some((flight, slot)) = flights.find(&key)
             {
-                self.join(place, flight, seat);
+                self.join(position, flight, slot);
             } else {
                 keys.push(key);
-                texts.push(std::mem::take(&mut self.texts[place].text));
-                places.push(place);
+                texts.push(std::mem::take(&mut self.texts[position].text));
+                positions.push(position);
             }
         }
         if keys.is_empty() {
             return;
         }
-        let flight = flights.take_off(&shelf, keys, run(texts));
+        let flight = flights.start(&shared, keys, run(texts));
         drop(flights);
-        self.own = Some(self.flights.len());
-        for (seat, place) in places.into_iter().enumerate() {
-            self.texts[place].origin = Origin::Miss;
-            self.texts[place].state = State::Awaited { flight: self.flights.len(), seat };
+        self.own_computation = Some(self.flights.len());
+        for (slot, position) in positions.into_iter().enumerate() {
+            self.texts[position].origin = CacheOutcome::Miss;
+            self.texts[position].state = CacheState::InFlight { flight: self.flights.len(), slot };
         }
         self.flights.push(flight);
     }
@@ -206,96 +206,97 @@ impl Lookup {
     ///
     /// # Errors
     /// Those of this call's own flight; [`EmbedError::TooLong`] whoever found it out.
-    pub async fn landed(&mut self) -> Result<Option<Embedded>, EmbedError> {
-        let own = self.own.take();
+    pub async fn results(&mut self) -> Result<Option<Embedded>, EmbedError> {
+        let own_computation = self.own_computation.take();
         let results = join_all(std::mem::take(&mut self.flights)).await;
-        if let Some(Err(error)) = own.map(|own| &results[own])
+        if let Some(Err(error)) = own_computation.map(|own_computation| &results[own_computation])
             && !matches!(error, EmbedError::TooLong(_))
         {
             return Err(error.clone());
         }
-        for landed in results.iter().flatten() {
-            let took = self.took.iter_mut().zip(landed.took);
-            took.for_each(|(longest, took)| *longest = took.max(*longest));
+        for results in results.iter().flatten() {
+            let durations = self.durations.iter_mut().zip(results.durations);
+            durations.for_each(|(longest, durations)| *longest = durations.max(*longest));
         }
         let mut too_long = HashMap::new();
-        for (place, text) in self.texts.iter_mut().enumerate() {
-            let State::Awaited { flight, seat } = text.state else { continue };
+        for (position, text) in self.texts.iter_mut().enumerate() {
+            let CacheState::InFlight { flight, slot } = text.state else { continue };
             text.state = match &results[flight] {
-                Ok(landed) => State::Known(Arc::clone(&landed.states[seat])),
+                Ok(results) => CacheState::Cached(Arc::clone(&results.states[slot])),
                 Err(error) => {
-                    too_long.extend(too_long_at(error, seat).map(|found| (place, found)));
-                    State::Missing
+                    too_long.extend(too_long_at(error, slot).map(|found| (position, found)));
+                    CacheState::Missing
                 }
             };
         }
         if !too_long.is_empty() {
             return Err(self.too_long(&too_long));
         }
-        self.alone = true;
+        self.bypass_in_flight = true;
         if self.missing().next().is_some() { Ok(None) } else { self.write().await.map(Some) }
     }
 
-    fn add(&mut self, key: Key, text: String) {
-        let known = self.shelf.known.get(&key);
-        let place = self.texts.len();
-        let (state, origin) =
-            known.map_or((State::Missing, Origin::Joined), |pooled| (State::Known(pooled), Origin::Hit));
-        let is_missing = matches!(state, State::Missing);
-        self.texts.push(Distinct { key, text, state, origin });
-        let found = is_missing.then(|| self.shelf.flights.lock().find(&key)).flatten();
-        if let Some((flight, seat)) = found {
-            self.join(place, flight, seat);
+    fn add(&mut self, key: EmbedCacheKey, text: String) {
+        let cached = self.shared.cached.get(&key);
+        let position = self.texts.len();
+        let (state, origin) = cached.map_or((CacheState::Missing, CacheOutcome::Joined), |pooled| {
+            (CacheState::Cached(pooled), CacheOutcome::Hit)
+        });
+        let is_missing = matches!(state, CacheState::Missing);
+        self.texts.push(DistinctText { key, text, state, origin });
+        let found = is_missing.then(|| self.shared.flights.lock().find(&key)).flatten();
+        if let Some((flight, slot)) = found {
+            self.join(position, flight, slot);
         }
     }
 
-    fn join(&mut self, place: usize, flight: Flight, seat: usize) {
-        let same = self.flights.iter().position(|known| known.ptr_eq(&flight));
+    fn join(&mut self, position: usize, flight: SharedComputation, slot: usize) {
+        let same = self.flights.iter().position(|cached| cached.ptr_eq(&flight));
         let flight = same.unwrap_or_else(|| {
             self.flights.push(flight);
             self.flights.len() - 1
         });
-        self.texts[place].state = State::Awaited { flight, seat };
+        self.texts[position].state = CacheState::InFlight { flight, slot };
     }
 
-    fn too_long(&self, places: &HashMap<usize, (usize, usize)>) -> EmbedError {
+    fn too_long(&self, positions: &HashMap<usize, (usize, usize)>) -> EmbedError {
         let inputs = self.inputs.iter().enumerate();
-        let found = inputs.filter_map(|(index, place)| {
-            let &(tokens, limit) = places.get(place)?;
+        let found = inputs.filter_map(|(index, position)| {
+            let &(tokens, limit) = positions.get(position)?;
             Some(TooLong { index, tokens, limit })
         });
         EmbedError::TooLong(found.collect())
     }
 
     async fn write(&self) -> Result<Embedded, EmbedError> {
-        let (mut turn, mut first) = (Turn::default(), vec![true; self.texts.len()]);
+        let (mut budget, mut first) = (YieldBudget::default(), vec![true; self.texts.len()]);
         let mut inputs = Vec::with_capacity(self.inputs.len());
-        for &place in &self.inputs {
-            let Distinct { state: State::Known(pooled), origin, .. } = &self.texts[place] else {
+        for &position in &self.inputs {
+            let DistinctText { state: CacheState::Cached(pooled), origin, .. } = &self.texts[position] else {
                 return Err(EmbedError::Defect);
             };
-            let again = !std::mem::replace(&mut first[place], false);
-            let origin = if again && *origin == Origin::Miss { Origin::Joined } else { *origin };
-            self.shelf.metrics.looked_up(origin);
+            let again = !std::mem::replace(&mut first[position], false);
+            let origin = if again && *origin == CacheOutcome::Miss { CacheOutcome::Joined } else { *origin };
+            self.shared.metrics.looked_up(origin);
             inputs.push(pooled.input(self.options));
-            turn.worked(pooled.bytes()).await;
+            budget.spend(pooled.bytes()).await;
         }
-        let [tokenize, queue, compute] = self.took;
+        let [tokenize, queue, compute] = self.durations;
         Ok(Embedded { inputs, tokenize, queue, compute })
     }
 }
 
-impl Pooled {
-    fn new(input: EmbeddedInput) -> Result<Pooled, EmbedError> {
+impl PooledState {
+    fn new(input: EmbeddedInput) -> Result<PooledState, EmbedError> {
         let EmbeddedInput { vector, tokens, truncated } = input;
         match vector {
-            Vector::Values(state) => Ok(Pooled { state: state.into(), tokens, truncated }),
+            Vector::Values(state) => Ok(PooledState { state: state.into(), tokens, truncated }),
             Vector::Bytes(_) | Vector::Int8 { .. } => Err(EmbedError::Defect),
         }
     }
 
     fn input(&self, options: VectorOptions) -> EmbeddedInput {
-        let Pooled { state, tokens, truncated } = self;
+        let PooledState { state, tokens, truncated } = self;
         EmbeddedInput { vector: Vector::new(state, options), tokens: *tokens, truncated: *truncated }
     }
 
@@ -305,9 +306,9 @@ impl Pooled {
     }
 }
 
-fn too_long_at(error: &EmbedError, seat: usize) -> Option<(usize, usize)> {
+fn too_long_at(error: &EmbedError, slot: usize) -> Option<(usize, usize)> {
     let EmbedError::TooLong(found) = error else { return None };
-    found.iter().find(|found| found.index == seat).map(|found| (found.tokens, found.limit))
+    found.iter().find(|found| found.index == slot).map(|found| (found.tokens, found.limit))
 }
 
 #[cfg(test)]

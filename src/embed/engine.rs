@@ -10,19 +10,19 @@ use std::{
 };
 
 use super::{
-    Settings,
-    admission::{Admission, Admitted, Lane, Room},
-    batch::FlowId,
-    cache::{Cache, Held},
+    EmbedSettings,
+    admission::{Admission, AdmissionClass, AdmissionLimits, AdmittedTokens},
+    cache::{CacheStats, VectorCache},
+    compute_threads::{self, ComputeDefect, ComputeThreads, ComputedVector, EmbedJob},
     error::{EmbedError, TooLong},
-    gate::Permit,
-    gather::{Caller, Gather, LeaveOnDrop},
-    metrics::Metrics,
-    passes,
+    fair_queue::FlowId,
+    gather::{CancelOnDrop, EmbedCaller, Gather},
+    metrics::EmbedMetrics,
+    spans,
     status::StatusHandle,
-    tokenize::TextThreads,
+    text_threads::TextThreads,
+    token_semaphore::TokenPermit,
     vector::{Vector, VectorOptions},
-    worker::{self, ComputeThreads, Computed, Defect, Job},
 };
 use crate::{
     deadline::Deadline,
@@ -35,23 +35,23 @@ use futures::FutureExt;
 
 /// A warm model and its threads.
 #[derive(Clone)]
-pub struct Engine(pub(super) Arc<EngineParts>);
+pub struct Engine(pub(super) Arc<EngineInner>);
 
-pub(super) struct EngineParts {
+pub(super) struct EngineInner {
     pub(super) model: Arc<Model>,
     text: TextThreads,
     /// For Tokenize, which takes up to 7 µs a byte: what is embedded never waits for them, nor do compute threads.
     pub(super) tokenize: TextThreads,
     compute: ComputeThreads,
     pub(super) admission: Admission,
-    cache: Option<Cache>,
+    cache: Option<VectorCache>,
     flows: AtomicU64,
-    metrics: Metrics,
+    metrics: EmbedMetrics,
 }
 
 /// Scheduling identity and deadline of a request.
 #[derive(Clone, Copy)]
-pub(super) struct Asker {
+pub(super) struct RequestScheduling {
     pub flow: Flow,
     pub deadline: Deadline,
 }
@@ -86,20 +86,20 @@ pub struct EmbeddedInput {
 /// Whose inputs they are, for fairness: one stream is one flow, and so is one sample of an evaluation.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
-    pub(super) lane: Lane,
+    pub(super) lane: AdmissionClass,
     pub(super) id: FlowId,
 }
 
 impl Engine {
     pub(super) fn start(
-        settings: &Settings,
+        settings: &EmbedSettings,
         model: Arc<Model>,
         status: &StatusHandle,
-        metrics: &Metrics,
+        metrics: &EmbedMetrics,
     ) -> io::Result<Engine> {
         let probe = model.tokenizer.encode("", "probe", Truncation::End);
         let probe = probe.map_err(|error| io::Error::other(error.to_string()))?;
-        let compute = worker::Settings {
+        let compute = compute_threads::ComputeSettings {
             threads: settings.threads,
             batch_tokens: settings.batch_tokens,
             probe: probe.ids,
@@ -108,12 +108,12 @@ impl Engine {
         let forward = Arc::new(move |batch: &model::Packed, team: &Team, between_layers: &dyn Fn()| {
             Ok(encoder.encode(batch, team, between_layers))
         });
-        Ok(Engine(Arc::new(EngineParts {
+        Ok(Engine(Arc::new(EngineInner {
             text: TextThreads::start("assay-text", settings.text_threads, Priority::Text, metrics)?,
             tokenize: TextThreads::start("assay-token", settings.text_threads, Priority::Compute, metrics)?,
             compute: ComputeThreads::start(&compute, forward, status, metrics)?,
-            admission: Admission::new(Room::of(settings), model.info.max_tokens, metrics),
-            cache: Cache::new(settings.cache_bytes, &model.info, metrics),
+            admission: Admission::new(AdmissionLimits::of(settings), model.info.max_tokens, metrics),
+            cache: VectorCache::new(settings.cache_bytes, &model.info, metrics),
             model,
             flows: AtomicU64::new(EVALUATIONS.0 + 1),
             metrics: metrics.clone(),
@@ -126,15 +126,15 @@ impl Engine {
 
     /// A flow for one stream.
     pub fn stream_flow(&self) -> Flow {
-        self.flow(Lane::Stream)
+        self.flow(AdmissionClass::Stream)
     }
 
     /// A flow for one sample of an evaluation. Behind admission all evaluations together have the share of one caller.
     pub fn evaluation_flow(&self) -> Flow {
-        self.flow(Lane::Evaluation)
+        self.flow(AdmissionClass::Evaluation)
     }
 
-    pub(super) fn flow(&self, lane: Lane) -> Flow {
+    pub(super) fn flow(&self, lane: AdmissionClass) -> Flow {
         Flow { lane, id: FlowId(self.0.flows.fetch_add(1, Ordering::Relaxed)) }
     }
 
@@ -153,8 +153,8 @@ impl Engine {
         options: InputOptions,
         deadline: Deadline,
     ) -> Result<Embedded, EmbedError> {
-        let asker = Asker { flow: self.flow(Lane::Call), deadline };
-        within(deadline, self.answer(asker, texts, options)).await
+        let scheduling = RequestScheduling { flow: self.flow(AdmissionClass::Call), deadline };
+        with_deadline(deadline, self.embed_texts(scheduling, texts, options)).await
     }
 
     /// Embeds one text of a stream or an evaluation; waits where their part of the queue is full.
@@ -168,19 +168,19 @@ impl Engine {
         options: InputOptions,
         deadline: Deadline,
     ) -> Result<EmbeddedInput, EmbedError> {
-        let asker = Asker { flow, deadline };
-        let mut embedded = within(deadline, self.answer(asker, vec![text], options)).await?;
+        let scheduling = RequestScheduling { flow, deadline };
+        let mut embedded = with_deadline(deadline, self.embed_texts(scheduling, vec![text], options)).await?;
         embedded.inputs.pop().ok_or(EmbedError::Defect)
     }
 
     /// Tokens that are admitted, by kind of call.
-    pub(super) fn admitted(&self) -> Admitted {
+    pub(super) fn admitted(&self) -> AdmittedTokens {
         self.0.admission.held()
     }
 
     /// None where there is no cache.
-    pub(super) fn cached(&self) -> Option<Held> {
-        self.0.cache.as_ref().map(Cache::held)
+    pub(super) fn cached(&self) -> Option<CacheStats> {
+        self.0.cache.as_ref().map(VectorCache::stats)
     }
 
     /// Ends the threads and waits for them.
@@ -190,36 +190,42 @@ impl Engine {
         self.0.compute.stop();
     }
 
-    async fn answer(
+    async fn embed_texts(
         &self,
-        asker: Asker,
+        scheduling: RequestScheduling,
         texts: Vec<String>,
         options: InputOptions,
     ) -> Result<Embedded, EmbedError> {
         let Some(cache) = &self.0.cache else {
-            let tokens = self.estimate(texts.iter().map(String::as_str), &options.prompt);
-            let permit = self.admit(asker, tokens).await?;
-            return self.run(asker, permit, texts, options).await;
+            let tokens = self.estimated_tokens(texts.iter().map(String::as_str), &options.prompt);
+            let permit = self.admit(scheduling, tokens).await?;
+            return self.run(scheduling, permit, texts, options).await;
         };
         let mut lookup = cache.look_up(texts, &options).await;
         loop {
-            let tokens = self.estimate(lookup.missing(), &options.prompt);
+            let tokens = self.estimated_tokens(lookup.missing(), &options.prompt);
             if tokens > 0 {
                 // Only streams wait here, and those ask for one text each: they hold no flight that waits for them.
-                let permit = self.admit(asker, tokens).await?;
-                lookup.compute(|texts| self.run_for_all(asker, permit, texts, &options).boxed());
+                let permit = self.admit(scheduling, tokens).await?;
+                lookup.compute(|texts| self.run_shared(scheduling, permit, texts, &options).boxed());
             }
-            if let Some(embedded) = lookup.landed().await? {
+            if let Some(embedded) = lookup.results().await? {
                 return Ok(embedded);
             }
         }
     }
 
-    pub(super) async fn admit(&self, asker: Asker, tokens: usize) -> Result<Permit, EmbedError> {
-        let Flow { lane, id } = asker.flow;
+    pub(super) async fn admit(
+        &self,
+        scheduling: RequestScheduling,
+        tokens: usize,
+    ) -> Result<TokenPermit, EmbedError> {
+        let Flow { lane, id } = scheduling.flow;
         let span = match lane {
-            Lane::Call => Span::default(),
-            Lane::Stream | Lane::Evaluation | Lane::Tokenize => Scope::current().child(|| "admission"),
+            AdmissionClass::Call => Span::default(),
+            AdmissionClass::Stream | AdmissionClass::Evaluation | AdmissionClass::Tokenize => {
+                Scope::current().child(|| "admission")
+            }
         };
         let permit = self.0.admission.admit(lane, id, tokens).await;
         span.end_with(&permit, EmbedError::kind);
@@ -227,39 +233,39 @@ impl Engine {
     }
 
     /// Whole states for whoever wants them: each has a deadline of its own, and the last that leaves drops this.
-    fn run_for_all(
+    fn run_shared(
         &self,
-        asker: Asker,
-        permit: Permit,
+        scheduling: RequestScheduling,
+        permit: TokenPermit,
         texts: Vec<String>,
         options: &InputOptions,
     ) -> impl Future<Output = Result<Embedded, EmbedError>> + use<> {
         let engine = self.clone();
-        let asker = Asker { deadline: Deadline::after(Duration::MAX), ..asker };
+        let scheduling = RequestScheduling { deadline: Deadline::after(Duration::MAX), ..scheduling };
         let vector = VectorOptions::unchanged(engine.model().dimensions);
         let options = InputOptions { vector, ..options.clone() };
-        Scope::current().around(async move { engine.run(asker, permit, texts, options).await })
+        Scope::current().around(async move { engine.run(scheduling, permit, texts, options).await })
     }
 
     /// Tokens before they are counted: about one for three bytes, at most what the model takes.
-    fn estimate<'a>(&self, texts: impl Iterator<Item = &'a str>, prompt: &str) -> usize {
+    fn estimated_tokens<'a>(&self, texts: impl Iterator<Item = &'a str>, prompt: &str) -> usize {
         let most = self.0.model.tokenizer.max_tokens();
         texts.map(|text| ((prompt.len() + text.len()) / 3 + 2).min(most)).sum()
     }
 
     async fn run(
         &self,
-        Asker { flow, deadline, .. }: Asker,
-        permit: Permit,
+        RequestScheduling { flow, deadline, .. }: RequestScheduling,
+        permit: TokenPermit,
         texts: Vec<String>,
         options: InputOptions,
     ) -> Result<Embedded, EmbedError> {
         let started = Instant::now();
-        let caller = Caller::new(deadline);
-        let _leave = LeaveOnDrop(Arc::clone(&caller));
+        let caller = EmbedCaller::new(deadline);
+        let _leave = CancelOnDrop(Arc::clone(&caller));
         let scope = Scope::current();
         let mut span = scope.child(|| "tokenize");
-        span.describe(|| [KeyValue::new("assay.inputs", passes::count(texts.len()))]);
+        span.describe(|| [KeyValue::new("assay.inputs", spans::count(texts.len()))]);
         let encoded = self.encode(flow, &caller, texts, &options).await;
         span.end_with(&encoded, EmbedError::kind);
         let encoded = encoded?;
@@ -268,8 +274,8 @@ impl Engine {
         let sizes: Vec<(usize, bool)> = encoded.iter().map(|e| (e.ids.len(), e.truncated)).collect();
         let waiting = scope.child(|| "queue");
         let computed = self.compute(flow, &caller, permit, encoded, options.vector).await;
-        let computed = passes::tell(&scope, waiting, computed)?;
-        let longest = |of: fn(&Computed) -> Duration| computed.iter().map(of).max().unwrap_or_default();
+        let computed = spans::record_compute_spans(&scope, waiting, computed)?;
+        let longest = |of: fn(&ComputedVector) -> Duration| computed.iter().map(of).max().unwrap_or_default();
         let (queue, compute) = (longest(|c| c.queue), longest(|c| c.compute));
         self.0.metrics.queued(queue);
         let inputs = computed.into_iter().zip(sizes);
@@ -286,7 +292,7 @@ impl Engine {
     async fn encode(
         &self,
         flow: Flow,
-        caller: &Arc<Caller>,
+        caller: &Arc<EmbedCaller>,
         texts: Vec<String>,
         options: &InputOptions,
     ) -> Result<Vec<Encoded>, EmbedError> {
@@ -296,7 +302,7 @@ impl Engine {
             Some(encoded) => encoded,
             None => {
                 let encode = move |text: &str| model.tokenizer.encode(&prompt, text, truncation);
-                let encoded = self.0.text.map(flow.behind_admission(), caller, texts, encode);
+                let encoded = self.0.text.map(flow.compute_flow(), caller, texts, encode);
                 encoded.await.map_err(|_| EmbedError::Defect)?
             }
         };
@@ -316,25 +322,25 @@ impl Engine {
     async fn compute(
         &self,
         flow: Flow,
-        caller: &Arc<Caller>,
-        mut permit: Permit,
+        caller: &Arc<EmbedCaller>,
+        mut permit: TokenPermit,
         encoded: Vec<Encoded>,
         options: VectorOptions,
-    ) -> Result<Vec<Computed>, EmbedError> {
-        let (answers, receiver) = Gather::<Result<Computed, Defect>>::new(encoded.len());
+    ) -> Result<Vec<ComputedVector>, EmbedError> {
+        let (answers, receiver) = Gather::<Result<ComputedVector, ComputeDefect>>::new(encoded.len());
         let queued = Instant::now();
         // From here on the tokens are counted, not estimated.
         permit.resize(encoded.iter().map(|encoded| encoded.ids.len()).sum());
         let jobs = encoded.into_iter().enumerate().map(|(index, encoded)| {
             let permit = permit.split(encoded.ids.len());
             let (answers, caller) = (Arc::clone(&answers), Arc::clone(caller));
-            Job { ids: encoded.ids, options, index, answers, caller, queued, permit }
+            EmbedJob { ids: encoded.ids, options, index, answers, caller, queued, permit }
         });
         let jobs = jobs.collect();
         drop(answers);
-        self.0.compute.push(flow.behind_admission(), jobs);
+        self.0.compute.push(flow.compute_flow(), jobs);
         let computed = receiver.await.map_err(|_| EmbedError::Stopping)?;
-        computed.into_iter().collect::<Result<_, _>>().map_err(|Defect| EmbedError::Defect)
+        computed.into_iter().collect::<Result<_, _>>().map_err(|ComputeDefect| EmbedError::Defect)
     }
 }
 
@@ -344,10 +350,10 @@ const EVALUATIONS: FlowId = FlowId(0);
 impl Flow {
     /// Whoever embeds waits for at most one text of evaluations, however many there are; which evaluation is next was
     /// decided by admission, which lets in little more than the threads compute at a time.
-    fn behind_admission(self) -> FlowId {
+    fn compute_flow(self) -> FlowId {
         match self.lane {
-            Lane::Evaluation => EVALUATIONS,
-            Lane::Call | Lane::Stream | Lane::Tokenize => self.id,
+            AdmissionClass::Evaluation => EVALUATIONS,
+            AdmissionClass::Call | AdmissionClass::Stream | AdmissionClass::Tokenize => self.id,
         }
     }
 }
@@ -361,16 +367,16 @@ fn too_long((index, encoded): (usize, &Result<Encoded, TokenizeError>)) -> Optio
     }
 }
 
-pub(super) async fn within<T>(
+pub(super) async fn with_deadline<T>(
     deadline: Deadline,
     work: impl Future<Output = Result<T, EmbedError>>,
 ) -> Result<T, EmbedError> {
-    let answer = tokio::time::timeout_at(deadline.instant().into(), work).await;
+    let embed_texts = tokio::time::timeout_at(deadline.instant().into(), work).await;
     // Threads drop what is past its deadline on their own, and the timer may be the later of the two.
-    match answer.unwrap_or(Err(EmbedError::DeadlineExceeded)) {
+    match embed_texts.unwrap_or(Err(EmbedError::DeadlineExceeded)) {
         Err(EmbedError::Defect | EmbedError::Stopping) if deadline.has_passed() => {
             Err(EmbedError::DeadlineExceeded)
         }
-        answer => answer,
+        embed_texts => embed_texts,
     }
 }

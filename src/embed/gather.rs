@@ -1,24 +1,25 @@
 //! Collects the parts of one call from the threads that make them.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc,
     atomic::{AtomicBool, Ordering},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::deadline::Deadline;
 
 /// Whether anyone still waits for a call's answer.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(super) struct EmbedCaller {
     gone: AtomicBool,
     deadline: Deadline,
 }
 
-impl Caller {
-    pub fn new(deadline: Deadline) -> Arc<Caller> {
-        Arc::new(Caller { gone: AtomicBool::new(false), deadline })
+impl EmbedCaller {
+    pub fn new(deadline: Deadline) -> Arc<EmbedCaller> {
+        Arc::new(EmbedCaller { gone: AtomicBool::new(false), deadline })
     }
 
     pub fn is_waiting(&self) -> bool {
@@ -27,9 +28,9 @@ impl Caller {
 }
 
 /// Tells the threads that the caller left, however its future ended.
-pub(super) struct LeaveOnDrop(pub Arc<Caller>);
+pub(super) struct CancelOnDrop(pub Arc<EmbedCaller>);
 
-impl Drop for LeaveOnDrop {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.gone.store(true, Ordering::Relaxed);
     }
@@ -53,7 +54,7 @@ impl<T> Gather<T> {
     }
 
     pub fn put(&self, index: usize, value: T) {
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.0.lock();
         if slots.values[index].replace(value).is_none() {
             slots.missing -= 1;
         }
@@ -93,10 +94,10 @@ mod tests {
 
     #[test]
     fn a_caller_is_gone_when_its_future_is_dropped_or_its_deadline_passed() {
-        let caller = Caller::new(Deadline::after(Duration::from_secs(60)));
+        let caller = EmbedCaller::new(Deadline::after(Duration::from_secs(60)));
         assert!(caller.is_waiting());
-        drop(LeaveOnDrop(caller.clone()));
+        drop(CancelOnDrop(caller.clone()));
         assert!(!caller.is_waiting());
-        assert!(!Caller::new(Deadline::after(Duration::ZERO)).is_waiting());
+        assert!(!EmbedCaller::new(Deadline::after(Duration::ZERO)).is_waiting());
     }
 }

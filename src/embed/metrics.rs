@@ -17,7 +17,7 @@ use crate::model::Packed;
 
 /// How a call came by the state of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum CacheOutcome {
     /// It was in memory.
     Hit,
     /// It was computed for this call.
@@ -32,9 +32,9 @@ struct PhaseLabel {
 }
 
 #[derive(Clone)]
-pub(super) struct Metrics(Arc<Inner>);
+pub(super) struct EmbedMetrics(Arc<EmbedMetricsInner>);
 
-struct Inner {
+struct EmbedMetricsInner {
     inputs: Counter,
     tokens: Counter,
     batch_tokens: Histogram,
@@ -56,11 +56,11 @@ struct Inner {
     cache_evictions: Counter,
 }
 
-impl Metrics {
-    pub fn register(registry: &mut Registry) -> Metrics {
+impl EmbedMetrics {
+    pub fn register(registry: &mut Registry) -> EmbedMetrics {
         let registry = registry.sub_registry_with_prefix("assay");
         let seconds = || Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
-        let inner = Inner {
+        let inner = EmbedMetricsInner {
             inputs: Counter::default(),
             tokens: Counter::default(),
             batch_tokens: Histogram::new(exponential_buckets(4.0, 2.0, 14)),
@@ -82,7 +82,7 @@ impl Metrics {
             cache_evictions: Counter::default(),
         };
         inner.register(registry);
-        Metrics(Arc::new(inner))
+        EmbedMetrics(Arc::new(inner))
     }
 
     pub fn batch(&self, packed: &Packed, took: Duration) {
@@ -115,11 +115,11 @@ impl Metrics {
     }
 
     /// An input that went through the cache and was answered.
-    pub fn looked_up(&self, origin: Origin) {
+    pub fn looked_up(&self, origin: CacheOutcome) {
         match origin {
-            Origin::Hit => self.0.cache_hits.inc(),
-            Origin::Miss => self.0.cache_misses.inc(),
-            Origin::Joined => self.0.cache_joined.inc(),
+            CacheOutcome::Hit => self.0.cache_hits.inc(),
+            CacheOutcome::Miss => self.0.cache_misses.inc(),
+            CacheOutcome::Joined => self.0.cache_joined.inc(),
         };
     }
 
@@ -158,7 +158,7 @@ impl Metrics {
     }
 }
 
-impl Inner {
+impl EmbedMetricsInner {
     fn register(&self, registry: &mut Registry) {
         registry.register("embedded_inputs", "Inputs that went through a forward pass", self.inputs.clone());
         registry.register("embedded_tokens", "Tokens that went through a forward pass", self.tokens.clone());

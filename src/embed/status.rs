@@ -24,7 +24,7 @@ pub enum Phase {
 }
 
 #[derive(Clone, Debug)]
-pub struct Status {
+pub struct EmbedderStatus {
     pub phase: Phase,
     /// What it does or waits for.
     pub detail: String,
@@ -43,7 +43,7 @@ pub struct Status {
     failed_workers: usize,
 }
 
-impl Status {
+impl EmbedderStatus {
     /// Whether a call would be computed now.
     pub fn is_serving(&self) -> bool {
         self.phase == Phase::Ready
@@ -64,11 +64,11 @@ impl Status {
 
 /// Shared by the warm-up and the compute threads.
 #[derive(Clone)]
-pub(super) struct StatusHandle(Arc<watch::Sender<Status>>);
+pub(super) struct StatusHandle(Arc<watch::Sender<EmbedderStatus>>);
 
 impl StatusHandle {
     pub fn new() -> StatusHandle {
-        StatusHandle(Arc::new(watch::Sender::new(Status {
+        StatusHandle(Arc::new(watch::Sender::new(EmbedderStatus {
             phase: Phase::Fetching,
             detail: "starting".into(),
             attempt: 1,
@@ -82,11 +82,11 @@ impl StatusHandle {
         })))
     }
 
-    pub fn subscribe(&self) -> watch::Receiver<Status> {
+    pub fn subscribe(&self) -> watch::Receiver<EmbedderStatus> {
         self.0.subscribe()
     }
 
-    pub fn update(&self, change: impl FnOnce(&mut Status)) {
+    pub fn update(&self, change: impl FnOnce(&mut EmbedderStatus)) {
         self.0.send_modify(change);
     }
 

@@ -1,168 +1,184 @@
-//! Threads that cut texts into tokens, so that neither the reactor nor the compute threads do.
+//! Tokenize: all tokens of the texts of one call, in bounded pieces.
 
-use std::{
-    io,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
-    thread::JoinHandle,
-};
-
-use tokio::sync::oneshot;
+use std::sync::Arc;
 
 use super::{
-    batch::FlowId,
-    gather::{Caller, Gather},
-    metrics::Metrics,
-    queue::SharedQueue,
+    Engine,
+    admission::AdmissionClass,
+    engine::{RequestScheduling, with_deadline},
+    error::EmbedError,
+    gather::{CancelOnDrop, EmbedCaller},
+    token_semaphore::TokenPermit,
 };
 use crate::{
+    deadline::Deadline,
     log_limit::{LogLimit, Site},
-    priority::Priority,
+    model::{Token, TokenizeError},
+    trace::Scope,
 };
 
-/// Work on texts, spread over threads; callers share them fairly by bytes.
-pub(super) struct TextThreads {
-    queue: Arc<SharedQueue<Task>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+/// Bytes of the texts that are tokenized before the tokens are counted: little enough that a request that makes too
+/// many is stopped soon, and enough for all its threads.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Tokens that are counted, and what is left of the texts.
+#[derive(Clone, Copy, Debug, Default)]
+struct TokenCount {
+    tokens: usize,
+    bytes: usize,
+    bytes_left: usize,
 }
 
-struct Task {
-    caller: Arc<Caller>,
-    run: Box<dyn FnOnce() + Send>,
-}
-
-/// Bytes that a thread takes from the queue at a time.
-const BYTES_AT_A_TIME: usize = 4096;
-/// All texts of a call together that are cut where they are: less than 100 µs of work, of the order of what it costs
-/// to wake a thread and be woken by it.
-const BYTES_IN_PLACE: usize = 96;
-/// Longer words are not: the `tokenizers` crate looks for every part of a word in the vocabulary, which took 660 µs for
-/// one of 99 letters.
-const WORD_BYTES_IN_PLACE: usize = 16;
-
-impl TextThreads {
-    /// `count` threads of this name and a number.
-    pub fn start(name: &str, count: usize, priority: Priority, metrics: &Metrics) -> io::Result<TextThreads> {
-        let started = TextThreads { queue: Arc::new(SharedQueue::new(count)), threads: Mutex::default() };
-        for index in 0..count {
-            let (queue, metrics) = (Arc::clone(&started.queue), metrics.clone());
-            let thread = std::thread::Builder::new().name(format!("{name}-{index}"));
-            let thread = thread.spawn(move || work(&queue, priority, &metrics))?;
-            started.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-        }
-        Ok(started)
-    }
-
-    /// Applies `apply` to each text; the answers come in the order of the texts. The receiver gets an error if
-    /// the caller is gone, the threads are stopped, or `apply` panicked. What is very short is done at once, on the
-    /// calling thread.
-    pub fn map<T: Send + 'static>(
+impl Engine {
+    /// Makes `convert` of all tokens of each text, in the order of the texts; nothing is cut off. It runs on
+    /// threads of its own.
+    ///
+    /// Holds as many tokens as the texts could have at most, and less as they are counted, so that what all requests
+    /// have in memory is bounded by what is admitted.
+    ///
+    /// # Errors
+    /// [`EmbedError::TooLarge`] as soon as more tokens are counted than one request may have; never for a text that is
+    /// too long for the model.
+    pub async fn tokenize<T: Send + 'static>(
         &self,
-        flow: FlowId,
-        caller: &Arc<Caller>,
         texts: Vec<String>,
-        apply: impl Fn(&str) -> T + Send + Sync + 'static,
-    ) -> oneshot::Receiver<Vec<T>> {
-        let (gather, receiver) = Gather::new(texts.len());
-        if are_short(&texts) {
-            run(|| texts.iter().enumerate().for_each(|(index, text)| gather.put(index, apply(text))));
-            return receiver;
-        }
-        let apply = Arc::new(apply);
-        let tasks = texts.into_iter().enumerate().map(|(index, text)| {
-            let (gather, apply) = (Arc::clone(&gather), Arc::clone(&apply));
-            let bytes = text.len().max(1);
-            let run = Box::new(move || gather.put(index, apply(&text)));
-            (bytes, Task { caller: Arc::clone(caller), run })
+        prompt: Arc<str>,
+        deadline: Deadline,
+        convert: impl Fn(Vec<Token>) -> T + Send + Sync + 'static,
+    ) -> Result<Vec<T>, EmbedError> {
+        let span = Scope::current().child(|| "tokenize");
+        let tokenized =
+            with_deadline(deadline, self.tokenize_in_pieces(texts, prompt, deadline, convert)).await;
+        span.end_with(&tokenized, EmbedError::kind);
+        tokenized
+    }
+
+    async fn tokenize_in_pieces<T: Send + 'static>(
+        &self,
+        texts: Vec<String>,
+        prompt: Arc<str>,
+        deadline: Deadline,
+        convert: impl Fn(Vec<Token>) -> T + Send + Sync + 'static,
+    ) -> Result<Vec<T>, EmbedError> {
+        let scheduling = RequestScheduling { flow: self.flow(AdmissionClass::Tokenize), deadline };
+        let most = self.0.admission.capacity();
+        let mut count = TokenCount::of(&texts, &prompt);
+        let mut permit = self.admit(scheduling, count.at_most().min(most)).await?;
+        let caller = EmbedCaller::new(deadline);
+        let _leave = CancelOnDrop(Arc::clone(&caller));
+        let model = Arc::clone(&self.0.model);
+        let prompt_bytes = prompt.len();
+        let tokenize = Arc::new(move |text: &str| {
+            let tokens = model.tokenizer.tokens(&prompt, text)?;
+            Ok((tokens.len(), convert(tokens)))
         });
-        self.queue.push(flow, tasks);
-        receiver
-    }
-
-    /// Ends the threads and waits for them.
-    pub fn stop(&self) {
-        self.queue.close();
-        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            // A panic was logged where it happened.
-            let _ = thread.join();
+        let mut results = Vec::with_capacity(texts.len());
+        for texts in pieces(texts) {
+            let bytes = texts.iter().map(|text| bytes_of(text, prompt_bytes)).sum();
+            let tokenize = Arc::clone(&tokenize);
+            let tokenize = move |text: &str| -> Result<(usize, T), TokenizeError> { tokenize(text) };
+            let piece = self.0.tokenize.map(scheduling.flow.id, &caller, texts, tokenize);
+            let piece: Result<Vec<(usize, T)>, _> =
+                piece.await.map_err(|_| EmbedError::Defect)?.into_iter().collect();
+            let piece = piece.map_err(|error| {
+                static LINES: LogLimit = LogLimit::new(Site::Tokenize);
+                if LINES.admits() {
+                    tracing::error!(%error, "an input could not be tokenized");
+                }
+                EmbedError::Defect
+            })?;
+            count.add(piece.iter().map(|(tokens, _)| tokens).sum(), bytes);
+            count.hold(&mut permit, most)?;
+            results.extend(piece.into_iter().map(|(_, result)| result));
         }
+        Ok(results)
     }
 }
 
-/// Also where a later thread could not be started, or a part that comes after.
-impl Drop for TextThreads {
-    fn drop(&mut self) {
-        self.stop();
+/// Bytes of a text with its prompt; two more stand for the special tokens.
+fn bytes_of(text: &str, prompt_bytes: usize) -> usize {
+    text.len() + prompt_bytes + 2
+}
+
+impl TokenCount {
+    fn of(texts: &[String], prompt: &str) -> TokenCount {
+        let bytes_left = texts.iter().map(|text| bytes_of(text, prompt.len())).sum();
+        TokenCount { bytes_left, ..TokenCount::default() }
+    }
+
+    fn add(&mut self, tokens: usize, bytes: usize) {
+        self.tokens += tokens;
+        self.bytes += bytes;
+        self.bytes_left -= bytes;
+    }
+
+    /// A token has a byte of its text or more, unless normalizing makes the text longer.
+    fn at_most(self) -> usize {
+        self.tokens + self.bytes_left
+    }
+
+    /// If the rest is as what is counted.
+    fn expected(self) -> usize {
+        let all = self.bytes + self.bytes_left;
+        let expected = self.tokens as u128 * all as u128 / self.bytes.max(1) as u128;
+        usize::try_from(expected).unwrap_or(usize::MAX)
+    }
+
+    /// # Errors
+    /// [`EmbedError::TooLarge`] with the expected tokens, where more than `most` are counted.
+    fn hold(self, permit: &mut TokenPermit, most: usize) -> Result<(), EmbedError> {
+        if self.tokens > most {
+            return Err(EmbedError::TooLarge { tokens: self.expected(), capacity: most });
+        }
+        permit.resize(self.at_most().min(most));
+        Ok(())
     }
 }
 
-fn are_short(texts: &[String]) -> bool {
-    let mut words = texts.iter().flat_map(|text| text.split_whitespace());
-    let bytes: usize = texts.iter().map(String::len).sum();
-    bytes <= BYTES_IN_PLACE && words.all(|word| word.len() <= WORD_BYTES_IN_PLACE)
-}
-
-fn work(queue: &SharedQueue<Task>, priority: Priority, metrics: &Metrics) {
-    priority.take();
-    let wanted = |task: &Task| {
-        let waiting = task.caller.is_waiting();
-        if !waiting {
-            metrics.dropped_before_tokenizing();
+/// Neighbouring texts of up to [`PIECE_BYTES`] together, or one that is longer.
+fn pieces(texts: Vec<String>) -> impl Iterator<Item = Vec<String>> {
+    let mut texts = texts.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let mut piece = vec![texts.next()?];
+        let mut bytes = piece[0].len();
+        while let Some(text) = texts.next_if(|text| bytes + text.len() <= PIECE_BYTES) {
+            bytes += text.len();
+            piece.push(text);
         }
-        waiting
-    };
-    while let Some(tasks) = queue.next_batch(BYTES_AT_A_TIME, wanted) {
-        for task in tasks.into_iter().filter(wanted) {
-            run(task.run);
-        }
-    }
-}
-
-fn run(task: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(task)).is_err() {
-        static LINES: LogLimit = LogLimit::new(Site::Tokenize);
-        if LINES.admits() {
-            tracing::error!("tokenizing a text panicked; its call is answered with INTERNAL");
-        }
-    }
+        Some(piece)
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use super::{super::token_semaphore::TokenSemaphore, *};
 
-    use super::*;
-    use crate::deadline::Deadline;
-
-    fn map<T: Send + 'static>(
-        texts: &[&str],
-        apply: impl Fn(&str) -> T + Send + Sync + 'static,
-    ) -> Option<Vec<T>> {
-        let threads =
-            TextThreads::start("text", 2, Priority::Text, &Metrics::register(&mut Default::default()))
-                .expect("threads");
-        let caller = Caller::new(Deadline::after(Duration::from_secs(60)));
-        let texts = texts.iter().map(|&text| text.to_owned()).collect();
-        threads.map(FlowId(0), &caller, texts, apply).blocking_recv().ok()
+    #[test]
+    fn pieces_are_bounded_and_keep_the_order() {
+        let text = |bytes: usize| "x".repeat(bytes);
+        let sizes = [10, PIECE_BYTES - 10, 1, 3 * PIECE_BYTES, PIECE_BYTES, 5, 6];
+        let pieces: Vec<Vec<usize>> =
+            pieces(sizes.map(text).to_vec()).map(|piece| piece.iter().map(String::len).collect()).collect();
+        let expected: [&[usize]; 5] =
+            [&[10, PIECE_BYTES - 10], &[1], &[3 * PIECE_BYTES], &[PIECE_BYTES], &[5, 6]];
+        assert_eq!(pieces, expected);
     }
 
     #[test]
-    fn short_texts_are_cut_where_they_are_and_long_ones_on_a_thread() {
-        let here = std::thread::current().id();
-        let is_here = move |_: &str| std::thread::current().id() == here;
-        assert_eq!(map(&["a", "b"], is_here), Some(vec![true; 2]));
-        assert_eq!(map(&["a", &"b ".repeat(BYTES_IN_PLACE / 2)], is_here), Some(vec![false; 2]));
-        assert_eq!(map(&["a", &"b".repeat(WORD_BYTES_IN_PLACE + 1)], is_here), Some(vec![false; 2]));
-    }
-
-    #[test]
-    fn answers_come_in_the_order_of_the_texts_and_a_panic_costs_the_call_alone() {
-        for length in [1, BYTES_IN_PLACE] {
-            let texts = ["a", "b", "c"].map(|text| text.repeat(length));
-            let texts = texts.each_ref().map(String::as_str);
-            let first = |text: &str| text[..1].to_owned();
-            assert_eq!(map(&texts, first), Some(["a", "b", "c"].map(str::to_owned).to_vec()));
-            assert_eq!(map(&texts, |text| assert!(!text.starts_with('b'))), None);
-        }
+    fn a_permit_follows_the_count_and_ends_where_too_many_are_counted() {
+        let gate = TokenSemaphore::new(100);
+        let mut count = TokenCount::of(&["x".repeat(38), "x".repeat(158)], "");
+        let mut permit = gate.try_acquire(count.at_most().min(100)).expect("room");
+        assert_eq!(permit.tokens(), 100);
+        count.add(10, 40);
+        count.hold(&mut permit, 100).expect("few");
+        assert_eq!((gate.held(), count.expected()), (100, 50));
+        count.add(20, 160);
+        count.hold(&mut permit, 100).expect("few");
+        assert_eq!((gate.held(), count.expected()), (30, 30));
+        let mut count = TokenCount::of(&["x".repeat(398)], "");
+        count.add(101, 200);
+        let refused = count.hold(&mut permit, 100).expect_err("too many");
+        assert!(matches!(refused, EmbedError::TooLarge { tokens: 202, capacity: 100 }));
     }
 }

@@ -11,20 +11,20 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Engine, Settings,
-    metrics::Metrics,
+    EmbedSettings, Engine,
+    compute_threads::panic_message,
+    metrics::EmbedMetrics,
     status::{Phase, StatusHandle},
-    worker::panic_message,
 };
 use crate::model::{
     Model, ModelError, Packed, Team, Truncation,
-    source::{self, ModelFiles, Progress, SourceError},
+    source::{self, FetchProgress, ModelFiles, SourceError},
 };
 
-pub(super) struct Context {
-    pub settings: Settings,
+pub(super) struct WarmUp {
+    pub settings: EmbedSettings,
     pub status: StatusHandle,
-    pub metrics: Metrics,
+    pub metrics: EmbedMetrics,
     pub cancel: CancellationToken,
 }
 
@@ -55,7 +55,7 @@ impl WarmUpError {
 
 /// Calls `ready` once, when the model has computed its first vectors.
 pub(super) fn spawn(
-    context: Context,
+    context: WarmUp,
     ready: impl FnOnce(Engine) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("assay-warm-up".into()).spawn(move || {
@@ -71,7 +71,7 @@ pub(super) fn spawn(
     })
 }
 
-impl Context {
+impl WarmUp {
     /// None if it was cancelled.
     fn until_ready(&self) -> Option<Engine> {
         for attempt in 1_u32.. {
@@ -106,7 +106,7 @@ impl Context {
         Ok(Engine::start(&self.settings, model, &self.status, &self.metrics)?)
     }
 
-    fn fetching(&self, progress: &Progress) {
+    fn fetching(&self, progress: &FetchProgress) {
         self.status.update(|status| {
             status.detail = progress.to_string();
             if let Some((fetched, total)) = progress.bytes() {

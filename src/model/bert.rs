@@ -3,14 +3,16 @@
 //! Source: BERT, arXiv:1810.04805; RoBERTa, arXiv:1907.11692. Sequences stand one after the other without
 //! padding, so every matrix product but attention's runs over all tokens of the batch at once.
 
-use std::{
-    ops::Range,
-    sync::{Mutex, PoisonError},
-};
+use std::ops::Range;
+
+use parking_lot::Mutex;
 
 use super::{
     ModelError, Packed,
-    kernel::{Block, Crew, Heads, Into, Kernel, LayerNorm, Linear, Operand, Rows, Scratch, Source, Team},
+    kernel::{
+        AttentionHeads, Kernel, KernelExecutor, LayerNorm, Linear, LinearSource, Operand, ProductOutput,
+        RowBlock, Scratch, StateMatrix, Team,
+    },
     manifest::{BertConfig, Manifest, Pooling},
     weights::Weights,
 };
@@ -23,18 +25,18 @@ pub(super) struct Bert {
     positions: Vec<f32>,
     first_position: usize,
     norm: LayerNorm,
-    layers: Vec<Layer>,
-    heads: Heads,
+    layers: Vec<BertLayer>,
+    heads: AttentionHeads,
     pooling: Pooling,
     dim: usize,
     intermediate: usize,
     max_tokens: usize,
     parameters: u64,
     /// Of passes that have ended, to be used again.
-    spaces: Mutex<Vec<Space>>,
+    free_buffers: Mutex<Vec<PassBuffers>>,
 }
 
-struct Layer {
+struct BertLayer {
     query_key_value: Linear,
     attention_out: Linear,
     attention_norm: LayerNorm,
@@ -44,10 +46,10 @@ struct Layer {
 }
 
 /// All matrices of one forward pass.
-struct Space {
+struct PassBuffers {
     tokens: usize,
     /// `[tokens, dim]`: what a layer gets and gives.
-    states: Rows,
+    states: StateMatrix,
     /// The same as the left side of a product.
     operand: Operand,
     /// `[tokens, 3 * dim]`
@@ -66,8 +68,8 @@ impl Bert {
     pub fn new(manifest: &Manifest, weights: &Weights, kernel: &'static Kernel) -> Result<Bert, ModelError> {
         let config = &manifest.bert;
         let head_dim = config.hidden_size / config.num_attention_heads;
-        let heads = Heads::new(config.num_attention_heads, head_dim);
-        let mut reader = Reader { weights, config, kernel, heads, parameters: 0 };
+        let heads = AttentionHeads::new(config.num_attention_heads, head_dim);
+        let mut reader = WeightsReader { weights, config, kernel, heads, parameters: 0 };
         let (words, positions, norm) = reader.embeddings()?;
         let layers =
             (0..config.num_hidden_layers).map(|i| reader.layer(i)).collect::<Result<_, ModelError>>()?;
@@ -84,7 +86,7 @@ impl Bert {
             intermediate: config.intermediate_size,
             max_tokens: manifest.max_tokens,
             parameters: reader.parameters,
-            spaces: Mutex::default(),
+            free_buffers: Mutex::default(),
         })
     }
 
@@ -99,56 +101,56 @@ impl Bert {
     /// One pooled vector for each sequence of `batch`: `[sequences * dim]`. Calls `between_layers` after each layer but
     /// the last.
     pub fn encode(&self, batch: &Packed, team: &Team, between_layers: &dyn Fn()) -> Vec<f32> {
-        let mut space = self.take_space(batch, team);
-        let Space { scratch, .. } = &mut space;
+        let mut buffers = self.take_buffers(batch, team);
+        let PassBuffers { scratch, .. } = &mut buffers;
         let scratch = std::mem::take(scratch);
-        let crew = self.kernel.crew(team, &scratch);
-        self.embed(batch, &crew, &mut space);
-        let mut bounds = crew.bounds(batch.ids().len());
+        let executor = self.kernel.executor(team, &scratch);
+        self.embed(batch, &executor, &mut buffers);
+        let mut bounds = executor.bounds(batch.ids().len());
         for (index, layer) in self.layers.iter().enumerate() {
             if index > 0 {
                 between_layers();
             }
-            layer.forward(batch.offsets(), &bounds, self.heads, &crew, &mut space);
-            crew.balance(&mut bounds);
+            layer.forward(batch.offsets(), &bounds, self.heads, &executor, &mut buffers);
+            executor.balance(&mut bounds);
         }
         let mut vectors = vec![0.0; batch.sequences() * self.dim];
         for (vector, ends) in vectors.chunks_exact_mut(self.dim).zip(batch.offsets().windows(2)) {
-            self.pool(&space.states, ends[0]..ends[1], vector);
+            self.pool(&buffers.states, ends[0]..ends[1], vector);
         }
-        space.scratch = scratch;
-        self.spaces.lock().unwrap_or_else(PoisonError::into_inner).push(space);
+        buffers.scratch = scratch;
+        self.free_buffers.lock().push(buffers);
         vectors
     }
 
     /// Matrices for a batch: the smallest of earlier ones that are large enough, or new ones.
-    fn take_space(&self, batch: &Packed, team: &Team) -> Space {
+    fn take_buffers(&self, batch: &Packed, team: &Team) -> PassBuffers {
         let tokens = batch.ids().len();
         let longest = batch.offsets().windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or_default();
-        let mut spaces = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
-        let fitting = spaces.iter().enumerate().filter(|(_, space)| space.tokens >= tokens);
-        let smallest = fitting.min_by_key(|(_, space)| space.tokens).map(|(index, _)| index);
-        let used = smallest.map(|index| spaces.swap_remove(index));
-        drop(spaces);
-        let mut space = used.unwrap_or_else(|| {
+        let mut free_buffers = self.free_buffers.lock();
+        let fitting = free_buffers.iter().enumerate().filter(|(_, buffers)| buffers.tokens >= tokens);
+        let smallest = fitting.min_by_key(|(_, buffers)| buffers.tokens).map(|(index, _)| index);
+        let used = smallest.map(|index| free_buffers.swap_remove(index));
+        drop(free_buffers);
+        let mut buffers = used.unwrap_or_else(|| {
             // Few sizes, so that few are kept.
             let size = match tokens {
                 ..=SHORT_BATCH => SHORT_BATCH,
                 _ => tokens.next_power_of_two().max(self.max_tokens.min(512)),
             };
-            Space::new(self, size)
+            PassBuffers::new(self, size)
         });
         let most = longest.max(self.max_tokens);
-        while space.scratch.len() < team.size() {
-            space.scratch.push(self.kernel.scratch(most, self.heads));
+        while buffers.scratch.len() < team.size() {
+            buffers.scratch.push(self.kernel.scratch(most, self.heads));
         }
-        space
+        buffers
     }
 
     /// Word and position embeddings, normalised.
-    fn embed(&self, batch: &Packed, crew: &Crew<'_>, space: &mut Space) {
+    fn embed(&self, batch: &Packed, executor: &KernelExecutor<'_>, buffers: &mut PassBuffers) {
         let dim = self.dim;
-        let Space { states, operand, .. } = space;
+        let PassBuffers { states, operand, .. } = buffers;
         for ends in batch.offsets().windows(2) {
             for (position, row) in (ends[0]..ends[1]).enumerate() {
                 let word = &self.words[batch.ids()[row] as usize * dim..][..dim];
@@ -159,11 +161,15 @@ impl Bert {
             }
         }
         let rows = 0..batch.ids().len();
-        crew.normalise(&self.norm, &mut Block::new(states, rows.clone()), &mut Block::new(operand, rows));
+        executor.normalise(
+            &self.norm,
+            &mut RowBlock::new(states, rows.clone()),
+            &mut RowBlock::new(operand, rows),
+        );
     }
 
     /// `states` of one sequence become one vector `[dim]`.
-    fn pool(&self, states: &Rows, rows: Range<usize>, vector: &mut [f32]) {
+    fn pool(&self, states: &StateMatrix, rows: Range<usize>, vector: &mut [f32]) {
         match self.pooling {
             Pooling::Cls => vector.copy_from_slice(states.row(rows.start)),
             Pooling::LastToken => vector.copy_from_slice(states.row(rows.end - 1)),
@@ -178,33 +184,40 @@ impl Bert {
     }
 }
 
-impl Layer {
-    fn forward(&self, offsets: &[usize], bounds: &[usize], heads: Heads, crew: &Crew<'_>, space: &mut Space) {
-        let Space { states, operand, query_key_value, context, inner, .. } = space;
+impl BertLayer {
+    fn forward(
+        &self,
+        offsets: &[usize],
+        bounds: &[usize],
+        heads: AttentionHeads,
+        executor: &KernelExecutor<'_>,
+        buffers: &mut PassBuffers,
+    ) {
+        let PassBuffers { states, operand, query_key_value, context, inner, .. } = buffers;
         let all = 0..offsets[offsets.len() - 1];
-        let (x, mut to) = (Block::new(operand, all.clone()), Block::new(query_key_value, all));
-        crew.project(&x, &self.query_key_value, Into::Store(&mut to));
-        crew.attend(query_key_value, offsets, heads, context);
-        let blocks = Block::between(context, bounds)
-            .zip(Block::between(states, bounds))
-            .zip(Block::between(operand, bounds).zip(Block::between(inner, bounds)));
-        crew.each(bounds, blocks, |crew, ((context, mut states), (mut operand, mut inner))| {
-            crew.project(&context, &self.attention_out, Into::Add(&mut states));
-            crew.normalise(&self.attention_norm, &mut states, &mut operand);
-            crew.project(&operand, &self.up, Into::Gelu(&mut inner));
-            crew.project(&inner, &self.down, Into::Add(&mut states));
-            crew.normalise(&self.norm, &mut states, &mut operand);
+        let (x, mut to) = (RowBlock::new(operand, all.clone()), RowBlock::new(query_key_value, all));
+        executor.project(&x, &self.query_key_value, ProductOutput::Store(&mut to));
+        executor.attend(query_key_value, offsets, heads, context);
+        let blocks = RowBlock::between(context, bounds)
+            .zip(RowBlock::between(states, bounds))
+            .zip(RowBlock::between(operand, bounds).zip(RowBlock::between(inner, bounds)));
+        executor.each(bounds, blocks, |executor, ((context, mut states), (mut operand, mut inner))| {
+            executor.project(&context, &self.attention_out, ProductOutput::Add(&mut states));
+            executor.normalise(&self.attention_norm, &mut states, &mut operand);
+            executor.project(&operand, &self.up, ProductOutput::Gelu(&mut inner));
+            executor.project(&inner, &self.down, ProductOutput::Add(&mut states));
+            executor.normalise(&self.norm, &mut states, &mut operand);
         });
     }
 }
 
-impl Space {
-    fn new(model: &Bert, tokens: usize) -> Space {
+impl PassBuffers {
+    fn new(model: &Bert, tokens: usize) -> PassBuffers {
         let Bert { kernel, dim, intermediate, heads, .. } = *model;
         let attention = heads.count * heads.width;
-        Space {
+        PassBuffers {
             tokens,
-            states: Rows::new(tokens, dim),
+            states: StateMatrix::new(tokens, dim),
             operand: kernel.operand(tokens, dim),
             query_key_value: kernel.attention_operand(tokens, 3 * attention),
             context: kernel.operand(tokens, attention),
@@ -215,15 +228,15 @@ impl Space {
 }
 
 /// Reads the tensors of one model by the names that transformers gives them.
-struct Reader<'a> {
+struct WeightsReader<'a> {
     weights: &'a Weights,
     config: &'a BertConfig,
     kernel: &'static Kernel,
-    heads: Heads,
+    heads: AttentionHeads,
     parameters: u64,
 }
 
-impl Reader<'_> {
+impl WeightsReader<'_> {
     fn embeddings(&mut self) -> Result<(Vec<f32>, Vec<f32>, LayerNorm), ModelError> {
         let BertConfig { vocab_size, hidden_size: dim, max_position_embeddings, type_vocab_size, .. } =
             *self.config;
@@ -238,10 +251,10 @@ impl Reader<'_> {
         Ok((words, positions, self.norm("embeddings.LayerNorm")?))
     }
 
-    fn layer(&mut self, index: usize) -> Result<Layer, ModelError> {
+    fn layer(&mut self, index: usize) -> Result<BertLayer, ModelError> {
         let (dim, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let at = |name: &str| format!("encoder.layer.{index}.{name}");
-        Ok(Layer {
+        Ok(BertLayer {
             query_key_value: self.query_key_value(&at("attention.self"))?,
             attention_out: self.attention_out(&at("attention.output.dense"))?,
             attention_norm: self.norm(&at("attention.output.LayerNorm"))?,
@@ -264,7 +277,7 @@ impl Reader<'_> {
             let (part, head, i) = heads.find(output);
             (i < head_dim).then_some((part, head * head_dim + i, if part == 0 { scale } else { 1.0 }))
         };
-        Ok(self.kernel.pack(&Source {
+        Ok(self.kernel.pack(&LinearSource {
             outputs: 3 * heads.count * heads.width,
             inputs: dim,
             weight: &|output, input| {
@@ -279,7 +292,7 @@ impl Reader<'_> {
         let dim = self.config.hidden_size;
         let (weight, bias) = self.weight_and_bias(name, dim, dim)?;
         let (heads, head_dim) = (self.heads, dim / self.heads.count);
-        Ok(self.kernel.pack(&Source {
+        Ok(self.kernel.pack(&LinearSource {
             outputs: dim,
             inputs: heads.count * heads.width,
             weight: &|output, input| {
@@ -292,7 +305,7 @@ impl Reader<'_> {
 
     fn linear(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, ModelError> {
         let (weight, bias) = self.weight_and_bias(name, outputs, inputs)?;
-        Ok(self.kernel.pack(&Source {
+        Ok(self.kernel.pack(&LinearSource {
             outputs,
             inputs,
             weight: &|output, input| weight[output * inputs + input],

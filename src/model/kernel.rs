@@ -6,6 +6,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_tiles;
 mod arithmetic;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -21,17 +23,15 @@ mod simd;
 mod table;
 mod team;
 
-use std::{
-    ops::Range,
-    sync::{Mutex, PoisonError},
-    time::Instant,
-};
+use std::{ops::Range, time::Instant};
+
+use parking_lot::Mutex;
 
 use arithmetic::{Element, PANEL};
 use matrix::padded;
-use ops::{Attend, Epilogue, Normalise, Product};
+use ops::{AttendPart, Epilogue, NormalisePart, ProductPart};
 
-pub(super) use matrix::{Block, Linear, Operand, Rows, Source};
+pub(super) use matrix::{Linear, LinearSource, Operand, RowBlock, StateMatrix};
 pub(super) use ops::Scratch;
 pub use table::{Precision, all};
 pub use team::{Invitation, Team};
@@ -46,16 +46,16 @@ pub struct Kernel {
     /// Element of attention, and of rows before they are sealed.
     stage: Element,
     is_supported: fn() -> bool,
-    ops: Ops,
+    ops: KernelOps,
 }
 
 /// The steps of one kernel.
 #[derive(Debug)]
-struct Ops {
-    product: unsafe fn(&Product<'_>, &Scratch),
+struct KernelOps {
+    product: unsafe fn(&ProductPart<'_>, &Scratch),
     seal: unsafe fn(&Operand, Range<usize>),
-    normalise: unsafe fn(&Normalise<'_>),
-    attend: unsafe fn(&Attend<'_>, &Scratch),
+    normalise: unsafe fn(&NormalisePart<'_>),
+    attend: unsafe fn(&AttendPart<'_>, &Scratch),
 }
 
 /// The learned scale and shift of a layer normalisation. Source: Layer Normalization, arXiv:1607.06450.
@@ -66,23 +66,23 @@ pub(super) struct LayerNorm {
 }
 
 /// What becomes of a product.
-pub(super) enum Into<'a, 'm> {
-    Store(&'a mut Block<'m, Operand>),
-    Gelu(&'a mut Block<'m, Operand>),
+pub(super) enum ProductOutput<'a, 'm> {
+    Store(&'a mut RowBlock<'m, Operand>),
+    Gelu(&'a mut RowBlock<'m, Operand>),
     /// `states += product`
-    Add(&'a mut Block<'m, Rows>),
+    Add(&'a mut RowBlock<'m, StateMatrix>),
 }
 
 /// The heads of an attention layer.
 #[derive(Clone, Copy)]
-pub(super) struct Heads {
+pub(super) struct AttentionHeads {
     pub count: usize,
     /// Numbers of one head, with padding.
     pub width: usize,
 }
 
 /// A thread of the team for each part of a step.
-pub(super) struct Crew<'a> {
+pub(super) struct KernelExecutor<'a> {
     kernel: &'static Kernel,
     team: &'a Team,
     /// One for each member.
@@ -99,9 +99,9 @@ impl LayerNorm {
     }
 }
 
-impl Heads {
-    pub fn new(count: usize, head_dim: usize) -> Heads {
-        Heads { count, width: head_dim.next_multiple_of(PANEL) }
+impl AttentionHeads {
+    pub fn new(count: usize, head_dim: usize) -> AttentionHeads {
+        AttentionHeads { count, width: head_dim.next_multiple_of(PANEL) }
     }
 
     /// Which part (queries, keys, values), head and number of it a padded column is.
@@ -117,7 +117,7 @@ impl Kernel {
         (self.is_supported)()
     }
 
-    pub(super) fn pack(&self, source: &Source<'_>) -> Linear {
+    pub(super) fn pack(&self, source: &LinearSource<'_>) -> Linear {
         Linear::pack(source, self.element)
     }
 
@@ -132,32 +132,32 @@ impl Kernel {
     }
 
     /// What each member of a team needs for sequences of at most `tokens`.
-    pub(super) fn scratch(&self, tokens: usize, heads: Heads) -> Scratch {
+    pub(super) fn scratch(&self, tokens: usize, heads: AttentionHeads) -> Scratch {
         Scratch::new(tokens, heads.width)
     }
 
-    pub(super) fn crew<'a>(&'static self, team: &'a Team, scratch: &'a [Scratch]) -> Crew<'a> {
+    pub(super) fn executor<'a>(&'static self, team: &'a Team, scratch: &'a [Scratch]) -> KernelExecutor<'a> {
         assert!(self.is_supported(), "the CPU lacks the instructions of {}", self.name);
         assert!(scratch.len() >= team.size(), "every member has scratch of its own");
-        Crew { kernel: self, team, scratch }
+        KernelExecutor { kernel: self, team, scratch }
     }
 }
 
 /// The most rows of a block: what a layer keeps of them between its products stays in the cache of one core.
-const MOST_ROWS: usize = 256;
+const MAX_BLOCK_ROWS: usize = 256;
 
 /// The fewest rows of a block that is worth reading all weights for.
-const LEAST_ROWS: usize = 48;
+const MIN_BLOCK_ROWS: usize = 48;
 
 /// Rows of a tile.
-const UNIT: usize = 16;
+const TILE_ROWS: usize = 16;
 
 /// Where the `i`th of `count` blocks of rows begins.
 fn bound(rows: usize, i: usize, count: usize) -> usize {
-    (rows * i / count).next_multiple_of(UNIT).min(rows)
+    (rows * i / count).next_multiple_of(TILE_ROWS).min(rows)
 }
 
-impl Crew<'_> {
+impl KernelExecutor<'_> {
     /// Bounds of the blocks that rows are best computed in: one for each member who came, unless they would be too
     /// small.
     pub fn bounds(&self, rows: usize) -> Vec<usize> {
@@ -167,8 +167,8 @@ impl Crew<'_> {
 
     fn blocks(&self, rows: usize) -> usize {
         let present = self.team.present();
-        let members = if rows >= LEAST_ROWS * present { present } else { 1 };
-        rows.div_ceil(MOST_ROWS).next_multiple_of(members)
+        let members = if rows >= MIN_BLOCK_ROWS * present { present } else { 1 };
+        rows.div_ceil(MAX_BLOCK_ROWS).next_multiple_of(members)
     }
 
     /// Moves the bounds between blocks of one member each to where all would have ended at once in the layer before;
@@ -178,7 +178,7 @@ impl Crew<'_> {
         if self.blocks(rows) != count {
             *bounds = self.bounds(rows);
         } else if count == self.team.present() {
-            self.team.divide(UNIT, bounds);
+            self.team.rebalance(TILE_ROWS, bounds);
         }
     }
 
@@ -188,7 +188,7 @@ impl Crew<'_> {
         &self,
         bounds: &[usize],
         blocks: impl ExactSizeIterator<Item = T>,
-        work: impl Fn(&Crew<'_>, T) + Sync,
+        work: impl Fn(&KernelExecutor<'_>, T) + Sync,
     ) {
         let present = self.team.present();
         if present == 1 || blocks.len() < present {
@@ -196,10 +196,11 @@ impl Crew<'_> {
             return;
         }
         let blocks: Vec<Mutex<Option<T>>> = blocks.map(|block| Mutex::new(Some(block))).collect();
-        let take = |i: usize| Some((i, blocks[i].lock().unwrap_or_else(PoisonError::into_inner).take()?));
+        let take = |i: usize| Some((i, blocks[i].lock().take()?));
         self.team.each(blocks.len(), &|member, _| {
             let team = Team::alone();
-            let alone = Crew { kernel: self.kernel, team: &team, scratch: &self.scratch[member..=member] };
+            let alone =
+                KernelExecutor { kernel: self.kernel, team: &team, scratch: &self.scratch[member..=member] };
             // A member's own block, or that of one who comes late.
             let block = take(member).or_else(|| (0..blocks.len()).find_map(take));
             let (i, block) = block.expect("there is one for each call");
@@ -210,43 +211,43 @@ impl Crew<'_> {
     }
 
     /// `x * weights^T + bias` for a block of rows.
-    pub fn project(&self, x: &Block<'_, Operand>, weights: &Linear, into: Into<'_, '_>) {
+    pub fn project(&self, x: &RowBlock<'_, Operand>, weights: &Linear, into: ProductOutput<'_, '_>) {
         let (rows, x) = (x.rows(), x.matrix());
         assert!(rows.end <= x.rows());
         assert!(x.width() >= weights.lanes() * self.kernel.element.per_lane());
         let width = weights.panels() * PANEL;
         let epilogue = match &into {
-            Into::Store(to) | Into::Gelu(to) => {
+            ProductOutput::Store(to) | ProductOutput::Gelu(to) => {
                 assert!(to.rows() == rows && rows.end <= to.matrix().rows() && width <= to.matrix().width());
-                let is_gelu = matches!(into, Into::Gelu(_));
+                let is_gelu = matches!(into, ProductOutput::Gelu(_));
                 if is_gelu { Epilogue::Gelu(to.matrix()) } else { Epilogue::Store(to.matrix()) }
             }
-            Into::Add(states) => {
+            ProductOutput::Add(states) => {
                 let matrix = states.matrix();
                 assert!(states.rows() == rows && rows.end <= matrix.rows() && width <= matrix.padded());
                 Epilogue::Add(matrix)
             }
         };
         let (panels, parts) = (weights.panels(), self.parts(weights.panels()));
-        let count = rows.len().div_ceil(MOST_ROWS);
+        let count = rows.len().div_ceil(MAX_BLOCK_ROWS);
         let bound = |i| rows.start + bound(rows.len(), i, count);
         for rows in (0..count).map(|i| bound(i)..bound(i + 1)) {
             self.team.each(parts, &|member, i| {
                 let panels = panels * i / parts..panels * (i + 1) / parts;
-                let part = Product { x, weights, rows: rows.clone(), panels, epilogue };
-                // SAFETY: supported, as `crew` checked; the shapes fit, as checked above; parts differ in columns,
+                let part = ProductPart { x, weights, rows: rows.clone(), panels, epilogue };
+                // SAFETY: supported, as `executor` checked; the shapes fit, as checked above; parts differ in columns,
                 // and the rows that are written are this block's alone.
                 unsafe { (self.kernel.ops.product)(&part, &self.scratch[member]) }
             });
         }
-        if let Into::Store(to) | Into::Gelu(to) = into {
+        if let ProductOutput::Store(to) | ProductOutput::Gelu(to) = into {
             self.seal(to);
         }
     }
 
     /// Attention of each sequence over itself alone; `qkv` is `[tokens, 3 * heads * width]`, queries scaled by
     /// log2(e) / sqrt(head_dim), and `context` `[tokens, heads * width]`.
-    pub fn attend(&self, qkv: &Operand, offsets: &[usize], heads: Heads, context: &mut Operand) {
+    pub fn attend(&self, qkv: &Operand, offsets: &[usize], heads: AttentionHeads, context: &mut Operand) {
         let tokens = offsets.last().copied().unwrap_or_default();
         assert!(tokens <= qkv.rows() && tokens <= context.rows());
         assert!(offsets.is_sorted(), "the ends of sequences ascend");
@@ -259,20 +260,20 @@ impl Crew<'_> {
         let parts = self.parts(items);
         self.team.each(parts, &|member, i| {
             let items = items * i / parts..items * (i + 1) / parts;
-            let Heads { count, width } = heads;
-            let part = Attend { qkv, context: out, offsets, items, heads: count, head_width: width };
+            let AttentionHeads { count, width } = heads;
+            let part = AttendPart { qkv, context: out, offsets, items, heads: count, head_width: width };
             // SAFETY: as of `project`; parts differ in rows or in columns.
             unsafe { (self.kernel.ops.attend)(&part, &self.scratch[member]) }
         });
-        self.seal(&mut Block::new(context, 0..tokens));
+        self.seal(&mut RowBlock::new(context, 0..tokens));
     }
 
     /// `states = norm(states)` and the same as an operand, for a block of rows.
     pub fn normalise(
         &self,
         norm: &LayerNorm,
-        states: &mut Block<'_, Rows>,
-        operand: &mut Block<'_, Operand>,
+        states: &mut RowBlock<'_, StateMatrix>,
+        operand: &mut RowBlock<'_, Operand>,
     ) {
         let rows = states.rows();
         assert_eq!(rows, operand.rows());
@@ -283,12 +284,12 @@ impl Crew<'_> {
             let (weight, bias, epsilon) = (&norm.weight, &norm.bias, norm.epsilon);
             // SAFETY: as of `project`; parts differ in rows.
             unsafe {
-                (self.kernel.ops.normalise)(&Normalise { states, weight, bias, epsilon, operand, rows });
+                (self.kernel.ops.normalise)(&NormalisePart { states, weight, bias, epsilon, operand, rows });
             }
         });
     }
 
-    fn seal(&self, block: &mut Block<'_, Operand>) {
+    fn seal(&self, block: &mut RowBlock<'_, Operand>) {
         let operand = block.matrix();
         if operand.is_staged() {
             // SAFETY: as of `project`; parts differ in rows.

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{ModelError, Settings};
+use super::{ModelError, ModelSettings};
 
 /// How token states become one vector. Source: Sentence-BERT, section 3, arXiv:1908.10084.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl BertConfig {
 }
 
 #[derive(Deserialize)]
-struct Module {
+struct ModuleEntry {
     #[serde(rename = "type")]
     kind: String,
     #[serde(default)]
@@ -95,7 +95,7 @@ struct TokenizerConfig {
 const ARCHITECTURES: &str = "model_type bert, roberta, xlm-roberta and camembert";
 
 impl Manifest {
-    pub fn read(dir: &Path, settings: &Settings) -> Result<Manifest, ModelError> {
+    pub fn read(dir: &Path, settings: &ModelSettings) -> Result<Manifest, ModelError> {
         let bert = read_architecture(dir)?;
         let modules = read_modules(dir)?;
         let sentence: SentenceBertConfig =
@@ -145,18 +145,18 @@ fn read_architecture(dir: &Path) -> Result<BertConfig, ModelError> {
     Ok(config)
 }
 
-struct Modules {
+struct PoolingModules {
     pooling: Pooling,
     normalizes: bool,
 }
 
-fn read_modules(dir: &Path) -> Result<Modules, ModelError> {
+fn read_modules(dir: &Path) -> Result<PoolingModules, ModelError> {
     let file = dir.join("modules.json");
-    let Some(list) = read_optional::<Vec<Module>>(&file)? else {
+    let Some(list) = read_optional::<Vec<ModuleEntry>>(&file)? else {
         // sentence-transformers does the same with a plain transformers model.
-        return Ok(Modules { pooling: Pooling::Mean, normalizes: false });
+        return Ok(PoolingModules { pooling: Pooling::Mean, normalizes: false });
     };
-    let mut modules = Modules { pooling: Pooling::Mean, normalizes: false };
+    let mut modules = PoolingModules { pooling: Pooling::Mean, normalizes: false };
     for module in &list {
         match module.kind.rsplit('.').next().unwrap_or_default() {
             "Transformer" => {}
@@ -219,7 +219,7 @@ fn max_tokens(
     dir: &Path,
     bert: &BertConfig,
     sentence: &SentenceBertConfig,
-    settings: &Settings,
+    settings: &ModelSettings,
 ) -> Result<usize, ModelError> {
     let file = dir.join("tokenizer_config.json");
     let tokenizer: TokenizerConfig = read_optional(&file)?.unwrap_or_default();
@@ -288,7 +288,7 @@ mod tests {
             std::fs::create_dir_all(file.parent().expect("it stands in a directory")).expect("made");
             std::fs::write(file, content).expect("written");
         }
-        verify(Manifest::read(dir.path(), &Settings::default()));
+        verify(Manifest::read(dir.path(), &ModelSettings::default()));
     }
 
     fn pooling(config: &str) -> Result<Pooling, ModelError> {

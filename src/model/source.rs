@@ -23,7 +23,7 @@ use self::{
     hub::{Hub, Listing},
     retry::retry,
 };
-pub use self::{error::SourceError, progress::Progress, verify::verify};
+pub use self::{error::SourceError, progress::FetchProgress, verify::verify};
 use crate::secret::Secret;
 
 /// How long a start waits to hear whether a model that it already has was changed.
@@ -33,7 +33,7 @@ const FRESHNESS_LIMIT: Duration = Duration::from_secs(5);
 const MAX_FILES: usize = 1000;
 
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct SourceSettings {
     /// A directory, or a hub id such as `org/name`.
     pub model: String,
     /// Branch, tag or commit; `main` where there is none.
@@ -62,7 +62,7 @@ pub struct Settings {
     pub disk_reserve_bytes: u64,
 }
 
-impl Settings {
+impl SourceSettings {
     pub fn new(model: impl Into<String>, cache_dir: impl Into<PathBuf>) -> Self {
         Self {
             model: model.into(),
@@ -105,9 +105,9 @@ pub struct ModelFiles {
 /// # Errors
 /// [`SourceError`]; whatever had arrived by then is kept, and the next call goes on from there.
 pub fn locate(
-    settings: &Settings,
+    settings: &SourceSettings,
     cancel: &CancellationToken,
-    progress: &dyn Fn(Progress),
+    progress: &dyn Fn(FetchProgress),
 ) -> Result<ModelFiles, SourceError> {
     let dir = Path::new(&settings.model);
     let located = match dir.is_dir() {
@@ -118,7 +118,7 @@ pub fn locate(
 }
 
 fn from_directory(dir: &Path) -> Result<ModelFiles, SourceError> {
-    select::check_dir(dir).map_err(|lack| lack.at(format!("directory {}", dir.display())))?;
+    select::check_dir(dir).map_err(|missing| missing.at(format!("directory {}", dir.display())))?;
     Ok(ModelFiles { dir: dir.to_owned(), id: directory_name(dir), revision: None })
 }
 
@@ -130,9 +130,9 @@ fn directory_name(dir: &Path) -> String {
 }
 
 fn from_hub(
-    settings: &Settings,
+    settings: &SourceSettings,
     cancel: &CancellationToken,
-    progress: &dyn Fn(Progress),
+    progress: &dyn Fn(FetchProgress),
 ) -> Result<ModelFiles, SourceError> {
     check_id(&settings.model)?;
     check_revision(settings.revision())?;
@@ -143,7 +143,7 @@ fn from_hub(
         return cached.ok_or_else(|| not_cached(settings));
     }
     let outcome = Hub::new(settings).and_then(|hub| {
-        let source = Source { settings, hub, cache, cancel, progress };
+        let source = HubSource { settings, hub, cache, cancel, progress };
         block_on(cancel, source.current(cached.is_some()))
     });
     match (outcome, cached) {
@@ -169,15 +169,15 @@ fn block_on<T>(
     outcome.unwrap_or(Err(SourceError::Cancelled))
 }
 
-struct Source<'a> {
-    settings: &'a Settings,
+struct HubSource<'a> {
+    settings: &'a SourceSettings,
     hub: Hub,
     cache: RepoCache,
     cancel: &'a CancellationToken,
-    progress: &'a dyn Fn(Progress),
+    progress: &'a dyn Fn(FetchProgress),
 }
 
-impl Source<'_> {
+impl HubSource<'_> {
     async fn current(&self, is_cached: bool) -> Result<ModelFiles, SourceError> {
         let limit = self.settings.total_timeout;
         let work = async { if is_cached { self.refresh().await } else { self.first_fetch().await } };
@@ -193,7 +193,7 @@ impl Source<'_> {
 
     /// One short question; if something new is there, it is fetched with all patience.
     async fn refresh(&self) -> Result<ModelFiles, SourceError> {
-        let once = Settings { attempts: 1, ..self.settings.clone() };
+        let once = SourceSettings { attempts: 1, ..self.settings.clone() };
         let listing = timeout(FRESHNESS_LIMIT, self.list(&once)).await;
         let late = |_| SourceError::Unreachable {
             what: self.list_request(),
@@ -203,7 +203,7 @@ impl Source<'_> {
         self.fetch(listing.map_err(late)??).await
     }
 
-    async fn list(&self, settings: &Settings) -> Result<Listing, SourceError> {
+    async fn list(&self, settings: &SourceSettings) -> Result<Listing, SourceError> {
         let request = async || self.hub.list(&settings.model, settings.revision()).await;
         retry(settings, self.progress, &self.list_request(), request).await
     }
@@ -211,7 +211,7 @@ impl Source<'_> {
     async fn fetch(&self, listing: Listing) -> Result<ModelFiles, SourceError> {
         let commit = &listing.sha;
         let place = || format!("{} at {commit} on {}", self.settings.model, self.hub.host());
-        let mut files = select::wanted(&listing.paths()).map_err(|lack| lack.at(place()))?;
+        let mut files = select::select_files(&listing.paths()).map_err(|missing| missing.at(place()))?;
         if files.len() > MAX_FILES {
             let reason = format!("the model has {} files, the limit is {MAX_FILES}", files.len());
             return Err(SourceError::Unusable { what: place(), reason });
@@ -221,7 +221,7 @@ impl Source<'_> {
             self.fetcher(commit).fetch_all(&files).await?;
         }
         let located = self.cache.files(commit);
-        select::check_dir(&located.dir).map_err(|lack| lack.at(place()))?;
+        select::check_dir(&located.dir).map_err(|missing| missing.at(place()))?;
         self.note_revision(commit);
         Ok(located)
     }
@@ -243,7 +243,7 @@ impl Source<'_> {
     }
 }
 
-fn not_cached(settings: &Settings) -> SourceError {
+fn not_cached(settings: &SourceSettings) -> SourceError {
     SourceError::NotCached {
         id: settings.model.clone(),
         revision: settings.revision().to_owned(),

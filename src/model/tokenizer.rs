@@ -75,7 +75,7 @@ impl Tokenizer {
         if prefix.len() + suffix.len() >= manifest.max_tokens {
             return Err(refuse(format!("no room beside special tokens in {} tokens", manifest.max_tokens)));
         }
-        let words = WordPiece::of(&inner).filter(|words| agrees(words, &inner));
+        let words = WordPiece::from_tokenizer(&inner).filter(|words| agrees(words, &inner));
         words.iter().for_each(WordPiece::prepare);
         Ok(Tokenizer {
             words,

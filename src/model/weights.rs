@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fmt::Write as _,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -31,14 +30,14 @@ struct Shard {
 }
 
 #[derive(Deserialize)]
-struct Index {
+struct ShardIndex {
     weight_map: HashMap<String, String>,
 }
 
 const INDEX: &str = "model.safetensors.index.json";
-const SINGLE: &str = "model.safetensors";
+const SINGLE_FILE: &str = "model.safetensors";
 /// Every family of the encoder has it, under a prefix or none.
-const ANCHOR: &str = "embeddings.word_embeddings.weight";
+pub(super) const ANCHOR: &str = "embeddings.word_embeddings.weight";
 
 impl Weights {
     /// Reads every weights file, and hashes it on the way; `progress` gets bytes read and bytes in all.
@@ -57,7 +56,7 @@ impl Weights {
             })?;
             shards.push(Shard { file, bytes });
         }
-        let mut weights = Weights { shards, sha256: hex(&hash.finalize()), prefix: String::new() };
+        let mut weights = Weights { shards, sha256: hex::encode(hash.finalize()), prefix: String::new() };
         weights.prefix = weights.find_prefix()?;
         Ok(weights)
     }
@@ -119,7 +118,7 @@ impl Shard {
 }
 
 fn weights_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    if let Some(index) = read_optional::<Index>(&dir.join(INDEX))? {
+    if let Some(index) = read_optional::<ShardIndex>(&dir.join(INDEX))? {
         let names: BTreeSet<String> = index.weight_map.into_values().collect();
         if let Some(outside) = names.iter().find(|name| Path::new(name).components().count() != 1) {
             return Err(invalid(&dir.join(INDEX), format!("it names {outside}, outside the directory")));
@@ -129,7 +128,7 @@ fn weights_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
         }
         return Ok(names.into_iter().map(|name| dir.join(name)).collect());
     }
-    Ok(vec![dir.join(SINGLE)])
+    Ok(vec![dir.join(SINGLE_FILE)])
 }
 
 fn size(file: &Path) -> Result<u64, ModelError> {
@@ -173,12 +172,4 @@ fn widen(view: &TensorView<'_>) -> Option<Vec<f32>> {
         }
         _ => None,
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing into a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -22,7 +22,7 @@ pub(crate) const LIVENESS: &str = "liveness";
 /// What health is made of; cloned to the admin port.
 #[derive(Clone)]
 pub(crate) struct Health {
-    pub embedder: watch::Receiver<embed::Status>,
+    pub embedder: watch::Receiver<embed::EmbedderStatus>,
     pub reactor: stall::Reader,
     /// From here on nothing new should be sent to us.
     pub draining: CancellationToken,

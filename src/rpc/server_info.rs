@@ -57,7 +57,7 @@ impl ServerService for ServerInfo {
     }
 }
 
-fn warm_up(status: &embed::Status, draining: bool) -> proto::WarmUp {
+fn warm_up(status: &embed::EmbedderStatus, draining: bool) -> proto::WarmUp {
     let state = match status.phase {
         _ if draining => State::Draining,
         Phase::Fetching => State::Fetching,

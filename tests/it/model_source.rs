@@ -7,7 +7,7 @@ mod trouble;
 
 use std::{cell::RefCell, fs};
 
-use assay::model::source::{Progress, Settings, SourceError, locate};
+use assay::model::source::{FetchProgress, SourceSettings, SourceError, locate};
 use assay::secret::Secret;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,7 @@ use self::bench::{Bench, FILES, TOKEN, WEIGHTS, model_dir, remove, write};
 #[test]
 fn a_directory_is_used_as_it_is() {
     let model = model_dir();
-    let settings = Settings { offline: true, ..Settings::new(model.path().to_string_lossy(), "/nowhere") };
+    let settings = SourceSettings { offline: true, ..SourceSettings::new(model.path().to_string_lossy(), "/nowhere") };
     let files = locate(&settings, &CancellationToken::new(), &|_| ()).expect("a whole directory");
     assert_eq!((files.dir.as_path(), files.revision), (model.path(), None));
 }
@@ -26,7 +26,7 @@ fn a_directory_that_lacks_something_says_what() {
     for missing in ["tokenizer.json", WEIGHTS, "1_Pooling/config.json"] {
         let model = model_dir();
         remove(model.path(), missing);
-        let settings = Settings::new(model.path().to_string_lossy(), "/nowhere");
+        let settings = SourceSettings::new(model.path().to_string_lossy(), "/nowhere");
         let error = locate(&settings, &CancellationToken::new(), &|_| ()).expect_err("an incomplete model");
         assert!(error.is_permanent());
         assert!(error.to_string().contains(&format!("has no {missing}")), "{error}");
@@ -35,7 +35,7 @@ fn a_directory_that_lacks_something_says_what() {
 
 #[test]
 fn a_name_that_is_neither_directory_nor_id_is_refused() {
-    let error = Settings::new("./no/such/dir", "/nowhere");
+    let error = SourceSettings::new("./no/such/dir", "/nowhere");
     let error = locate(&error, &CancellationToken::new(), &|_| ()).expect_err("no such directory");
     assert!(matches!(error, SourceError::BadId { .. }) && error.is_permanent(), "{error}");
 }
@@ -112,7 +112,7 @@ fn progress_names_the_request_and_counts_all_bytes() {
         format!("GET {WEIGHTS} from {}: waiting for the first byte, attempt 1", bench.hub.endpoint());
     assert!(told.iter().any(|progress| progress.to_string() == waiting), "{told:?}");
     let last = told.iter().rev().find_map(|progress| match progress {
-        Progress::Fetching { fetched_bytes, total_bytes, .. } => Some((*fetched_bytes, *total_bytes)),
+        FetchProgress::Fetching { fetched_bytes, total_bytes, .. } => Some((*fetched_bytes, *total_bytes)),
         _ => None,
     });
     let sizes = FILES.map(|file| fs::metadata(bench.model.path().join(file)).expect("a file").len());

@@ -113,7 +113,7 @@ impl Plan {
             .map(|judge| (&judge.url, &judge.model, judge.temperature, judge.seed, judge.max_answer_tokens));
         let model = self.needs_vectors().then(|| {
             let (source, model) = (&config.app.embed.source, &config.app.embed.model);
-            (&source.model, &source.revision, model.max_tokens, model.pooling, &model.choice)
+            (&source.model, &source.revision, model.max_tokens, model.pooling, &model.kernel_selection)
         });
         let metrics = metrics.collect::<Vec<_>>().join(";");
         format!("{metrics}|{:?}|{judge:?}|{model:?}", self.options.language)

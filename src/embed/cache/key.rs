@@ -6,20 +6,20 @@
 
 use sha2::{Digest, Sha256};
 
-use super::turn::{TURN_BYTES, Turn};
+use super::yield_budget::{YIELD_BYTES, YieldBudget};
 use crate::model::{ModelInfo, Truncation};
 
-pub(super) type Key = [u8; 32];
+pub(super) type EmbedCacheKey = [u8; 32];
 
 /// Makes keys of texts that have the rest in common, which is hashed once.
 #[derive(Clone)]
-pub(super) struct KeyMaker(Sha256);
+pub(super) struct CacheKeyHasher(Sha256);
 
-impl KeyMaker {
-    pub fn of_model(model: &ModelInfo) -> KeyMaker {
+impl CacheKeyHasher {
+    pub fn for_model(model: &ModelInfo) -> CacheKeyHasher {
         let ModelInfo { id, revision, sha256, max_tokens, pooling, .. } = model;
         let pooling = format!("{pooling:?}");
-        let mut maker = KeyMaker(Sha256::new());
+        let mut maker = CacheKeyHasher(Sha256::new());
         for part in [id, revision.as_deref().unwrap_or_default(), sha256, &pooling] {
             maker.add(part.as_bytes());
         }
@@ -27,7 +27,7 @@ impl KeyMaker {
         maker
     }
 
-    pub fn of_call(&self, prompt: &str, truncation: Truncation) -> KeyMaker {
+    pub fn for_call(&self, prompt: &str, truncation: Truncation) -> CacheKeyHasher {
         let mut maker = self.clone();
         maker.add(prompt.as_bytes());
         maker.add(match truncation {
@@ -38,12 +38,12 @@ impl KeyMaker {
         maker
     }
 
-    pub async fn key(&self, text: &str, turn: &mut Turn) -> Key {
+    pub async fn key(&self, text: &str, budget: &mut YieldBudget) -> EmbedCacheKey {
         let mut hash = self.0.clone();
         hash.update((text.len() as u64).to_le_bytes());
-        for piece in text.as_bytes().chunks(TURN_BYTES) {
+        for piece in text.as_bytes().chunks(YIELD_BYTES) {
             hash.update(piece);
-            turn.worked(piece.len()).await;
+            budget.spend(piece.len()).await;
         }
         hash.finalize().into()
     }
@@ -65,9 +65,9 @@ mod tests {
         ModelInfo { revision: Some("0b84".into()), ..ModelInfo::example() }
     }
 
-    fn key(model: &ModelInfo, prompt: &str, text: &str, truncation: Truncation) -> Key {
-        let maker = KeyMaker::of_model(model).of_call(prompt, truncation);
-        futures::executor::block_on(maker.key(text, &mut Turn::default()))
+    fn key(model: &ModelInfo, prompt: &str, text: &str, truncation: Truncation) -> EmbedCacheKey {
+        let maker = CacheKeyHasher::for_model(model).for_call(prompt, truncation);
+        futures::executor::block_on(maker.key(text, &mut YieldBudget::default()))
     }
 
     /// Few letters, so that one part is often the start of another.
@@ -87,8 +87,8 @@ mod tests {
         }
 
         #[test]
-        fn a_letter_anywhere_in_a_long_text_makes_another_key(at in 0..3 * TURN_BYTES) {
-            let text = "x".repeat(3 * TURN_BYTES);
+        fn a_letter_anywhere_in_a_long_text_makes_another_key(at in 0..3 * YIELD_BYTES) {
+            let text = "x".repeat(3 * YIELD_BYTES);
             let mut other = text.clone();
             other.replace_range(at..=at, "y");
             let key = |text: &str| key(&model(), "", text, Truncation::End);

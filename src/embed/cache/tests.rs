@@ -1,9 +1,7 @@
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use futures::{FutureExt, future::join_all};
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 
@@ -15,7 +13,7 @@ const LIMIT_TOKENS: usize = 100;
 
 /// A cache in front of a model that counts what it is given, and computes when it is let.
 struct Fixture {
-    cache: Cache,
+    cache: VectorCache,
     registry: Registry,
     computed: Arc<Mutex<Vec<String>>>,
     dropped: Arc<AtomicUsize>,
@@ -33,8 +31,8 @@ impl Drop for CountDrop {
 impl Fixture {
     fn new(limit_bytes: usize) -> Fixture {
         let mut registry = Registry::default();
-        let metrics = Metrics::register(&mut registry);
-        let cache = Cache::new(limit_bytes, &model(), &metrics).expect("room for some");
+        let metrics = EmbedMetrics::register(&mut registry);
+        let cache = VectorCache::new(limit_bytes, &model(), &metrics).expect("room for some");
         let (computed, dropped) = (Arc::default(), Arc::default());
         Fixture { cache, registry, computed, dropped, gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) }
     }
@@ -57,7 +55,7 @@ impl Fixture {
         let mut lookup = self.cache.look_up(texts, options).await;
         loop {
             lookup.compute(|texts| self.compute(texts));
-            if let Some(embedded) = lookup.landed().await? {
+            if let Some(embedded) = lookup.results().await? {
                 return Ok(embedded);
             }
         }
@@ -69,7 +67,7 @@ impl Fixture {
         async move {
             let _dropped = dropped;
             gate.acquire().await.map_err(|_| EmbedError::Stopping)?.forget();
-            computed.lock().unwrap_or_else(PoisonError::into_inner).extend(texts.iter().cloned());
+            computed.lock().extend(texts.iter().cloned());
             embed(&texts)
         }
         .boxed()
@@ -77,7 +75,7 @@ impl Fixture {
 
     /// In their order.
     fn computed(&self) -> Vec<String> {
-        self.computed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.computed.lock().clone()
     }
 
     fn is_idle(&self) -> bool {
@@ -270,9 +268,9 @@ fn too_long(result: Result<Embedded, EmbedError>) -> Vec<(usize, usize)> {
 #[tokio::test]
 async fn all_texts_that_are_too_long_are_named_by_their_places_in_the_call() {
     let model = Fixture::new(1 << 20);
-    model.ask(&["known"]).await.expect("vectors");
+    model.ask(&["cached"]).await.expect("vectors");
     for _ in 0..2 {
-        let refused = model.ask(&["known", "x", "fine", "xx", "x"]).await;
+        let refused = model.ask(&["cached", "x", "fine", "xx", "x"]).await;
         assert_eq!(too_long(refused), [(1, 101), (3, 102), (4, 101)]);
     }
 }
@@ -296,14 +294,14 @@ async fn memory_is_bounded_and_what_is_dropped_is_counted() {
         let text = format!("number {number}");
         assert_eq!(values(&model.ask(&[&text]).await.expect("a vector")), [state(&text)]);
     }
-    let held = model.cache.held();
-    assert!((1..=20).contains(&held.entries), "{held:?}");
-    assert_eq!((held.bytes, held.limit_bytes), (held.entries * (limit / 20) as u64, limit as u64));
-    assert_eq!(model.metric("evictions"), 500 - held.entries);
+    let stats = model.cache.stats();
+    assert!((1..=20).contains(&stats.entries), "{stats:?}");
+    assert_eq!((stats.bytes, stats.limit_bytes), (stats.entries * (limit / 20) as u64, limit as u64));
+    assert_eq!(model.metric("evictions"), 500 - stats.entries);
 }
 
 #[test]
 fn without_memory_there_is_no_cache() {
-    let metrics = Metrics::register(&mut Registry::default());
-    assert!(Cache::new(0, &model(), &metrics).is_none());
+    let metrics = EmbedMetrics::register(&mut Registry::default());
+    assert!(VectorCache::new(0, &model(), &metrics).is_none());
 }

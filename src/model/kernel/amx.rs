@@ -3,26 +3,23 @@
 //! Two tiles of rows meet two of columns, so that each load serves two products. Source: Intel 64 and IA-32
 //! Architectures Software Developer's Manual, volume 1, chapter 18.
 
-mod tiles;
-
 use std::{
     arch::{asm, x86_64::*},
     sync::LazyLock,
 };
 
 use super::{
-    arithmetic::{Arithmetic, Beside, Element, PANEL, Tile, panel_by_panel},
-    avx512::{self, Avx512, Staged, interleave_halves, put_bf16, put_f16, put_two_bf16, real_numbers},
+    amx_tiles::{TILE_COLUMNS, block, fetch_step, store, strip},
+    arithmetic::{Arithmetic, Element, Interleaved, PANEL, Tile, panel_by_panel},
+    avx512::{self, Avx512, StagedFloat, interleave_halves, put_bf16, put_f16, put_two_bf16, real_numbers},
     simd::Accuracy,
 };
-
-use tiles::{TILE_COLUMNS, block, fetch_step, store, strip};
 
 /// Rows of a block: two tiles.
 const ROWS: usize = 32;
 
 /// Lanes of four bytes in a row of a tile.
-const LANE_UNIT: usize = 16;
+pub(super) const LANE_UNIT: usize = 16;
 
 #[derive(Clone, Copy, Default)]
 struct Support {
@@ -123,13 +120,13 @@ unsafe fn release() {
 }
 
 /// Pairs of bf16, summed in f32.
-pub(super) struct Bf16;
+pub(super) struct AmxBf16;
 
 /// Pairs of f16, summed in f32.
-pub(super) struct Fp16;
+pub(super) struct AmxF16;
 
 /// Integers in fours, exact in i32.
-pub(super) struct Int8;
+pub(super) struct AmxInt8;
 
 /// What the arithmetics have in common.
 macro_rules! arithmetic {
@@ -155,30 +152,30 @@ macro_rules! arithmetic {
         }
 
         #[inline(always)]
-        fn steps_beside(lanes: usize) -> usize {
+        fn interleaved_steps(lanes: usize) -> usize {
             lanes / LANE_UNIT
         }
 
         #[inline(always)]
         unsafe fn tile(tile: &Tile) {
             // SAFETY: as of the caller.
-            unsafe { Self::tile_beside(tile, &mut ()) };
+            unsafe { Self::tile_interleaved(tile, &mut ()) };
         }
     };
 }
 
-impl Arithmetic for Bf16 {
-    arithmetic!(Bf16, Bf16, Bf16);
+impl Arithmetic for AmxBf16 {
+    arithmetic!(AmxBf16, Bf16, AmxBf16);
 
     #[inline(always)]
-    unsafe fn tile_beside(tile: &Tile, other: &mut impl Beside) {
+    unsafe fn tile_interleaved(tile: &Tile, other: &mut impl Interleaved) {
         // SAFETY: two tiles of rows are readable and writable, and a panel of as many lanes; tiles are configured.
         unsafe { block!(tile, other, "tdpbf16ps") };
     }
 
     #[inline(always)]
-    unsafe fn strip_beside(tile: &Tile, panels: usize, other: &mut impl Beside) {
-        // SAFETY: as of `tile_beside`.
+    unsafe fn strip_interleaved(tile: &Tile, panels: usize, other: &mut impl Interleaved) {
+        // SAFETY: as of `tile_interleaved`.
         unsafe {
             if tile.lanes == LANE_UNIT {
                 strip!(tile, panels, other, "tdpbf16ps");
@@ -207,18 +204,18 @@ impl Arithmetic for Bf16 {
     }
 }
 
-impl Arithmetic for Fp16 {
-    arithmetic!(Fp16, F16, Fp16);
+impl Arithmetic for AmxF16 {
+    arithmetic!(AmxF16, F16, AmxF16);
 
     #[inline(always)]
-    unsafe fn tile_beside(tile: &Tile, other: &mut impl Beside) {
+    unsafe fn tile_interleaved(tile: &Tile, other: &mut impl Interleaved) {
         // SAFETY: as of `Bf16`.
         unsafe { block!(tile, other, "tdpfp16ps") };
     }
 
     #[inline(always)]
-    unsafe fn strip_beside(tile: &Tile, panels: usize, other: &mut impl Beside) {
-        // SAFETY: as of `tile_beside`.
+    unsafe fn strip_interleaved(tile: &Tile, panels: usize, other: &mut impl Interleaved) {
+        // SAFETY: as of `tile_interleaved`.
         unsafe {
             if tile.lanes == LANE_UNIT {
                 strip!(tile, panels, other, "tdpfp16ps");
@@ -241,7 +238,7 @@ impl Arithmetic for Fp16 {
     }
 }
 
-impl Staged for Bf16 {
+impl StagedFloat for AmxBf16 {
     #[inline(always)]
     unsafe fn get(from: *const u8) -> __m512 {
         // SAFETY: 32 bytes, on a CPU with AVX-512F.
@@ -252,11 +249,11 @@ impl Staged for Bf16 {
     }
 }
 
-impl Arithmetic for Int8 {
-    arithmetic!(Int8, Int8, Bf16);
+impl Arithmetic for AmxInt8 {
+    arithmetic!(AmxInt8, Int8, AmxBf16);
 
     #[inline(always)]
-    unsafe fn tile_beside(tile: &Tile, other: &mut impl Beside) {
+    unsafe fn tile_interleaved(tile: &Tile, other: &mut impl Interleaved) {
         // SAFETY: as of `Bf16`; the sums are i32 in the place of f32.
         unsafe {
             block!(tile, other, "tdpbusd");
@@ -285,6 +282,6 @@ impl Arithmetic for Int8 {
     #[inline(always)]
     unsafe fn seal(stage: *const u8, width: usize, elements: *mut u8, scale: *mut [f32; 2]) {
         // SAFETY: as of the caller.
-        unsafe { avx512::seal::<Bf16>(stage, width, elements, scale) };
+        unsafe { avx512::seal::<AmxBf16>(stage, width, elements, scale) };
     }
 }

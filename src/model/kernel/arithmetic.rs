@@ -89,14 +89,14 @@ impl Tile {
 }
 
 /// Work that is done beside a block, step by step.
-pub(super) trait Beside {
+pub(super) trait Interleaved {
     /// # Safety
     /// As of [`Arithmetic`].
     unsafe fn step(&mut self);
 }
 
 /// Nothing.
-impl Beside for () {
+impl Interleaved for () {
     #[inline(always)]
     unsafe fn step(&mut self) {}
 }
@@ -128,15 +128,15 @@ pub(super) trait Arithmetic: 'static {
     /// Computes one block in f32.
     unsafe fn tile(tile: &Tile);
 
-    /// How many steps of other work [`Arithmetic::tile_beside`] does.
+    /// How many steps of other work [`Arithmetic::tile_interleaved`] does.
     #[inline(always)]
-    fn steps_beside(_lanes: usize) -> usize {
+    fn interleaved_steps(_lanes: usize) -> usize {
         1
     }
 
     /// The same, with steps of other work where the CPU has units to spare.
     #[inline(always)]
-    unsafe fn tile_beside(tile: &Tile, other: &mut impl Beside) {
+    unsafe fn tile_interleaved(tile: &Tile, other: &mut impl Interleaved) {
         // SAFETY: as of the caller.
         unsafe {
             other.step();
@@ -146,7 +146,7 @@ pub(super) trait Arithmetic: 'static {
 
     /// The blocks of panels that stand one after the other, of which `tile` is the first.
     #[inline(always)]
-    unsafe fn strip_beside(tile: &Tile, panels: usize, other: &mut impl Beside)
+    unsafe fn strip_interleaved(tile: &Tile, panels: usize, other: &mut impl Interleaved)
     where
         Self: Sized,
     {
@@ -195,14 +195,14 @@ pub(super) trait Arithmetic: 'static {
     }
 }
 
-/// [`Arithmetic::strip_beside`] where nothing is gained by knowing the next panel.
+/// [`Arithmetic::strip_interleaved`] where nothing is gained by knowing the next panel.
 ///
 /// # Safety
 /// As of [`Arithmetic`].
 #[inline(always)]
-pub(super) unsafe fn panel_by_panel<A: Arithmetic>(tile: &Tile, panels: usize, other: &mut impl Beside) {
+pub(super) unsafe fn panel_by_panel<A: Arithmetic>(tile: &Tile, panels: usize, other: &mut impl Interleaved) {
     for panel in 0..panels {
         // SAFETY: as of the caller.
-        unsafe { A::tile_beside(&tile.at_panel(panel), other) };
+        unsafe { A::tile_interleaved(&tile.at_panel(panel), other) };
     }
 }

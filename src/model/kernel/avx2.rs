@@ -175,11 +175,11 @@ unsafe fn block<const M: usize>(tile: &Tile, adds: bool, ahead: &Ahead) {
     }
 }
 
-pub(super) struct F32;
+pub(super) struct Avx2F32;
 
-impl Arithmetic for F32 {
+impl Arithmetic for Avx2F32 {
     type Simd = Avx2;
-    type Attention = F32;
+    type Attention = Avx2F32;
     const ELEMENT: Element = Element::F32;
     const ACCURACY: Accuracy = Accuracy::Full;
     const ROWS: usize = ROWS;

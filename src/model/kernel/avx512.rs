@@ -10,8 +10,8 @@ use super::{
     simd::{Accuracy, GROUP, Simd, exp2, gelu, intrinsics, polynomial},
 };
 
-pub(super) use half::{Bf16, Fp16, interleave_halves, put_bf16, put_f16, put_two_bf16};
-pub(super) use int8::{Staged, Vnni, real_numbers, seal};
+pub(super) use half::{Avx512Bf16, Avx512F16, interleave_halves, put_bf16, put_f16, put_two_bf16};
+pub(super) use int8::{Avx512Vnni, StagedFloat, real_numbers, seal};
 
 /// Whether the CPU has what all kernels of this file need.
 pub(super) fn is_supported() -> bool {
@@ -265,9 +265,9 @@ macro_rules! any_block {
 }
 use any_block;
 
-pub(super) struct F32;
+pub(super) struct Avx512F32;
 
-impl Lanes for F32 {
+impl Lanes for Avx512F32 {
     type Sum = __m512;
 
     intrinsics! {
@@ -283,15 +283,15 @@ impl Lanes for F32 {
     }
 }
 
-impl Arithmetic for F32 {
+impl Arithmetic for Avx512F32 {
     type Simd = Avx512;
-    type Attention = F32;
+    type Attention = Avx512F32;
     const ELEMENT: Element = Element::F32;
     const ACCURACY: Accuracy = Accuracy::Full;
     const ROWS: usize = ROWS;
 
     intrinsics! {
-        fn tile(tile: &Tile) -> () { any_block!(tile, F32, "avx512f") }
+        fn tile(tile: &Tile) -> () { any_block!(tile, Avx512F32, "avx512f") }
         fn put(to: *mut u8, x: __m512) -> () { _mm512_storeu_ps(to.cast(), x) }
     }
 }

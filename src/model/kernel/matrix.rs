@@ -16,16 +16,16 @@ pub(super) fn padded(width: usize) -> usize {
 }
 
 /// `[rows, width]` in f32; nothing depends on what stands in the padding of a row.
-pub(in crate::model) struct Rows {
+pub(in crate::model) struct StateMatrix {
     buffer: Buffer,
     width: usize,
     stride: usize,
 }
 
-impl Rows {
-    pub fn new(rows: usize, width: usize) -> Rows {
+impl StateMatrix {
+    pub fn new(rows: usize, width: usize) -> StateMatrix {
         let stride = padded(width) * 4;
-        Rows { buffer: Buffer::new(rows * stride), width, stride }
+        StateMatrix { buffer: Buffer::new(rows * stride), width, stride }
     }
 
     /// Numbers in a row, without padding.
@@ -133,23 +133,23 @@ impl Operand {
 }
 
 /// Some rows of a matrix that nobody else reads or writes meanwhile.
-pub(in crate::model) struct Block<'a, M> {
+pub(in crate::model) struct RowBlock<'a, M> {
     matrix: &'a M,
     rows: Range<usize>,
     exclusive: PhantomData<&'a mut M>,
 }
 
-impl<'a, M> Block<'a, M> {
-    pub fn new(matrix: &'a mut M, rows: Range<usize>) -> Block<'a, M> {
+impl<'a, M> RowBlock<'a, M> {
+    pub fn new(matrix: &'a mut M, rows: Range<usize>) -> RowBlock<'a, M> {
         assert!(rows.start <= rows.end);
-        Block { matrix, rows, exclusive: PhantomData }
+        RowBlock { matrix, rows, exclusive: PhantomData }
     }
 
     /// Blocks from each bound to the next.
-    pub fn between(matrix: &'a mut M, bounds: &[usize]) -> impl ExactSizeIterator<Item = Block<'a, M>> {
+    pub fn between(matrix: &'a mut M, bounds: &[usize]) -> impl ExactSizeIterator<Item = RowBlock<'a, M>> {
         assert!(bounds.is_sorted(), "blocks do not overlap");
         let matrix: &M = matrix;
-        bounds.windows(2).map(|ends| Block { matrix, rows: ends[0]..ends[1], exclusive: PhantomData })
+        bounds.windows(2).map(|ends| RowBlock { matrix, rows: ends[0]..ends[1], exclusive: PhantomData })
     }
 
     pub(super) fn matrix(&self) -> &'a M {
@@ -176,7 +176,7 @@ pub(in crate::model) struct Linear {
 }
 
 /// Where the padded rows and columns of a packed matrix come from: padding is 0.
-pub(in crate::model) struct Source<'a> {
+pub(in crate::model) struct LinearSource<'a> {
     /// `[outputs, inputs]` with padding.
     pub outputs: usize,
     pub inputs: usize,
@@ -185,7 +185,7 @@ pub(in crate::model) struct Source<'a> {
 }
 
 impl Linear {
-    pub(super) fn pack(source: &Source<'_>, element: Element) -> Linear {
+    pub(super) fn pack(source: &LinearSource<'_>, element: Element) -> Linear {
         let (outputs, inputs) = (source.outputs.next_multiple_of(PANEL), padded(source.inputs));
         let lanes = inputs / element.per_lane();
         let linear = Linear {

@@ -65,11 +65,11 @@ unsafe fn block<const M: usize>(tile: &Tile) {
     }
 }
 
-pub(super) struct F32;
+pub(super) struct NeonF32;
 
-impl Arithmetic for F32 {
+impl Arithmetic for NeonF32 {
     type Simd = Neon;
-    type Attention = F32;
+    type Attention = NeonF32;
     const ELEMENT: Element = Element::F32;
     const ACCURACY: Accuracy = Accuracy::Full;
     const ROWS: usize = ROWS;

@@ -1,19 +1,20 @@
 //! The steps of an encoder layer over blocks of rows, written once for all kernels.
 
 mod attention;
+mod softmax;
 
 use std::{marker::PhantomData, ops::Range};
 
 use super::{
-    arithmetic::{Arithmetic, Beside, PANEL, Tile},
+    arithmetic::{Arithmetic, Interleaved, PANEL, Tile},
     buffer::Buffer,
-    matrix::{Linear, Operand, Rows},
+    matrix::{Linear, Operand, StateMatrix},
     simd::Simd,
 };
 
 use attention::SCORES_BYTES;
 
-pub(super) use attention::{Attend, attend};
+pub(super) use attention::{AttendPart, attend};
 
 /// What becomes of a product `x * weights^T + bias`.
 #[derive(Clone, Copy)]
@@ -23,12 +24,12 @@ pub(super) enum Epilogue<'a> {
     /// GELU, and stored as an operand.
     Gelu(&'a Operand),
     /// Added to the states.
-    Add(&'a Rows),
+    Add(&'a StateMatrix),
 }
 
 /// A part of a product: some rows, some panels of columns.
 #[derive(Clone)]
-pub(super) struct Product<'a> {
+pub(super) struct ProductPart<'a> {
     pub x: &'a Operand,
     pub weights: &'a Linear,
     pub rows: Range<usize>,
@@ -37,9 +38,9 @@ pub(super) struct Product<'a> {
 }
 
 /// A part of a normalisation: some rows.
-pub(super) struct Normalise<'a> {
+pub(super) struct NormalisePart<'a> {
     /// The padding of these rows is written too.
-    pub states: &'a Rows,
+    pub states: &'a StateMatrix,
     /// `[padded width]` each; 0 in the padding.
     pub weight: &'a [f32],
     pub bias: &'a [f32],
@@ -66,10 +67,10 @@ pub(in crate::model) struct Scratch {
 }
 
 /// The most rows of any kernel's tile.
-const MOST_ROWS: usize = 32;
+const MAX_TILE_ROWS: usize = 32;
 
 /// Of the sums of one tile.
-const TILE_BYTES: usize = MOST_ROWS * PANEL * 4;
+const TILE_BYTES: usize = MAX_TILE_ROWS * PANEL * 4;
 
 impl Scratch {
     /// For sequences of at most `tokens`.
@@ -107,14 +108,14 @@ fn blocks<A: Arithmetic>(rows: Range<usize>) -> impl Iterator<Item = Range<usize
 /// # Safety
 /// The CPU has the instruction set, and no other thread writes or reads what this part writes.
 #[inline(always)]
-pub(super) unsafe fn product<A: Arithmetic>(part: &Product<'_>, scratch: &Scratch) {
+pub(super) unsafe fn product<A: Arithmetic>(part: &ProductPart<'_>, scratch: &Scratch) {
     // SAFETY: as of the caller; rows and columns are within the matrices that are written.
     unsafe {
         match part.epilogue {
-            Epilogue::Store(to) => blocks_of_product::<A>(part, scratch, &Store::<false>::to(to)),
-            Epilogue::Gelu(to) => blocks_of_product::<A>(part, scratch, &Store::<true>::to(to)),
+            Epilogue::Store(to) => blocks_of_product::<A>(part, scratch, &StoreSink::<false>::to(to)),
+            Epilogue::Gelu(to) => blocks_of_product::<A>(part, scratch, &StoreSink::<true>::to(to)),
             Epilogue::Add(states) => {
-                let add = Add { states: states.at(0), stride: states.padded() };
+                let add = AddSink { states: states.at(0), stride: states.padded() };
                 blocks_of_product::<A>(part, scratch, &add);
             }
         }
@@ -126,12 +127,16 @@ pub(super) unsafe fn product<A: Arithmetic>(part: &Product<'_>, scratch: &Scratc
 /// # Safety
 /// As of [`product`].
 #[inline(always)]
-unsafe fn blocks_of_product<A: Arithmetic>(part: &Product<'_>, scratch: &Scratch, finish: &impl Finish<A>) {
-    let Product { x, weights, .. } = part;
+unsafe fn blocks_of_product<A: Arithmetic>(
+    part: &ProductPart<'_>,
+    scratch: &Scratch,
+    finish: &impl TileSink<A>,
+) {
+    let ProductPart { x, weights, .. } = part;
     let lanes = weights.lanes();
-    let (steps, blocks_of_panel) = (A::steps_beside(lanes), part.rows.len().div_ceil(A::ROWS).max(1));
+    let (steps, blocks_of_panel) = (A::interleaved_steps(lanes), part.rows.len().div_ceil(A::ROWS).max(1));
     let lines_of_panel = lanes * PANEL * 4 / CACHE_LINE;
-    let mut work = Finishing {
+    let mut work = TileFinisher {
         finish,
         arithmetic: PhantomData::<A>,
         sums: std::ptr::null(),
@@ -167,7 +172,7 @@ unsafe fn blocks_of_product<A: Arithmetic>(part: &Product<'_>, scratch: &Scratch
                     out: sums[0],
                     out_stride: PANEL,
                 };
-                A::tile_beside(&tile, &mut work);
+                A::tile_interleaved(&tile, &mut work);
                 work.finish_rows(A::ROWS);
                 (work.sums, work.bias) = (sums[0], weights.bias(panel));
                 (work.column, work.rows) = (panel * PANEL, rows);
@@ -179,33 +184,33 @@ unsafe fn blocks_of_product<A: Arithmetic>(part: &Product<'_>, scratch: &Scratch
     }
 }
 
-type Vector<A> = <<A as Arithmetic>::Simd as Simd>::Vector;
+type SimdVector<A> = <<A as Arithmetic>::Simd as Simd>::Vector;
 
 /// Takes sums where they belong.
-trait Finish<A: Arithmetic> {
+trait TileSink<A: Arithmetic> {
     /// Two vectors of sums with their bias, from a row and column on.
     ///
     /// # Safety
     /// As of [`product`].
-    unsafe fn put(&self, row: usize, column: usize, low: Vector<A>, high: Vector<A>);
+    unsafe fn put(&self, row: usize, column: usize, low: SimdVector<A>, high: SimdVector<A>);
 }
 
-struct Store<const GELU: bool> {
+struct StoreSink<const GELU: bool> {
     start: *mut u8,
     stride: usize,
 }
 
-impl<const GELU: bool> Store<GELU> {
+impl<const GELU: bool> StoreSink<GELU> {
     #[inline(always)]
-    fn to(operand: &Operand) -> Store<GELU> {
+    fn to(operand: &Operand) -> StoreSink<GELU> {
         let (start, stride) = operand.stage();
-        Store { start, stride }
+        StoreSink { start, stride }
     }
 }
 
-impl<A: Arithmetic, const GELU: bool> Finish<A> for Store<GELU> {
+impl<A: Arithmetic, const GELU: bool> TileSink<A> for StoreSink<GELU> {
     #[inline(always)]
-    unsafe fn put(&self, row: usize, column: usize, mut low: Vector<A>, mut high: Vector<A>) {
+    unsafe fn put(&self, row: usize, column: usize, mut low: SimdVector<A>, mut high: SimdVector<A>) {
         // SAFETY: within the row, as of the caller.
         unsafe {
             if GELU {
@@ -217,14 +222,14 @@ impl<A: Arithmetic, const GELU: bool> Finish<A> for Store<GELU> {
     }
 }
 
-struct Add {
+struct AddSink {
     states: *mut f32,
     stride: usize,
 }
 
-impl<A: Arithmetic> Finish<A> for Add {
+impl<A: Arithmetic> TileSink<A> for AddSink {
     #[inline(always)]
-    unsafe fn put(&self, row: usize, column: usize, low: Vector<A>, high: Vector<A>) {
+    unsafe fn put(&self, row: usize, column: usize, low: SimdVector<A>, high: SimdVector<A>) {
         // SAFETY: within the row, as of the caller.
         unsafe {
             let state = self.states.add(row * self.stride + column);
@@ -236,7 +241,7 @@ impl<A: Arithmetic> Finish<A> for Add {
 }
 
 /// What is done beside a block: the block before it is taken where it belongs, and the next panel is fetched.
-struct Finishing<'a, A, F> {
+struct TileFinisher<'a, A, F> {
     finish: &'a F,
     arithmetic: PhantomData<A>,
     /// Of the next row.
@@ -249,7 +254,7 @@ struct Finishing<'a, A, F> {
     lines_of_step: usize,
 }
 
-impl<A: Arithmetic, F: Finish<A>> Finishing<'_, A, F> {
+impl<A: Arithmetic, F: TileSink<A>> TileFinisher<'_, A, F> {
     /// # Safety
     /// As of [`product`].
     #[inline(always)]
@@ -275,7 +280,7 @@ impl<A: Arithmetic, F: Finish<A>> Finishing<'_, A, F> {
     }
 }
 
-impl<A: Arithmetic, F: Finish<A>> Beside for Finishing<'_, A, F> {
+impl<A: Arithmetic, F: TileSink<A>> Interleaved for TileFinisher<'_, A, F> {
     #[inline(always)]
     unsafe fn step(&mut self) {
         for _ in 0..self.lines_of_step {
@@ -324,7 +329,7 @@ pub(super) unsafe fn seal<A: Arithmetic>(operand: &Operand, rows: Range<usize>) 
 /// # Safety
 /// As of [`product`].
 #[inline(always)]
-pub(super) unsafe fn normalise<A: Arithmetic>(part: &Normalise<'_>) {
+pub(super) unsafe fn normalise<A: Arithmetic>(part: &NormalisePart<'_>) {
     let (width, padded) = (part.states.width(), part.states.padded());
     let bytes = A::Attention::ELEMENT.bytes();
     let (weight, bias) = (part.weight.as_ptr(), part.bias.as_ptr());

@@ -76,17 +76,17 @@ impl Simd for Scalar {
 }
 
 /// An element type that the reference reads and writes.
-pub(super) trait Stored: 'static {
+pub(super) trait ScalarElement: 'static {
     const ELEMENT: Element;
     fn get(bytes: [u8; 4]) -> f32;
     fn put(x: f32) -> [u8; 4];
 }
 
-pub(super) struct F32;
-pub(super) struct F16;
-pub(super) struct Bf16;
+pub(super) struct ScalarF32;
+pub(super) struct ScalarF16;
+pub(super) struct ScalarBf16;
 
-impl Stored for F32 {
+impl ScalarElement for ScalarF32 {
     const ELEMENT: Element = Element::F32;
     fn get(bytes: [u8; 4]) -> f32 {
         f32::from_ne_bytes(bytes)
@@ -96,7 +96,7 @@ impl Stored for F32 {
     }
 }
 
-impl Stored for F16 {
+impl ScalarElement for ScalarF16 {
     const ELEMENT: Element = Element::F16;
     fn get([a, b, ..]: [u8; 4]) -> f32 {
         f16::from_ne_bytes([a, b]).to_f32()
@@ -107,7 +107,7 @@ impl Stored for F16 {
     }
 }
 
-impl Stored for Bf16 {
+impl ScalarElement for ScalarBf16 {
     const ELEMENT: Element = Element::Bf16;
     fn get([a, b, ..]: [u8; 4]) -> f32 {
         bf16::from_ne_bytes([a, b]).to_f32()
@@ -119,9 +119,9 @@ impl Stored for Bf16 {
 }
 
 /// Products of floats, summed in f32.
-pub(super) struct Floats<T>(PhantomData<T>);
+pub(super) struct ScalarFloats<T>(PhantomData<T>);
 
-impl<T: Stored> Arithmetic for Floats<T> {
+impl<T: ScalarElement> Arithmetic for ScalarFloats<T> {
     type Simd = Scalar;
     type Attention = Self;
     const ELEMENT: Element = T::ELEMENT;
@@ -159,11 +159,11 @@ impl<T: Stored> Arithmetic for Floats<T> {
 }
 
 /// Products of integers, with f32 beside them.
-pub(super) struct Integers;
+pub(super) struct ScalarInt8;
 
-impl Arithmetic for Integers {
+impl Arithmetic for ScalarInt8 {
     type Simd = Scalar;
-    type Attention = Floats<F32>;
+    type Attention = ScalarFloats<ScalarF32>;
     const ELEMENT: Element = Element::Int8;
     const ACCURACY: Accuracy = Accuracy::Full;
     const ROWS: usize = 8;
@@ -192,7 +192,7 @@ impl Arithmetic for Integers {
 
     unsafe fn put(to: *mut u8, x: f32) {
         // SAFETY: as of the caller.
-        unsafe { Floats::<F32>::put(to, x) };
+        unsafe { ScalarFloats::<ScalarF32>::put(to, x) };
     }
 
     unsafe fn seal(stage: *const u8, width: usize, elements: *mut u8, scale: *mut [f32; 2]) {

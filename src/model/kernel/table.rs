@@ -3,9 +3,9 @@
 #[cfg(target_arch = "aarch64")]
 use super::neon;
 use super::{
-    Kernel, Ops,
+    Kernel, KernelOps,
     arithmetic::Arithmetic,
-    ops::{self, Attend, Normalise, Product, Scratch},
+    ops::{self, AttendPart, NormalisePart, ProductPart, Scratch},
     scalar,
 };
 #[cfg(target_arch = "x86_64")]
@@ -47,7 +47,7 @@ macro_rules! kernel {
             is_supported: || $supported,
             ops: {
                 $(#[target_feature(enable = $features)])?
-                unsafe fn product(part: &Product<'_>, scratch: &Scratch) {
+                unsafe fn product(part: &ProductPart<'_>, scratch: &Scratch) {
                     // SAFETY: as of the caller.
                     unsafe { ops::product::<$arithmetic>(part, scratch) }
                 }
@@ -57,16 +57,16 @@ macro_rules! kernel {
                     unsafe { ops::seal::<$arithmetic>(operand, rows) }
                 }
                 $(#[target_feature(enable = $features)])?
-                unsafe fn normalise(part: &Normalise<'_>) {
+                unsafe fn normalise(part: &NormalisePart<'_>) {
                     // SAFETY: as of the caller.
                     unsafe { ops::normalise::<$arithmetic>(part) }
                 }
                 $(#[target_feature(enable = $features)])?
-                unsafe fn attend(part: &Attend<'_>, scratch: &Scratch) {
+                unsafe fn attend(part: &AttendPart<'_>, scratch: &Scratch) {
                     // SAFETY: as of the caller.
                     unsafe { ops::attend::<<$arithmetic as Arithmetic>::Attention>(part, scratch) }
                 }
-                Ops { product, seal, normalise, attend }
+                KernelOps { product, seal, normalise, attend }
             },
         }
     };
@@ -74,48 +74,60 @@ macro_rules! kernel {
 
 #[cfg(target_arch = "x86_64")]
 static KERNELS: [Kernel; 13] = [
-    kernel!("amx-fp16", F16, amx::Fp16, amx::has_fp16(), "avx512f,avx512bw,avx512vl,avx512dq,avx512fp16"),
-    kernel!("avx512-fp16", F16, avx512::Fp16, has_fp16(), "avx512f,avx512bw,avx512vl,avx512dq,avx512fp16"),
-    kernel!("scalar-f16", F16, scalar::Floats<scalar::F16>, true),
-    kernel!("amx-bf16", Bf16, amx::Bf16, amx::has_bf16(), "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"),
-    kernel!("avx512-bf16", Bf16, avx512::Bf16, has_bf16(), "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"),
-    kernel!("scalar-bf16", Bf16, scalar::Floats<scalar::Bf16>, true),
-    kernel!("amx-int8", Int8, amx::Int8, amx::has_int8(), "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"),
+    kernel!("amx-fp16", F16, amx::AmxF16, amx::has_fp16(), "avx512f,avx512bw,avx512vl,avx512dq,avx512fp16"),
+    kernel!(
+        "avx512-fp16",
+        F16,
+        avx512::Avx512F16,
+        has_fp16(),
+        "avx512f,avx512bw,avx512vl,avx512dq,avx512fp16"
+    ),
+    kernel!("scalar-f16", F16, scalar::ScalarFloats<scalar::ScalarF16>, true),
+    kernel!("amx-bf16", Bf16, amx::AmxBf16, amx::has_bf16(), "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"),
+    kernel!(
+        "avx512-bf16",
+        Bf16,
+        avx512::Avx512Bf16,
+        has_bf16(),
+        "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"
+    ),
+    kernel!("scalar-bf16", Bf16, scalar::ScalarFloats<scalar::ScalarBf16>, true),
+    kernel!("amx-int8", Int8, amx::AmxInt8, amx::has_int8(), "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"),
     kernel!(
         "avx512-vnni-fp16",
         Int8,
-        avx512::Vnni<avx512::Fp16>,
+        avx512::Avx512Vnni<avx512::Avx512F16>,
         has_vnni() && has_fp16(),
         "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512fp16"
     ),
     kernel!(
         "avx512-vnni",
         Int8,
-        avx512::Vnni<avx512::F32>,
+        avx512::Avx512Vnni<avx512::Avx512F32>,
         has_vnni(),
         "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
     ),
-    kernel!("scalar-int8", Int8, scalar::Integers, true),
-    kernel!("avx512", F32, avx512::F32, avx512::is_supported(), "avx512f,avx512bw,avx512vl,avx512dq"),
-    kernel!("avx2", F32, avx2::F32, has_avx2(), "avx2,fma"),
-    kernel!("scalar", F32, scalar::Floats<scalar::F32>, true),
+    kernel!("scalar-int8", Int8, scalar::ScalarInt8, true),
+    kernel!("avx512", F32, avx512::Avx512F32, avx512::is_supported(), "avx512f,avx512bw,avx512vl,avx512dq"),
+    kernel!("avx2", F32, avx2::Avx2F32, has_avx2(), "avx2,fma"),
+    kernel!("scalar", F32, scalar::ScalarFloats<scalar::ScalarF32>, true),
 ];
 
 #[cfg(target_arch = "aarch64")]
 static KERNELS: [Kernel; 5] = [
-    kernel!("scalar-f16", F16, scalar::Floats<scalar::F16>, true),
-    kernel!("scalar-bf16", Bf16, scalar::Floats<scalar::Bf16>, true),
-    kernel!("scalar-int8", Int8, scalar::Integers, true),
-    kernel!("neon", F32, neon::F32, std::arch::is_aarch64_feature_detected!("neon"), "neon"),
-    kernel!("scalar", F32, scalar::Floats<scalar::F32>, true),
+    kernel!("scalar-f16", F16, scalar::ScalarFloats<scalar::ScalarF16>, true),
+    kernel!("scalar-bf16", Bf16, scalar::ScalarFloats<scalar::ScalarBf16>, true),
+    kernel!("scalar-int8", Int8, scalar::ScalarInt8, true),
+    kernel!("neon", F32, neon::NeonF32, std::arch::is_aarch64_feature_detected!("neon"), "neon"),
+    kernel!("scalar", F32, scalar::ScalarFloats<scalar::ScalarF32>, true),
 ];
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 static KERNELS: [Kernel; 4] = [
-    kernel!("scalar-f16", F16, scalar::Floats<scalar::F16>, true),
-    kernel!("scalar-bf16", Bf16, scalar::Floats<scalar::Bf16>, true),
-    kernel!("scalar-int8", Int8, scalar::Integers, true),
-    kernel!("scalar", F32, scalar::Floats<scalar::F32>, true),
+    kernel!("scalar-f16", F16, scalar::ScalarFloats<scalar::ScalarF16>, true),
+    kernel!("scalar-bf16", Bf16, scalar::ScalarFloats<scalar::ScalarBf16>, true),
+    kernel!("scalar-int8", Int8, scalar::ScalarInt8, true),
+    kernel!("scalar", F32, scalar::ScalarFloats<scalar::ScalarF32>, true),
 ];
 
 #[cfg(target_arch = "x86_64")]

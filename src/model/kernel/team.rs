@@ -15,7 +15,7 @@ use std::{
 };
 
 /// The most helpers beside a leader.
-const MOST_HELPERS: usize = 63;
+const MAX_HELPERS: usize = 63;
 
 /// Rounds of waiting before the core is offered to other threads.
 const SPINS: u32 = 4096;
@@ -25,27 +25,27 @@ const UNKNOWN: f32 = 0.0;
 
 /// Who computes one forward pass: the calling thread, and those that help it.
 pub struct Team {
-    session: Option<Arc<Session>>,
+    session: Option<Arc<TeamSession>>,
 }
 
 /// The place where helpers stand ready.
-struct Session {
-    places: Vec<Place>,
+struct TeamSession {
+    mailboxes: Vec<Mailbox>,
     joined: AtomicUsize,
     closed: AtomicBool,
     /// Rows a second of each member: cores of one machine differ, and the same core from one moment to the next.
-    paces: Vec<Pace>,
+    throughputs: Vec<MemberThroughput>,
 }
 
 /// A number in f32; what is read late does no harm.
-struct Pace(AtomicU32);
+struct MemberThroughput(AtomicU32);
 
 /// One helper's mailbox, in a cache line of its own.
 #[repr(align(128))]
-struct Place(AtomicPtr<Step>);
+struct Mailbox(AtomicPtr<TeamStep>);
 
 /// A step in hand: lives on the leader's stack until every helper is done with it.
-struct Step {
+struct TeamStep {
     /// Valid as long as the step is.
     work: *const (dyn Fn(usize, usize) + Sync),
     count: usize,
@@ -56,7 +56,7 @@ struct Step {
 
 /// Lets a thread help; from [`Team::with_helpers`].
 #[derive(Clone)]
-pub struct Invitation(Arc<Session>);
+pub struct Invitation(Arc<TeamSession>);
 
 impl Team {
     /// The calling thread without helpers.
@@ -66,16 +66,21 @@ impl Team {
 
     /// At most `helpers` threads may accept the invitation, at any time until the team is dropped.
     pub fn with_helpers(helpers: usize) -> (Team, Invitation) {
-        let places = (0..helpers.min(MOST_HELPERS)).map(|_| Place(AtomicPtr::new(null_mut()))).collect();
-        let paces = (0..=helpers.min(MOST_HELPERS)).map(|_| Pace::new(UNKNOWN)).collect();
-        let session = Session { places, joined: AtomicUsize::new(0), closed: AtomicBool::new(false), paces };
+        let mailboxes = (0..helpers.min(MAX_HELPERS)).map(|_| Mailbox(AtomicPtr::new(null_mut()))).collect();
+        let throughputs = (0..=helpers.min(MAX_HELPERS)).map(|_| MemberThroughput::new(UNKNOWN)).collect();
+        let session = TeamSession {
+            mailboxes,
+            joined: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            throughputs,
+        };
         let session = Arc::new(session);
         (Team { session: Some(Arc::clone(&session)) }, Invitation(session))
     }
 
     /// The most threads that take part.
     pub fn size(&self) -> usize {
-        1 + self.session.as_ref().map_or(0, |session| session.places.len())
+        1 + self.session.as_ref().map_or(0, |session| session.mailboxes.len())
     }
 
     /// How many take part by now.
@@ -85,18 +90,18 @@ impl Team {
 
     /// Moves the bounds between parts of one member each, in multiples of `unit`, to where all would have ended at once;
     /// none becomes empty. What would move by less than a unit stays, and all does while somebody's pace is unknown.
-    pub(super) fn divide(&self, unit: usize, bounds: &mut [usize]) {
-        let Some(Session { paces, .. }) = self.session.as_deref() else { return };
+    pub(super) fn rebalance(&self, unit: usize, bounds: &mut [usize]) {
+        let Some(TeamSession { throughputs, .. }) = self.session.as_deref() else { return };
         let members = bounds.len() - 1;
-        let paces = || paces[..members].iter().map(Pace::get);
-        if paces().any(|pace| pace == UNKNOWN) {
+        let throughputs = || throughputs[..members].iter().map(MemberThroughput::get);
+        if throughputs().any(|throughput| throughput == UNKNOWN) {
             return;
         }
-        let all: f32 = paces().sum();
+        let all: f32 = throughputs().sum();
         let total = bounds[members];
         let mut before = 0.0;
-        for (member, pace) in (1..members).zip(paces()) {
-            before += pace;
+        for (member, throughput) in (1..members).zip(throughputs()) {
+            before += throughput;
             let fair = total as f32 * before / all;
             if (fair - bounds[member] as f32).abs() >= unit as f32 {
                 bounds[member] = (fair / unit as f32).round() as usize * unit;
@@ -109,7 +114,7 @@ impl Team {
     /// A member computed so many rows in that time.
     pub(super) fn observe(&self, member: usize, rows: usize, time: Duration) {
         if let Some(session) = &self.session {
-            session.paces[member].add(rows as f32 / time.as_secs_f32().max(1e-6));
+            session.throughputs[member].add(rows as f32 / time.as_secs_f32().max(1e-6));
         }
     }
 
@@ -138,8 +143,8 @@ impl Invitation {
     /// Helps until the team is dropped; at once back where all places are taken.
     pub fn help(&self) {
         let session = &*self.0;
-        let place = session.joined.fetch_add(1, Ordering::AcqRel);
-        let Some(Place(mail)) = session.places.get(place) else { return };
+        let index = session.joined.fetch_add(1, Ordering::AcqRel);
+        let Some(Mailbox(mail)) = session.mailboxes.get(index) else { return };
         let mut spins = 0;
         while !session.closed.load(Ordering::Acquire) {
             let step = mail.swap(null_mut(), Ordering::Acquire);
@@ -151,15 +156,15 @@ impl Invitation {
             // SAFETY: whoever takes a step from the mail is counted in its `helpers`, and the leader keeps the step
             // until the count is 0.
             let step = unsafe { &*step };
-            step.run(place + 1);
+            step.run(index + 1);
             step.helpers.fetch_sub(1, Ordering::Release);
         }
     }
 }
 
-impl Pace {
-    fn new(rows_a_second: f32) -> Pace {
-        Pace(AtomicU32::new(rows_a_second.to_bits()))
+impl MemberThroughput {
+    fn new(rows_a_second: f32) -> MemberThroughput {
+        MemberThroughput(AtomicU32::new(rows_a_second.to_bits()))
     }
 
     fn get(&self) -> f32 {
@@ -177,10 +182,10 @@ impl Pace {
     }
 }
 
-impl Session {
+impl TeamSession {
     /// Helpers that came.
     fn present(&self) -> usize {
-        self.joined.load(Ordering::Acquire).min(self.places.len())
+        self.joined.load(Ordering::Acquire).min(self.mailboxes.len())
     }
 
     fn lead(&self, count: usize, work: &(dyn Fn(usize, usize) + Sync)) {
@@ -192,7 +197,7 @@ impl Session {
                 *const (dyn Fn(usize, usize) + Sync + 'static),
             >(work)
         };
-        let step = Step {
+        let step = TeamStep {
             work,
             count,
             next: AtomicUsize::new(0),
@@ -200,11 +205,11 @@ impl Session {
             panicked: AtomicBool::new(false),
         };
         let address = (&raw const step).cast_mut();
-        for Place(mail) in &self.places[..helpers] {
+        for Mailbox(mail) in &self.mailboxes[..helpers] {
             mail.store(address, Ordering::Release);
         }
         step.run(0);
-        for Place(mail) in &self.places[..helpers] {
+        for Mailbox(mail) in &self.mailboxes[..helpers] {
             // A helper that has not begun has nothing left to do.
             if mail.compare_exchange(address, null_mut(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 step.helpers.fetch_sub(1, Ordering::Relaxed);
@@ -220,7 +225,7 @@ impl Session {
     }
 }
 
-impl Step {
+impl TeamStep {
     /// Claims parts until none is left.
     fn run(&self, member: usize) {
         // SAFETY: the leader keeps what `work` points to while the step lives.
@@ -289,14 +294,16 @@ mod tests {
         check_each_part_runs_once(&team);
     }
 
-    fn check_division(paces: &[f32], total: usize, expected: &[usize]) {
-        let (team, _invitation) = Team::with_helpers(paces.len() - 1);
-        let even = (0..paces.len()).map(|i| (total * i / paces.len()).next_multiple_of(16)).chain([total]);
+    fn check_division(throughputs: &[f32], total: usize, expected: &[usize]) {
+        let (team, _invitation) = Team::with_helpers(throughputs.len() - 1);
+        let even = (0..throughputs.len())
+            .map(|i| (total * i / throughputs.len()).next_multiple_of(16))
+            .chain([total]);
         let mut bounds: Vec<usize> = even.collect();
         let session = team.session.as_deref().expect("there are helpers");
-        session.paces.iter().zip(paces).for_each(|(pace, &of)| pace.set(of));
-        team.divide(16, &mut bounds);
-        assert_eq!(bounds, expected, "{paces:?}");
+        session.throughputs.iter().zip(throughputs).for_each(|(throughput, &of)| throughput.set(of));
+        team.rebalance(16, &mut bounds);
+        assert_eq!(bounds, expected, "{throughputs:?}");
     }
 
     #[test]
@@ -313,12 +320,12 @@ mod tests {
     #[test]
     fn a_pace_follows_what_is_seen() {
         let (team, _invitation) = Team::with_helpers(1);
-        let pace = || team.session.as_deref().expect("there are helpers").paces[1].get();
-        assert_eq!(pace(), UNKNOWN);
+        let throughput = || team.session.as_deref().expect("there are helpers").throughputs[1].get();
+        assert_eq!(throughput(), UNKNOWN);
         team.observe(1, 100, Duration::from_secs(1));
-        assert_eq!(pace(), 100.0);
+        assert_eq!(throughput(), 100.0);
         team.observe(1, 50, Duration::from_secs(1));
-        assert_eq!(pace(), 75.0);
+        assert_eq!(throughput(), 75.0);
     }
 
     #[test]

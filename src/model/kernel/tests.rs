@@ -17,7 +17,7 @@ use std::io::Write;
 use proptest::prelude::ProptestConfig;
 
 use super::{
-    Kernel, Operand, Precision, Rows, Scratch, Team, arithmetic::Element, matrix::padded, table::all,
+    Kernel, Operand, Precision, Scratch, StateMatrix, Team, arithmetic::Element, matrix::padded, table::all,
 };
 
 /// Kernels that run here.
@@ -53,7 +53,7 @@ fn with_team(helpers: usize, body: impl FnOnce(&Team)) {
 
 /// Scratch for steps other than attention.
 fn no_attention(kernel: &Kernel, team: &Team) -> Vec<Scratch> {
-    let heads = super::Heads::new(1, 32);
+    let heads = super::AttentionHeads::new(1, 32);
     (0..team.size()).map(|_| kernel.scratch(0, heads)).collect()
 }
 
@@ -79,8 +79,8 @@ impl Numbers {
 }
 
 /// Rows filled with such numbers times `size`.
-fn rows(count: usize, width: usize, seed: u64, size: f32) -> Rows {
-    let (mut rows, mut numbers) = (Rows::new(count, width), Numbers::new(seed));
+fn rows(count: usize, width: usize, seed: u64, size: f32) -> StateMatrix {
+    let (mut rows, mut numbers) = (StateMatrix::new(count, width), Numbers::new(seed));
     for row in 0..count {
         rows.row_mut(row).iter_mut().for_each(|x| *x = size * numbers.next());
     }

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::{ModelFiles, Settings, error::SourceError, select};
+use super::{ModelFiles, SourceSettings, error::SourceError, select};
 
 /// Lock files of other processes cannot notify, so they are asked again this often.
 const LOCK_POLL: Duration = Duration::from_millis(50);
@@ -29,7 +29,7 @@ pub(super) struct RepoCache {
 
 impl RepoCache {
     /// The id of `settings` must have passed `check_id`.
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &SourceSettings) -> Self {
         let (cache_dir, id) = (&settings.cache_dir, &settings.model);
         let folder = format!("models--{}", id.replace('/', "--"));
         Self {

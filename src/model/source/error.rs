@@ -93,46 +93,46 @@ impl SourceError {
 }
 
 /// How one attempt at one request ended badly.
-pub(super) enum Failure {
+pub(super) enum AttemptError {
     /// Another attempt would end the same way.
     Final(SourceError),
-    Passing(Trouble),
+    Retryable(RetryableError),
 }
 
-impl Failure {
+impl AttemptError {
     pub(super) fn with_advance(self, advanced: bool) -> Self {
         match self {
-            Self::Passing(trouble) => Self::Passing(Trouble { advanced, ..trouble }),
+            Self::Retryable(trouble) => Self::Retryable(RetryableError { advanced, ..trouble }),
             Self::Final(error) => Self::Final(error),
         }
     }
 }
 
 /// A reason to try again.
-pub(super) struct Trouble {
+pub(super) struct RetryableError {
     pub(super) reason: String,
     /// The server's own wish, from Retry-After.
     pub(super) retry_after: Option<Duration>,
     /// More of the file is there than ever before, so the attempt was worth it.
     pub(super) advanced: bool,
     /// What to report in place of `Unreachable` when this was the last attempt.
-    pub(super) verdict: Option<Box<SourceError>>,
+    pub(super) final_error: Option<Box<SourceError>>,
 }
 
-impl Trouble {
+impl RetryableError {
     pub(super) fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), retry_after: None, advanced: false, verdict: None }
+        Self { reason: reason.into(), retry_after: None, advanced: false, final_error: None }
     }
 }
 
-impl From<SourceError> for Failure {
+impl From<SourceError> for AttemptError {
     fn from(error: SourceError) -> Self {
         Self::Final(error)
     }
 }
 
-impl From<Trouble> for Failure {
-    fn from(trouble: Trouble) -> Self {
-        Self::Passing(trouble)
+impl From<RetryableError> for AttemptError {
+    fn from(trouble: RetryableError) -> Self {
+        Self::Retryable(trouble)
     }
 }

@@ -12,11 +12,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Settings,
+    SourceSettings,
     cache::{RepoCache, file_bytes},
-    error::{Failure, SourceError, Trouble},
-    hub::{FilePath, Hub, Remote},
-    progress::Progress,
+    error::{AttemptError, RetryableError, SourceError},
+    hub::{FilePath, Hub, RemoteFile},
+    progress::FetchProgress,
     retry::retry,
     verify::sha256,
 };
@@ -27,17 +27,17 @@ const REPORT_STEP_BYTES: u64 = 1 << 20;
 const LOCK_PATIENCE: u32 = 4;
 
 pub(super) struct Fetcher<'a> {
-    pub(super) settings: &'a Settings,
+    pub(super) settings: &'a SourceSettings,
     pub(super) hub: &'a Hub,
     pub(super) cache: &'a RepoCache,
     pub(super) cancel: &'a CancellationToken,
-    pub(super) progress: &'a dyn Fn(Progress),
+    pub(super) progress: &'a dyn Fn(FetchProgress),
     pub(super) commit: &'a str,
 }
 
 /// A file, its place in the cache, and its share of all the bytes.
-struct Job<'a> {
-    remote: &'a Remote,
+struct Download<'a> {
+    remote: &'a RemoteFile,
     partial: &'a Path,
     before_bytes: u64,
     total_bytes: u64,
@@ -60,13 +60,13 @@ impl Fetcher<'_> {
         let mut before_bytes = 0;
         for remote in &remotes {
             let partial = &self.cache.partial(&remote.etag);
-            self.fetch(&Job { remote, partial, before_bytes, total_bytes }).await?;
+            self.fetch(&Download { remote, partial, before_bytes, total_bytes }).await?;
             before_bytes += remote.bytes.unwrap_or(0);
         }
         Ok(())
     }
 
-    async fn describe(&self, file: &str) -> Result<Remote, SourceError> {
+    async fn describe(&self, file: &str) -> Result<RemoteFile, SourceError> {
         let what = format!("HEAD {file} from {}", self.hub.host());
         let attempt = async || self.hub.describe(&self.path(file)).await;
         retry(self.settings, self.progress, &what, attempt).await
@@ -74,7 +74,7 @@ impl Fetcher<'_> {
 
     /// Refuses what is too large by its own account, and weights of which neither size nor checksum is known: nothing
     /// would tell whether they are whole.
-    fn check_announced(&self, remote: &Remote) -> Result<(), SourceError> {
+    fn check_announced(&self, remote: &RemoteFile) -> Result<(), SourceError> {
         if let (None, None, false) = (remote.bytes, &remote.sha256, is_json(&remote.file)) {
             let what = format!("{} from {}", remote.file, self.hub.host());
             let reason = "it has neither a size nor a checksum".to_owned();
@@ -85,7 +85,7 @@ impl Fetcher<'_> {
     }
 
     /// The most bytes that the file may have, and the setting that says so.
-    fn limit(&self, remote: &Remote) -> (u64, &'static str) {
+    fn limit(&self, remote: &RemoteFile) -> (u64, &'static str) {
         let settings = self.settings;
         match remote.bytes {
             Some(_) if !is_json(&remote.file) => (settings.max_file_bytes, "hub-max-file-bytes"),
@@ -93,42 +93,43 @@ impl Fetcher<'_> {
         }
     }
 
-    fn too_large(&self, remote: &Remote) -> SourceError {
+    fn too_large(&self, remote: &RemoteFile) -> SourceError {
         let (limit, setting) = self.limit(remote);
         SourceError::TooLarge { what: format!("{} from {}", remote.file, self.hub.host()), limit, setting }
     }
 
-    async fn fetch(&self, job: &Job<'_>) -> Result<(), SourceError> {
-        let Remote { file, etag, .. } = job.remote;
-        if !self.is_stored(job.remote) {
-            let waiting = || (self.progress)(Progress::Locked { file: file.clone() });
+    async fn fetch(&self, download: &Download<'_>) -> Result<(), SourceError> {
+        let RemoteFile { file, etag, .. } = download.remote;
+        if !self.is_stored(download.remote) {
+            let waiting = || (self.progress)(FetchProgress::Locked { file: file.clone() });
             let patience = self.settings.idle_timeout * LOCK_PATIENCE;
             let _lock = self.cache.lock(etag, patience, waiting).await?;
             // Whoever held the lock has probably fetched it.
-            if !self.is_stored(job.remote) {
-                self.download(job).await?;
+            if !self.is_stored(download.remote) {
+                self.download(download).await?;
             }
         }
         self.cache.link(self.commit, file, etag)
     }
 
     /// A blob of another length than announced counts as absent, whoever left it.
-    fn is_stored(&self, remote: &Remote) -> bool {
+    fn is_stored(&self, remote: &RemoteFile) -> bool {
         let blob = self.cache.blob(&remote.etag);
         blob.is_file() && remote.bytes.is_none_or(|bytes| bytes == file_bytes(&blob))
     }
 
-    async fn download(&self, job: &Job<'_>) -> Result<(), SourceError> {
-        let what = format!("GET {} from {}", job.remote.file, self.hub.host());
-        let furthest_bytes = Cell::new(file_bytes(job.partial));
+    async fn download(&self, download: &Download<'_>) -> Result<(), SourceError> {
+        let what = format!("GET {} from {}", download.remote.file, self.hub.host());
+        let furthest_bytes = Cell::new(file_bytes(download.partial));
         let attempt = async || {
-            let outcome = self.download_once(job).await;
-            if let Err(Failure::Final(SourceError::DiskFull { .. } | SourceError::TooLarge { .. })) = &outcome
+            let outcome = self.download_once(download).await;
+            if let Err(AttemptError::Final(SourceError::DiskFull { .. } | SourceError::TooLarge { .. })) =
+                &outcome
             {
                 // Nobody would come back for it: it only holds space that others need.
-                let _ = fs::remove_file(job.partial);
+                let _ = fs::remove_file(download.partial);
             }
-            let bytes = file_bytes(job.partial);
+            let bytes = file_bytes(download.partial);
             let advanced = bytes > furthest_bytes.get();
             furthest_bytes.set(bytes.max(furthest_bytes.get()));
             outcome.map_err(|failure| failure.with_advance(advanced))
@@ -136,33 +137,34 @@ impl Fetcher<'_> {
         retry(self.settings, self.progress, &what, attempt).await
     }
 
-    async fn download_once(&self, job: &Job<'_>) -> Result<(), Failure> {
-        let Job { remote, partial, .. } = job;
+    async fn download_once(&self, download: &Download<'_>) -> Result<(), AttemptError> {
+        let Download { remote, partial, .. } = download;
         // An earlier run may have stopped between the last byte and the check.
         if !partial.is_file() || remote.bytes != Some(file_bytes(partial)) {
-            self.receive(job).await?;
+            self.receive(download).await?;
         }
-        self.verify(job)?;
-        self.publish(job).map_err(|cause| self.write_error(job, cause).into())
+        self.verify(download)?;
+        self.publish(download).map_err(|cause| self.write_error(download, cause).into())
     }
 
     /// Appends to the partial file what is missing, from where the last attempt stopped.
-    async fn receive(&self, job: &Job<'_>) -> Result<(), Failure> {
-        let expected = job.remote.bytes;
-        let have = Some(file_bytes(job.partial)).filter(|have| expected.is_none_or(|bytes| *have < bytes));
+    async fn receive(&self, download: &Download<'_>) -> Result<(), AttemptError> {
+        let expected = download.remote.bytes;
+        let have =
+            Some(file_bytes(download.partial)).filter(|have| expected.is_none_or(|bytes| *have < bytes));
         let have = have.unwrap_or(0);
-        let response = self.hub.open(&self.path(&job.remote.file), have).await?;
+        let response = self.hub.open(&self.path(&download.remote.file), have).await?;
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            fs::remove_file(job.partial).map_err(|cause| self.write_error(job, cause))?;
-            return Err(Trouble::new("the server cannot resume where the last attempt stopped").into());
+            fs::remove_file(download.partial).map_err(|cause| self.write_error(download, cause))?;
+            return Err(RetryableError::new("the server cannot resume where the last attempt stopped").into());
         }
         let from = if continues_at(&response, have) { have } else { 0 };
-        let mut file = open_at(job.partial, from).map_err(|cause| self.write_error(job, cause))?;
-        let end = self.stream(job, response, &mut file, from).await?;
-        file.sync_all().map_err(|cause| self.write_error(job, cause))?;
+        let mut file = open_at(download.partial, from).map_err(|cause| self.write_error(download, cause))?;
+        let end = self.stream(download, response, &mut file, from).await?;
+        file.sync_all().map_err(|cause| self.write_error(download, cause))?;
         match expected {
             Some(bytes) if bytes != end => {
-                Err(Trouble::new(format!("the body ended after {end} of {bytes} bytes")).into())
+                Err(RetryableError::new(format!("the body ended after {end} of {bytes} bytes")).into())
             }
             _ => Ok(()),
         }
@@ -171,74 +173,80 @@ impl Fetcher<'_> {
     /// Returns how long the file is at the end.
     async fn stream(
         &self,
-        job: &Job<'_>,
+        download: &Download<'_>,
         mut response: Response,
         file: &mut File,
         from: u64,
-    ) -> Result<u64, Failure> {
+    ) -> Result<u64, AttemptError> {
         let (mut bytes, mut reported) = (from, from);
-        let most = job.remote.bytes.unwrap_or_else(|| self.limit(job.remote).0);
-        self.report(job, bytes);
+        let most = download.remote.bytes.unwrap_or_else(|| self.limit(download.remote).0);
+        self.report(download, bytes);
         loop {
             let chunk = timeout(self.settings.idle_timeout, response.chunk()).await;
             let chunk = chunk.map_err(|_| self.hub.stalled())?.map_err(|error| self.hub.trouble(error))?;
             let Some(chunk) = chunk else { break };
             if bytes + chunk.len() as u64 > most {
-                return Err(self.beyond(job));
+                return Err(self.beyond(download));
             }
-            file.write_all(&chunk).map_err(|cause| self.write_error(job, cause))?;
+            file.write_all(&chunk).map_err(|cause| self.write_error(download, cause))?;
             bytes += chunk.len() as u64;
             if bytes - reported >= REPORT_STEP_BYTES {
-                self.report(job, bytes);
+                self.report(download, bytes);
                 reported = bytes;
                 self.cache.check_room(0)?;
             }
         }
-        self.report(job, bytes);
+        self.report(download, bytes);
         Ok(bytes)
     }
 
     /// More came than was announced, or than a file without a size may have.
-    fn beyond(&self, job: &Job<'_>) -> Failure {
-        match job.remote.bytes {
-            None => self.too_large(job.remote).into(),
+    fn beyond(&self, download: &Download<'_>) -> AttemptError {
+        match download.remote.bytes {
+            None => self.too_large(download.remote).into(),
             Some(bytes) => {
                 // What has arrived is part of another file.
-                let _ = fs::remove_file(job.partial);
-                Trouble::new(format!("the body is longer than the {bytes} bytes that were announced")).into()
+                let _ = fs::remove_file(download.partial);
+                RetryableError::new(format!("the body is longer than the {bytes} bytes that were announced"))
+                    .into()
             }
         }
     }
 
-    fn report(&self, job: &Job<'_>, file_fetched_bytes: u64) {
-        (self.progress)(Progress::Fetching {
-            file: job.remote.file.clone(),
+    fn report(&self, download: &Download<'_>, file_fetched_bytes: u64) {
+        (self.progress)(FetchProgress::Fetching {
+            file: download.remote.file.clone(),
             file_fetched_bytes,
-            file_bytes: job.remote.bytes.unwrap_or(0),
-            fetched_bytes: job.before_bytes + file_fetched_bytes,
-            total_bytes: job.total_bytes,
+            file_bytes: download.remote.bytes.unwrap_or(0),
+            fetched_bytes: download.before_bytes + file_fetched_bytes,
+            total_bytes: download.total_bytes,
         });
     }
 
     /// Drops a partial file that is not what the hub promised, so that the next attempt starts clean.
-    fn verify(&self, job: &Job<'_>) -> Result<(), Failure> {
-        let Some(expected) = &job.remote.sha256 else { return Ok(()) };
-        let file = job.remote.file.clone();
-        (self.progress)(Progress::Verifying { file: file.clone() });
-        let found = sha256(job.partial, self.cancel).map_err(|cause| self.write_error(job, cause))?;
+    fn verify(&self, download: &Download<'_>) -> Result<(), AttemptError> {
+        let Some(expected) = &download.remote.sha256 else { return Ok(()) };
+        let file = download.remote.file.clone();
+        (self.progress)(FetchProgress::Verifying { file: file.clone() });
+        let found =
+            sha256(download.partial, self.cancel).map_err(|cause| self.write_error(download, cause))?;
         let found = found.ok_or(SourceError::Cancelled)?;
         if found.eq_ignore_ascii_case(expected) {
             return Ok(());
         }
-        fs::remove_file(job.partial).map_err(|cause| self.write_error(job, cause))?;
-        let verdict = SourceError::Corrupt { file, host: self.hub.host(), expected: expected.clone(), found };
-        Err(Trouble { verdict: Some(Box::new(verdict)), ..Trouble::new("the checksum does not match") }
-            .into())
+        fs::remove_file(download.partial).map_err(|cause| self.write_error(download, cause))?;
+        let final_error =
+            SourceError::Corrupt { file, host: self.hub.host(), expected: expected.clone(), found };
+        Err(RetryableError {
+            final_error: Some(Box::new(final_error)),
+            ..RetryableError::new("the checksum does not match")
+        }
+        .into())
     }
 
-    fn publish(&self, job: &Job<'_>) -> io::Result<()> {
-        let blob = self.cache.blob(&job.remote.etag);
-        fs::rename(job.partial, &blob)?;
+    fn publish(&self, download: &Download<'_>) -> io::Result<()> {
+        let blob = self.cache.blob(&download.remote.etag);
+        fs::rename(download.partial, &blob)?;
         File::open(blob.parent().expect("a blob lies in the blobs directory"))?.sync_all()
     }
 
@@ -246,8 +254,8 @@ impl Fetcher<'_> {
         FilePath { id: &self.settings.model, commit: self.commit, file }
     }
 
-    fn write_error(&self, job: &Job<'_>, cause: io::Error) -> SourceError {
-        self.cache.write_error(job.partial, job.remote.bytes.unwrap_or(0), cause)
+    fn write_error(&self, download: &Download<'_>, cause: io::Error) -> SourceError {
+        self.cache.write_error(download.partial, download.remote.bytes.unwrap_or(0), cause)
     }
 }
 
@@ -255,7 +263,7 @@ fn is_json(file: &str) -> bool {
     file.ends_with(".json")
 }
 
-fn sum_bytes(remotes: &[Remote], counts: impl Fn(&Remote) -> bool) -> u64 {
+fn sum_bytes(remotes: &[RemoteFile], counts: impl Fn(&RemoteFile) -> bool) -> u64 {
     remotes.iter().filter(|remote| counts(remote)).filter_map(|remote| remote.bytes).sum()
 }
 

@@ -15,12 +15,15 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::{
-    Settings,
+    SourceSettings,
     cache::is_commit,
-    error::{Failure, SourceError, Trouble},
+    error::{AttemptError, RetryableError, SourceError},
     verify::is_sha256,
 };
-use crate::secret::{Secret, shown_url};
+use crate::{
+    root_cause::root_cause,
+    secret::{Secret, shown_url},
+};
 
 /// A renamed repository or a mirror takes one or two hops; more is a loop.
 const MAX_HOPS: usize = 5;
@@ -61,7 +64,7 @@ impl Listing {
 }
 
 /// A file as the hub describes it.
-pub(super) struct Remote {
+pub(super) struct RemoteFile {
     pub(super) file: String,
     /// Names the blob in the cache. Invariant: safe as a file name.
     pub(super) etag: String,
@@ -70,7 +73,7 @@ pub(super) struct Remote {
 }
 
 impl Hub {
-    pub(super) fn new(settings: &Settings) -> Result<Self, SourceError> {
+    pub(super) fn new(settings: &SourceSettings) -> Result<Self, SourceError> {
         // Fails when a provider is installed already, which is just as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
@@ -89,7 +92,7 @@ impl Hub {
     }
 
     /// Asks what `revision` of `id` is and which files it has.
-    pub(super) async fn list(&self, id: &str, revision: &str) -> Result<Listing, Failure> {
+    pub(super) async fn list(&self, id: &str, revision: &str) -> Result<Listing, AttemptError> {
         let what = format!("{id} at revision {revision}");
         let url = self.url(&format!("api/models/{id}/revision/{}", revision.replace('/', "%2F")));
         let response = self.follow(Method::GET, url, &what).await?.response;
@@ -110,7 +113,7 @@ impl Hub {
     }
 
     /// Reads piece by piece, so that a list that is too large is never held.
-    async fn read_listing(&self, mut response: Response, what: &str) -> Result<Vec<u8>, Failure> {
+    async fn read_listing(&self, mut response: Response, what: &str) -> Result<Vec<u8>, AttemptError> {
         let limit = self.max_listing_bytes;
         let too_large = || SourceError::TooLarge {
             what: format!("the list of files of {what} from {}", self.host()),
@@ -132,9 +135,9 @@ impl Hub {
     }
 
     /// Asks for a file's size and checksum.
-    pub(super) async fn describe(&self, path: &FilePath<'_>) -> Result<Remote, Failure> {
+    pub(super) async fn describe(&self, path: &FilePath<'_>) -> Result<RemoteFile, AttemptError> {
         let what = path.to_string();
-        let Answer { response, first_etag } =
+        let HubResponse { response, first_etag } =
             self.follow(Method::HEAD, self.url(&path.resolve()), &what).await?;
         let headers = response.headers();
         let linked_etag = header(headers, LINKED_ETAG).map(bare);
@@ -146,11 +149,11 @@ impl Hub {
         let own_length =
             || header(headers, CONTENT_LENGTH.as_str()).filter(|_| response.status().is_success());
         let bytes = header(headers, LINKED_SIZE).or_else(own_length).and_then(|bytes| bytes.parse().ok());
-        Ok(Remote { file: path.file.to_owned(), etag, bytes, sha256 })
+        Ok(RemoteFile { file: path.file.to_owned(), etag, bytes, sha256 })
     }
 
     /// Starts a download at byte `from`. The answer may be the whole file all the same (status 200).
-    pub(super) async fn open(&self, path: &FilePath<'_>, from: u64) -> Result<Response, Failure> {
+    pub(super) async fn open(&self, path: &FilePath<'_>, from: u64) -> Result<Response, AttemptError> {
         let url = self.url(&path.resolve());
         let mut request = self.authorized(self.download.get(url.clone()), &url);
         if from > 0 {
@@ -164,22 +167,22 @@ impl Hub {
     }
 
     /// The failure of a connection, without the URL: those of storage carry signatures.
-    pub(super) fn trouble(&self, error: reqwest::Error) -> Trouble {
-        let root = root_cause(&error);
+    pub(super) fn trouble(&self, error: reqwest::Error) -> RetryableError {
+        let root = cause(&error);
         let reason = if error.is_connect() { format!("cannot connect: {root}") } else { root };
         let elsewhere = error.url().map(origin).filter(|host| *host != self.host());
-        Trouble::new(match elsewhere {
+        RetryableError::new(match elsewhere {
             Some(host) => format!("{host}: {reason}"),
             None => reason,
         })
     }
 
-    pub(super) fn stalled(&self) -> Trouble {
-        Trouble::new(format!("no bytes for {}", humantime::format_duration(self.idle_timeout)))
+    pub(super) fn stalled(&self) -> RetryableError {
+        RetryableError::new(format!("no bytes for {}", humantime::format_duration(self.idle_timeout)))
     }
 
     /// Sends a request, following redirects up to the one that carries the file's metadata.
-    async fn follow(&self, method: Method, mut url: Url, what: &str) -> Result<Answer, Failure> {
+    async fn follow(&self, method: Method, mut url: Url, what: &str) -> Result<HubResponse, AttemptError> {
         let mut first_etag = None;
         for _ in 0..MAX_HOPS {
             let request = self.metadata.request(method.clone(), url.clone());
@@ -188,7 +191,7 @@ impl Hub {
             first_etag =
                 first_etag.or_else(|| header(headers, ETAG.as_str()).map(|etag| bare(etag).to_owned()));
             if response.status().is_success() || headers.contains_key(LINKED_ETAG) {
-                return Ok(Answer { response, first_etag });
+                return Ok(HubResponse { response, first_etag });
             }
             let next = header(headers, LOCATION.as_str()).filter(|_| response.status().is_redirection());
             let Some(next) = next else { return Err(self.refusal(&response, what)) };
@@ -197,7 +200,7 @@ impl Hub {
         Err(unusable(what, format!("more than {MAX_HOPS} redirects")).into())
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, Trouble> {
+    async fn send(&self, request: RequestBuilder) -> Result<Response, RetryableError> {
         // Compressed answers have other lengths than the ones announced.
         let sent = timeout(self.idle_timeout, request.header(ACCEPT_ENCODING, "identity").send()).await;
         sent.map_err(|_| self.stalled())?.map_err(|error| self.trouble(error))
@@ -211,15 +214,15 @@ impl Hub {
         }
     }
 
-    fn refusal(&self, response: &Response, what: &str) -> Failure {
+    fn refusal(&self, response: &Response, what: &str) -> AttemptError {
         let (what, host, status) = (what.to_owned(), self.host(), response.status());
         // Storage answers 403 to a link that has expired; the next attempt gets a fresh one.
         let at_hub = response.url().origin() == self.endpoint.origin();
-        if !at_hub || is_passing(status) {
+        if !at_hub || is_retryable(status) {
             let seconds = header(response.headers(), RETRY_AFTER.as_str()).and_then(|text| text.parse().ok());
             let retry_after = seconds.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
             let reason = format!("{} answered {status}", origin(response.url()));
-            return Trouble { retry_after, ..Trouble::new(reason) }.into();
+            return RetryableError { retry_after, ..RetryableError::new(reason) }.into();
         }
         let error = match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -268,21 +271,21 @@ impl std::fmt::Display for FilePath<'_> {
     }
 }
 
-struct Answer {
+struct HubResponse {
     response: Response,
     /// Of the first hop that had one: later hops are storage.
     first_etag: Option<String>,
 }
 
 /// HTTP/1.1 alone: for one big file at a time, HTTP/2 flow control only costs throughput.
-fn client(settings: &Settings, redirects: Policy) -> Result<Client, SourceError> {
+fn client(settings: &SourceSettings, redirects: Policy) -> Result<Client, SourceError> {
     Client::builder()
         .user_agent(concat!("assay/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(settings.connect_timeout)
         .redirect(redirects)
         .http1_only()
         .build()
-        .map_err(|error| SourceError::Client { reason: root_cause(&error) })
+        .map_err(|error| SourceError::Client { reason: cause(&error) })
 }
 
 fn parse_url(text: &str) -> Result<Url, SourceError> {
@@ -308,7 +311,7 @@ fn is_file_name(etag: &str) -> bool {
         && etag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
-fn is_passing(status: StatusCode) -> bool {
+fn is_retryable(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
 }
 
@@ -316,12 +319,6 @@ fn unusable(what: &str, reason: String) -> SourceError {
     SourceError::Unusable { what: what.to_owned(), reason }
 }
 
-/// The innermost cause says what happened; the outer ones repeat where.
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    match causes.by_ref().last() {
-        Some(root) => root.to_string(),
-        None if error.is_timeout() => "timed out".to_owned(),
-        None => "the request failed".to_owned(),
-    }
+fn cause(error: &reqwest::Error) -> String {
+    root_cause(error).unwrap_or_else(|| "the request failed".to_owned())
 }

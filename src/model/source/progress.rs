@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use bytesize::ByteSize;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Progress {
+pub enum FetchProgress {
     /// A request has left and nothing has come back yet. Attempts count from 1.
     Waiting { what: String, attempt: u32 },
     /// An attempt failed; the next one, `attempt`, starts after `pause`.
@@ -18,7 +18,7 @@ pub enum Progress {
     Verifying { file: String },
 }
 
-impl Progress {
+impl FetchProgress {
     /// Fetched bytes and bytes in all, where it is about them.
     pub fn bytes(&self) -> Option<(u64, u64)> {
         match *self {
@@ -28,7 +28,7 @@ impl Progress {
     }
 }
 
-impl fmt::Display for Progress {
+impl fmt::Display for FetchProgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Waiting { what, attempt } => {
@@ -48,12 +48,12 @@ impl fmt::Display for Progress {
 
 #[cfg(test)]
 mod tests {
-    use super::Progress;
+    use super::FetchProgress;
 
     #[test]
     fn a_wait_names_the_request_and_the_attempt() {
         let wait =
-            Progress::Waiting { what: "GET model.safetensors from http://host".to_owned(), attempt: 2 };
+            FetchProgress::Waiting { what: "GET model.safetensors from http://host".to_owned(), attempt: 2 };
         assert_eq!(
             wait.to_string(),
             "GET model.safetensors from http://host: waiting for the first byte, attempt 2"

@@ -6,9 +6,9 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::sleep;
 
 use super::{
-    Settings,
-    error::{Failure, SourceError, Trouble},
-    progress::Progress,
+    SourceSettings,
+    error::{AttemptError, RetryableError, SourceError},
+    progress::FetchProgress,
 };
 
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
@@ -17,19 +17,19 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 ///
 /// An attempt that brought new bytes does not count: a slow, broken line still gets a big file.
 pub(super) async fn retry<T>(
-    settings: &Settings,
-    progress: &dyn Fn(Progress),
+    settings: &SourceSettings,
+    progress: &dyn Fn(FetchProgress),
     what: &str,
-    request: impl AsyncFn() -> Result<T, Failure>,
+    request: impl AsyncFn() -> Result<T, AttemptError>,
 ) -> Result<T, SourceError> {
     let mut pauses = pauses(settings);
     let mut attempt = 1;
     loop {
-        progress(Progress::Waiting { what: what.to_owned(), attempt });
+        progress(FetchProgress::Waiting { what: what.to_owned(), attempt });
         let trouble = match request().await {
             Ok(answer) => return Ok(answer),
-            Err(Failure::Final(error)) => return Err(error),
-            Err(Failure::Passing(trouble)) => trouble,
+            Err(AttemptError::Final(error)) => return Err(error),
+            Err(AttemptError::Retryable(trouble)) => trouble,
         };
         if trouble.advanced {
             pauses = self::pauses(settings);
@@ -38,20 +38,25 @@ pub(super) async fn retry<T>(
         let pause = pause.max(trouble.retry_after.unwrap_or_default());
         attempt += 1;
         tracing::warn!(what, reason = trouble.reason, attempt, ?pause, "fetching again");
-        progress(Progress::Retrying { what: what.to_owned(), attempt, pause, last_error: trouble.reason });
+        progress(FetchProgress::Retrying {
+            what: what.to_owned(),
+            attempt,
+            pause,
+            last_error: trouble.reason,
+        });
         sleep(pause).await;
     }
 }
 
-fn give_up(trouble: Trouble, what: &str, attempts: u32) -> SourceError {
-    let Trouble { reason, verdict, .. } = trouble;
-    match verdict {
-        Some(verdict) => *verdict,
+fn give_up(trouble: RetryableError, what: &str, attempts: u32) -> SourceError {
+    let RetryableError { reason, final_error, .. } = trouble;
+    match final_error {
+        Some(final_error) => *final_error,
         None => SourceError::Unreachable { what: what.to_owned(), attempts, reason },
     }
 }
 
-fn pauses(settings: &Settings) -> impl Iterator<Item = Duration> + use<> {
+fn pauses(settings: &SourceSettings) -> impl Iterator<Item = Duration> + use<> {
     let attempts = settings.attempts.max(1);
     ExponentialBuilder::default()
         .with_jitter()

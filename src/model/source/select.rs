@@ -24,12 +24,12 @@ const OPTIONAL: [&str; 5] = [
 
 /// Something a model cannot do without.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Lack {
+pub(super) struct MissingFile {
     missing: String,
     hint: String,
 }
 
-impl Lack {
+impl MissingFile {
     fn of(missing: impl Into<String>) -> Self {
         Self { missing: missing.into(), hint: String::new() }
     }
@@ -42,10 +42,10 @@ impl Lack {
 /// Picks what to fetch out of everything a repository has.
 ///
 /// Small files come first and weights last, so weights in a snapshot mean that the rest is there too.
-pub(super) fn wanted(paths: &[String]) -> Result<Vec<String>, Lack> {
+pub(super) fn select_files(paths: &[String]) -> Result<Vec<String>, MissingFile> {
     let present: BTreeSet<&str> = paths.iter().map(String::as_str).collect();
     if let Some(missing) = REQUIRED.into_iter().find(|file| !present.contains(file)) {
-        return Err(Lack { missing: missing.to_owned(), hint: hint_for(missing, &present) });
+        return Err(MissingFile { missing: missing.to_owned(), hint: hint_for(missing, &present) });
     }
     let weights = weights(&present)?;
     let root = REQUIRED.into_iter().chain(OPTIONAL).filter(|file| present.contains(file));
@@ -55,8 +55,8 @@ pub(super) fn wanted(paths: &[String]) -> Result<Vec<String>, Lack> {
 }
 
 /// Checks that `dir` holds a whole model, shards and modules included.
-pub(super) fn check_dir(dir: &Path) -> Result<(), Lack> {
-    let chosen = wanted(&list(dir))?;
+pub(super) fn check_dir(dir: &Path) -> Result<(), MissingFile> {
+    let chosen = select_files(&list(dir))?;
     if chosen.iter().any(|file| file == SHARD_INDEX) {
         all_present(dir, shards(dir)?)?;
     }
@@ -66,12 +66,15 @@ pub(super) fn check_dir(dir: &Path) -> Result<(), Lack> {
     Ok(())
 }
 
-fn weights<'a>(present: &BTreeSet<&'a str>) -> Result<Vec<&'a str>, Lack> {
+fn weights<'a>(present: &BTreeSet<&'a str>) -> Result<Vec<&'a str>, MissingFile> {
     if let Some(single) = present.get(SINGLE_WEIGHTS) {
         return Ok(vec![single]);
     }
     let Some(index) = present.get(SHARD_INDEX) else {
-        return Err(Lack { missing: SINGLE_WEIGHTS.to_owned(), hint: hint_for(SINGLE_WEIGHTS, present) });
+        return Err(MissingFile {
+            missing: SINGLE_WEIGHTS.to_owned(),
+            hint: hint_for(SINGLE_WEIGHTS, present),
+        });
     };
     let shards = present.iter().copied().filter(|path| is_shard(path));
     Ok(std::iter::once(*index).chain(shards).collect())
@@ -134,55 +137,55 @@ fn names(dir: &Path) -> Vec<String> {
     entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-fn all_present(dir: &Path, files: BTreeSet<String>) -> Result<(), Lack> {
+fn all_present(dir: &Path, files: BTreeSet<String>) -> Result<(), MissingFile> {
     match files.into_iter().find(|file| !dir.join(file).is_file()) {
-        Some(missing) => Err(Lack::of(missing)),
+        Some(missing) => Err(MissingFile::of(missing)),
         None => Ok(()),
     }
 }
 
-fn shards(dir: &Path) -> Result<BTreeSet<String>, Lack> {
+fn shards(dir: &Path) -> Result<BTreeSet<String>, MissingFile> {
     #[derive(Deserialize)]
-    struct Index {
+    struct ShardFiles {
         weight_map: BTreeMap<String, String>,
     }
-    let index: Index = read_json(dir, SHARD_INDEX)?;
+    let index: ShardFiles = read_json(dir, SHARD_INDEX)?;
     Ok(index.weight_map.into_values().collect())
 }
 
 /// Pooling and Dense cannot work without their settings; Normalize has none.
-fn module_configs(dir: &Path) -> Result<BTreeSet<String>, Lack> {
+fn module_configs(dir: &Path) -> Result<BTreeSet<String>, MissingFile> {
     #[derive(Deserialize)]
-    struct Module {
+    struct ModuleConfig {
         path: String,
         #[serde(rename = "type")]
         kind: String,
     }
-    let modules: Vec<Module> = read_json(dir, MODULES)?;
+    let modules: Vec<ModuleConfig> = read_json(dir, MODULES)?;
     let needs_config = |kind: &str| kind.ends_with(".Pooling") || kind.ends_with(".Dense");
     let with_config = modules.into_iter().filter(|module| needs_config(&module.kind));
     Ok(with_config.map(|module| format!("{}/config.json", module.path)).collect())
 }
 
-fn read_json<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, Lack> {
-    let text = fs::read(dir.join(name)).map_err(|_| Lack::of(format!("readable {name}")))?;
-    serde_json::from_slice(&text).map_err(|_| Lack::of(format!("valid {name}")))
+fn read_json<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, MissingFile> {
+    let text = fs::read(dir.join(name)).map_err(|_| MissingFile::of(format!("readable {name}")))?;
+    serde_json::from_slice(&text).map_err(|_| MissingFile::of(format!("valid {name}")))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Lack, wanted};
+    use super::{MissingFile, select_files};
 
     fn owned(paths: &[&str]) -> Vec<String> {
         paths.iter().map(|path| (*path).to_owned()).collect()
     }
 
     fn check(present: &[&str], expected: &[&str]) {
-        assert_eq!(wanted(&owned(present)).expect("a whole model"), expected);
+        assert_eq!(select_files(&owned(present)).expect("a whole model"), expected);
     }
 
-    fn lack(present: &[&str]) -> Lack {
-        wanted(&owned(present)).expect_err("something is missing")
+    fn missing(present: &[&str]) -> MissingFile {
+        select_files(&owned(present)).expect_err("something is missing")
     }
 
     #[test]
@@ -215,15 +218,15 @@ mod tests {
 
     #[test]
     fn a_pickle_alone_is_named() {
-        let lack = lack(&["config.json", "tokenizer.json", "pytorch_model.bin"]);
-        assert_eq!(lack.missing, "model.safetensors");
-        assert!(lack.hint.contains("only pytorch_model.bin; Assay reads safetensors"), "{}", lack.hint);
+        let missing = missing(&["config.json", "tokenizer.json", "pytorch_model.bin"]);
+        assert_eq!(missing.missing, "model.safetensors");
+        assert!(missing.hint.contains("only pytorch_model.bin; Assay reads safetensors"), "{}", missing.hint);
     }
 
     #[test]
     fn a_slow_tokenizer_alone_is_named() {
-        let lack = lack(&["config.json", "vocab.txt", "model.safetensors"]);
-        assert_eq!(lack.missing, "tokenizer.json");
-        assert!(lack.hint.contains("only vocab.txt"), "{}", lack.hint);
+        let missing = missing(&["config.json", "vocab.txt", "model.safetensors"]);
+        assert_eq!(missing.missing, "tokenizer.json");
+        assert!(missing.hint.contains("only vocab.txt"), "{}", missing.hint);
     }
 }

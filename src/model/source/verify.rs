@@ -9,7 +9,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::{ModelFiles, Progress, error::SourceError};
+use super::{FetchProgress, ModelFiles, error::SourceError};
 
 /// Checks every large file of a cached model, and removes what is damaged so that `locate` fetches it again.
 ///
@@ -20,11 +20,11 @@ use super::{ModelFiles, Progress, error::SourceError};
 pub fn verify(
     files: &ModelFiles,
     cancel: &CancellationToken,
-    progress: &dyn Fn(Progress),
+    progress: &dyn Fn(FetchProgress),
 ) -> Result<(), SourceError> {
     for blob in blobs(&files.dir) {
         let Some(expected) = checksum(&blob) else { continue };
-        progress(Progress::Verifying { file: blob.display().to_string() });
+        progress(FetchProgress::Verifying { file: blob.display().to_string() });
         let unreadable = |cause| SourceError::Cache { path: blob.clone(), cause };
         let found = sha256(&blob, cancel).map_err(unreadable)?.ok_or(SourceError::Cancelled)?;
         if !found.eq_ignore_ascii_case(&expected) {
@@ -68,5 +68,5 @@ pub(super) fn sha256(path: &Path, cancel: &CancellationToken) -> io::Result<Opti
         }
         hasher.update(&buffer[..read]);
     }
-    Ok(Some(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+    Ok(Some(hex::encode(hasher.finalize())))
 }

@@ -11,34 +11,34 @@ use unicode_normalization_alignments::char::{canonical_combining_class, decompos
 
 /// A character after normalisation, and what it means for the words around it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Piece {
-    Nothing,
+pub(super) enum NormalizedChar {
+    Removed,
     /// Ends a word.
-    Gap,
+    Separator,
     /// Part of a word.
     Letter(char),
     /// A word of its own.
-    Alone(char),
-    Several(Box<[Piece]>),
+    Standalone(char),
+    Sequence(Box<[NormalizedChar]>),
     /// Depends on the characters around it.
-    Unsure,
+    Contextual,
 }
 
 /// Pieces of characters: those of the first two planes are made a page at a time when a character of it is first met,
 /// the others, which few texts have, each time.
-pub(super) struct Characters {
+pub(super) struct CharacterTable {
     normalizer: BertNormalizer,
-    pages: Box<[OnceLock<Page>]>,
+    pages: Box<[OnceLock<CharacterPage>]>,
 }
 
-type Page = Box<[Piece; PAGE]>;
+type CharacterPage = Box<[NormalizedChar; PAGE]>;
 
 const PAGE: usize = 256;
 const PAGES: usize = 0x2_0000 / PAGE;
 
-impl Characters {
-    pub fn new(normalizer: BertNormalizer) -> Characters {
-        Characters { normalizer, pages: (0..PAGES).map(|_| OnceLock::new()).collect() }
+impl CharacterTable {
+    pub fn new(normalizer: BertNormalizer) -> CharacterTable {
+        CharacterTable { normalizer, pages: (0..PAGES).map(|_| OnceLock::new()).collect() }
     }
 
     /// Makes the pages of nearly all texts, so that the first calls needn't: some tens of milliseconds.
@@ -48,7 +48,7 @@ impl Characters {
         }
     }
 
-    pub fn piece(&self, c: char) -> Cow<'_, Piece> {
+    pub fn piece(&self, c: char) -> Cow<'_, NormalizedChar> {
         let (page, index) = (c as usize / PAGE, c as usize % PAGE);
         match self.pages.get(page) {
             Some(made) => Cow::Borrowed(&made.get_or_init(|| self.page(page))[index]),
@@ -56,22 +56,22 @@ impl Characters {
         }
     }
 
-    fn page(&self, page: usize) -> Page {
+    fn page(&self, page: usize) -> CharacterPage {
         let piece = |index| {
             // Surrogates are no characters.
             let c = u32::try_from(page * PAGE + index).ok().and_then(char::from_u32);
-            c.map_or(Piece::Unsure, |c| self.make(c))
+            c.map_or(NormalizedChar::Contextual, |c| self.make(c))
         };
         Box::new(std::array::from_fn(piece))
     }
 
-    fn make(&self, c: char) -> Piece {
+    fn make(&self, c: char) -> NormalizedChar {
         let BertNormalizer { clean_text, handle_chinese_chars, strip_accents, lowercase, .. } =
             self.normalizer;
         let c = match c {
             '\t' | '\n' | '\r' if clean_text => ' ',
-            '\0' | char::REPLACEMENT_CHARACTER if clean_text => return Piece::Nothing,
-            c if clean_text && c.is_other() => return Piece::Nothing,
+            '\0' | char::REPLACEMENT_CHARACTER if clean_text => return NormalizedChar::Removed,
+            c if clean_text && c.is_other() => return NormalizedChar::Removed,
             c if clean_text && c.is_whitespace() => ' ',
             c => c,
         };
@@ -80,7 +80,7 @@ impl Characters {
             decompose_canonical(c, |part| plain.push(part));
             plain.retain(|part| !part.is_mark_nonspacing());
             if plain.iter().any(|&part| canonical_combining_class(part) > 0) {
-                return Piece::Unsure;
+                return NormalizedChar::Contextual;
             }
         } else {
             plain.push(c);
@@ -88,26 +88,26 @@ impl Characters {
         if lowercase {
             plain = plain.into_iter().flat_map(char::to_lowercase).collect();
         }
-        let mut pieces: Vec<Piece> = plain.into_iter().map(classify).collect();
+        let mut pieces: Vec<NormalizedChar> = plain.into_iter().map(classify).collect();
         if handle_chinese_chars && is_chinese(c) {
             pieces = match pieces[..] {
-                [Piece::Letter(c)] => vec![Piece::Alone(c)],
-                _ => [vec![Piece::Gap], pieces, vec![Piece::Gap]].concat(),
+                [NormalizedChar::Letter(c)] => vec![NormalizedChar::Standalone(c)],
+                _ => [vec![NormalizedChar::Separator], pieces, vec![NormalizedChar::Separator]].concat(),
             };
         }
         match pieces.len() {
-            0 => Piece::Nothing,
+            0 => NormalizedChar::Removed,
             1 => pieces.remove(0),
-            _ => Piece::Several(pieces.into()),
+            _ => NormalizedChar::Sequence(pieces.into()),
         }
     }
 }
 
-fn classify(c: char) -> Piece {
+fn classify(c: char) -> NormalizedChar {
     match c {
-        c if c.is_whitespace() => Piece::Gap,
-        c if c.is_ascii_punctuation() || c.is_punctuation() => Piece::Alone(c),
-        c => Piece::Letter(c),
+        c if c.is_whitespace() => NormalizedChar::Separator,
+        c if c.is_ascii_punctuation() || c.is_punctuation() => NormalizedChar::Standalone(c),
+        c => NormalizedChar::Letter(c),
     }
 }
 
@@ -130,18 +130,21 @@ mod tests {
 
     #[test]
     fn a_character_becomes_what_bert_makes_of_it() {
-        let characters = Characters::new(BertNormalizer::new(true, true, None, true));
+        let characters = CharacterTable::new(BertNormalizer::new(true, true, None, true));
         let piece = |c| characters.piece(c).into_owned();
-        assert_eq!(piece('A'), Piece::Letter('a'));
-        assert_eq!(piece('É'), Piece::Letter('e'));
-        assert_eq!(piece('\u{301}'), Piece::Nothing);
-        assert_eq!(piece('\u{a0}'), Piece::Gap);
-        assert_eq!(piece('。'), Piece::Alone('。'));
-        assert_eq!(piece('中'), Piece::Alone('中'));
-        assert_eq!(piece('\u{f900}'), Piece::Alone('豈'));
-        assert_eq!(piece('가'), Piece::Several([Piece::Letter('ᄀ'), Piece::Letter('ᅡ')].into()));
+        assert_eq!(piece('A'), NormalizedChar::Letter('a'));
+        assert_eq!(piece('É'), NormalizedChar::Letter('e'));
+        assert_eq!(piece('\u{301}'), NormalizedChar::Removed);
+        assert_eq!(piece('\u{a0}'), NormalizedChar::Separator);
+        assert_eq!(piece('。'), NormalizedChar::Standalone('。'));
+        assert_eq!(piece('中'), NormalizedChar::Standalone('中'));
+        assert_eq!(piece('\u{f900}'), NormalizedChar::Standalone('豈'));
+        assert_eq!(
+            piece('가'),
+            NormalizedChar::Sequence([NormalizedChar::Letter('ᄀ'), NormalizedChar::Letter('ᅡ')].into())
+        );
         // A tone mark that stays and changes places with others of a lower class.
-        assert_eq!(piece('\u{302e}'), Piece::Unsure);
+        assert_eq!(piece('\u{302e}'), NormalizedChar::Contextual);
     }
 
     fn theirs(normalizer: BertNormalizer, text: &str) -> Vec<String> {
@@ -153,19 +156,19 @@ mod tests {
     }
 
     /// None where it is not sure.
-    fn words(characters: &Characters, text: &str) -> Option<Vec<String>> {
-        fn put(piece: &Piece, words: &mut Vec<String>) -> Option<()> {
+    fn words(characters: &CharacterTable, text: &str) -> Option<Vec<String>> {
+        fn put(piece: &NormalizedChar, words: &mut Vec<String>) -> Option<()> {
             let word = |words: &mut Vec<String>| words.push(String::new());
             match piece {
-                Piece::Nothing => {}
-                Piece::Gap => word(words),
-                Piece::Letter(c) => words.last_mut()?.push(*c),
-                Piece::Alone(c) => {
+                NormalizedChar::Removed => {}
+                NormalizedChar::Separator => word(words),
+                NormalizedChar::Letter(c) => words.last_mut()?.push(*c),
+                NormalizedChar::Standalone(c) => {
                     words.push(c.to_string());
                     word(words);
                 }
-                Piece::Several(pieces) => pieces.iter().try_for_each(|piece| put(piece, words))?,
-                Piece::Unsure => return None,
+                NormalizedChar::Sequence(pieces) => pieces.iter().try_for_each(|piece| put(piece, words))?,
+                NormalizedChar::Contextual => return None,
             }
             Some(())
         }
@@ -178,7 +181,7 @@ mod tests {
     #[test]
     fn each_character_of_unicode_is_what_the_crate_makes_of_it() {
         for normalizer in [BertNormalizer::default(), BertNormalizer::new(true, true, None, false)] {
-            let characters = Characters::new(normalizer);
+            let characters = CharacterTable::new(normalizer);
             let mut unsure = 0;
             // Ideographs and unassigned ones beyond the first planes are alike.
             let some = (0..=char::MAX as u32).filter(|number| *number < 0x20000 || number % 7 == 0);

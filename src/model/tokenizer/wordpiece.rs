@@ -7,10 +7,10 @@ use ahash::RandomState;
 use aho_corasick::AhoCorasick;
 use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
-use super::characters::{Characters, Piece};
+use super::characters::{CharacterTable, NormalizedChar};
 
 pub(super) struct WordPiece {
-    characters: Characters,
+    characters: CharacterTable,
     /// Tokens that a word may begin with.
     first: Vocabulary,
     /// Tokens that may follow, without their prefix.
@@ -30,7 +30,7 @@ struct Vocabulary {
 
 impl WordPiece {
     /// None for a tokenizer of another kind.
-    pub fn of(tokenizer: &tokenizers::Tokenizer) -> Option<WordPiece> {
+    pub fn from_tokenizer(tokenizer: &tokenizers::Tokenizer) -> Option<WordPiece> {
         let ModelWrapper::WordPiece(model) = tokenizer.get_model() else { return None };
         let NormalizerWrapper::BertNormalizer(normalizer) = tokenizer.get_normalizer()? else { return None };
         let PreTokenizerWrapper::BertPreTokenizer(_) = tokenizer.get_pre_tokenizer()? else { return None };
@@ -42,7 +42,7 @@ impl WordPiece {
         let prefix = model.continuing_subword_prefix.as_str();
         let next = vocabulary.iter().filter_map(|(token, &id)| Some((token.strip_prefix(prefix)?, id)));
         Some(WordPiece {
-            characters: Characters::new(*normalizer),
+            characters: CharacterTable::new(*normalizer),
             next: next.collect(),
             first: vocabulary.iter().map(|(token, &id)| (token.as_str(), id)).collect(),
             unknown: *vocabulary.get(&model.unk_token)?,
@@ -71,18 +71,20 @@ impl WordPiece {
         Some(ids)
     }
 
-    fn take(&self, piece: &Piece, word: &mut Word, ids: &mut Vec<u32>) -> Option<()> {
+    fn take(&self, piece: &NormalizedChar, word: &mut Word, ids: &mut Vec<u32>) -> Option<()> {
         match piece {
-            Piece::Letter(c) => word.push(*c),
-            Piece::Gap => self.end(word, ids),
-            Piece::Alone(c) => {
+            NormalizedChar::Letter(c) => word.push(*c),
+            NormalizedChar::Separator => self.end(word, ids),
+            NormalizedChar::Standalone(c) => {
                 self.end(word, ids);
                 word.push(*c);
                 self.end(word, ids);
             }
-            Piece::Nothing => {}
-            Piece::Several(pieces) => pieces.iter().try_for_each(|piece| self.take(piece, word, ids))?,
-            Piece::Unsure => return None,
+            NormalizedChar::Removed => {}
+            NormalizedChar::Sequence(pieces) => {
+                pieces.iter().try_for_each(|piece| self.take(piece, word, ids))?
+            }
+            NormalizedChar::Contextual => return None,
         }
         Some(())
     }
@@ -193,7 +195,7 @@ mod tests {
     /// How many of the texts it was sure of.
     fn check<'a>(normalizer: BertNormalizer, texts: impl IntoIterator<Item = &'a str>) -> usize {
         let tokenizer = tokenizer(normalizer);
-        let words = WordPiece::of(&tokenizer).expect("it is BERT's");
+        let words = WordPiece::from_tokenizer(&tokenizer).expect("it is BERT's");
         let same = |text: &&str| match words.encode(text) {
             Some(ids) => {
                 assert_eq!(ids, theirs(&tokenizer, text), "{text:?} by {normalizer:?}");
@@ -234,9 +236,9 @@ mod tests {
     fn tokenizers_of_another_kind_are_left_to_the_crate() {
         let mut other = tokenizer(BertNormalizer::default());
         other.add_tokens([AddedToken::from("new", false)]).expect("known");
-        assert!(WordPiece::of(&other).is_none());
+        assert!(WordPiece::from_tokenizer(&other).is_none());
         let bare = tokenizers::Tokenizer::new(models::bpe::BPE::default());
-        assert!(WordPiece::of(&bare).is_none());
+        assert!(WordPiece::from_tokenizer(&bare).is_none());
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use assay::model::source::{ModelFiles, Settings, SourceError, locate};
+use assay::model::source::{ModelFiles, SourceSettings, SourceError, locate};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -24,20 +24,20 @@ pub struct Bench {
     pub hub: Hub,
     pub model: TempDir,
     pub cache: TempDir,
-    pub settings: Settings,
+    pub settings: SourceSettings,
 }
 
 impl Bench {
     pub fn new() -> Self {
         let (model, cache) = (model_dir(), TempDir::new().expect("a temporary directory"));
         let hub = Hub::start(model.path());
-        let settings = Settings {
+        let settings = SourceSettings {
             endpoint: hub.endpoint(),
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(10),
             total_timeout: Duration::from_secs(60),
             backoff: Duration::from_millis(2),
-            ..Settings::new(MODEL_ID, cache.path())
+            ..SourceSettings::new(MODEL_ID, cache.path())
         };
         Self { hub, model, cache, settings }
     }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use assay::model::source::{Progress, SourceError, locate};
+use assay::model::source::{FetchProgress, SourceError, locate};
 use assay::secret::Secret;
 use tokio_util::sync::CancellationToken;
 
@@ -90,7 +90,7 @@ fn the_pause_that_a_server_asks_for_is_kept() {
     let cancel = CancellationToken::new();
     let pauses = RefCell::new(Vec::new());
     let outcome = locate(&bench.settings, &cancel, &|progress| {
-        if let Progress::Retrying { pause, attempt, .. } = progress {
+        if let FetchProgress::Retrying { pause, attempt, .. } = progress {
             pauses.borrow_mut().push((pause, attempt));
             cancel.cancel();
         }

@@ -9,9 +9,9 @@ use crate::model::kernel::{
 };
 
 /// Sums of f16 in f16, two for each column, which go to f32 before they grow inexact.
-pub(in crate::model::kernel) struct Fp16;
+pub(in crate::model::kernel) struct Avx512F16;
 
-impl Lanes for Fp16 {
+impl Lanes for Avx512F16 {
     type Sum = __m512h;
     const CHUNK: usize = 192;
 
@@ -59,15 +59,15 @@ unsafe fn even_places() -> __m512i {
     unsafe { _mm512_loadu_si512(PLACES.as_ptr().cast()) }
 }
 
-impl Arithmetic for Fp16 {
+impl Arithmetic for Avx512F16 {
     type Simd = Avx512;
-    type Attention = Fp16;
+    type Attention = Avx512F16;
     const ELEMENT: Element = Element::F16;
     const ACCURACY: Accuracy = Accuracy::Half;
     const ROWS: usize = ROWS;
 
     intrinsics! {
-        fn tile(tile: &Tile) -> () { any_block!(tile, Fp16, "avx512f,avx512bw,avx512vl,avx512fp16") }
+        fn tile(tile: &Tile) -> () { any_block!(tile, Avx512F16, "avx512f,avx512bw,avx512vl,avx512fp16") }
         fn put(to: *mut u8, x: __m512) -> () { put_f16(to, x) }
         fn interleave(rows: [*const u8; 4], to: *mut u8) -> () { interleave_halves(rows[0], rows[1], to) }
     }
@@ -105,9 +105,9 @@ pub(in crate::model::kernel) unsafe fn put_f16(to: *mut u8, x: __m512) {
 }
 
 /// Products of pairs of bf16, summed in f32.
-pub(in crate::model::kernel) struct Bf16;
+pub(in crate::model::kernel) struct Avx512Bf16;
 
-impl Lanes for Bf16 {
+impl Lanes for Avx512Bf16 {
     type Sum = __m512;
 
     intrinsics! {
@@ -123,15 +123,15 @@ impl Lanes for Bf16 {
     }
 }
 
-impl Arithmetic for Bf16 {
+impl Arithmetic for Avx512Bf16 {
     type Simd = Avx512;
-    type Attention = Bf16;
+    type Attention = Avx512Bf16;
     const ELEMENT: Element = Element::Bf16;
     const ACCURACY: Accuracy = Accuracy::Half;
     const ROWS: usize = ROWS;
 
     intrinsics! {
-        fn tile(tile: &Tile) -> () { any_block!(tile, Bf16, "avx512f,avx512bw,avx512vl,avx512bf16") }
+        fn tile(tile: &Tile) -> () { any_block!(tile, Avx512Bf16, "avx512f,avx512bw,avx512vl,avx512bf16") }
         fn put(to: *mut u8, x: __m512) -> () { put_bf16(to, x) }
         fn put_two(to: *mut u8, low: __m512, high: __m512) -> () { put_two_bf16(to, low, high) }
         fn interleave(rows: [*const u8; 4], to: *mut u8) -> () { interleave_halves(rows[0], rows[1], to) }

@@ -2,7 +2,7 @@
 
 use std::{arch::x86_64::*, marker::PhantomData};
 
-use super::{Avx512, F32, Fp16, Lanes, ROWS, any_block, block};
+use super::{Avx512, Avx512F16, Avx512F32, Lanes, ROWS, any_block, block};
 use crate::model::kernel::{
     arithmetic::{Arithmetic, Element, Tile},
     scalar::unit_and_zero,
@@ -10,9 +10,9 @@ use crate::model::kernel::{
 };
 
 /// Products of integers in fours, exact in i32.
-struct Integers;
+struct VnniLanes;
 
-impl Lanes for Integers {
+impl Lanes for VnniLanes {
     type Sum = __m512i;
 
     intrinsics! {
@@ -55,9 +55,9 @@ unsafe fn even_words() -> __m512i {
 }
 
 /// Integers, and attention in the floats of `A`.
-pub(in crate::model::kernel) struct Vnni<A>(PhantomData<A>);
+pub(in crate::model::kernel) struct Avx512Vnni<A>(PhantomData<A>);
 
-impl<A: Arithmetic<Simd = Avx512> + Staged> Arithmetic for Vnni<A> {
+impl<A: Arithmetic<Simd = Avx512> + StagedFloat> Arithmetic for Avx512Vnni<A> {
     type Simd = Avx512;
     type Attention = A;
     const ELEMENT: Element = Element::Int8;
@@ -65,7 +65,7 @@ impl<A: Arithmetic<Simd = Avx512> + Staged> Arithmetic for Vnni<A> {
     const ROWS: usize = ROWS;
 
     intrinsics! {
-        fn tile(tile: &Tile) -> () { any_block!(tile, Integers, "avx512f,avx512vnni") }
+        fn tile(tile: &Tile) -> () { any_block!(tile, VnniLanes, "avx512f,avx512vnni") }
         fn put(to: *mut u8, x: __m512) -> () { A::put(to, x) }
         fn put_two(to: *mut u8, low: __m512, high: __m512) -> () { A::put_two(to, low, high) }
         fn seal(stage: *const u8, width: usize, elements: *mut u8, scale: *mut [f32; 2]) -> () {
@@ -78,21 +78,21 @@ impl<A: Arithmetic<Simd = Avx512> + Staged> Arithmetic for Vnni<A> {
 ///
 /// # Safety
 /// The CPU has the instruction set.
-pub(in crate::model::kernel) trait Staged: Arithmetic {
+pub(in crate::model::kernel) trait StagedFloat: Arithmetic {
     /// Sixteen numbers.
     unsafe fn get(from: *const u8) -> __m512;
 }
 
-impl Staged for F32 {
+impl StagedFloat for Avx512F32 {
     intrinsics! { fn get(from: *const u8) -> __m512 { _mm512_loadu_ps(from.cast()) } }
 }
 
-impl Staged for Fp16 {
+impl StagedFloat for Avx512F16 {
     intrinsics! { fn get(from: *const u8) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) } }
 }
 
 #[inline(always)]
-pub(in crate::model::kernel) unsafe fn seal<A: Staged>(
+pub(in crate::model::kernel) unsafe fn seal<A: StagedFloat>(
     stage: *const u8,
     width: usize,
     elements: *mut u8,

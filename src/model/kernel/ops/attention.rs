@@ -1,19 +1,16 @@
 //! Attention of heads over sequences.
 
-mod softmax;
-
 use std::{marker::PhantomData, ops::Range};
 
 use super::{
     super::{
-        arithmetic::{Arithmetic, Beside, PANEL, Tile},
+        arithmetic::{Arithmetic, Interleaved, PANEL, Tile},
         matrix::Operand,
-        simd::{GROUP, Simd},
+        simd::Simd,
     },
-    MOST_ROWS, Scratch, TILE_BYTES, blocks,
+    MAX_TILE_ROWS, Scratch, TILE_BYTES, blocks,
+    softmax::{Softmax, SoftmaxState},
 };
-
-use softmax::{Softmax, Weights};
 
 /// Keys whose scores are in hand at one time: twice as many stay in the first cache.
 const CHUNK: usize = 256;
@@ -22,10 +19,10 @@ const CHUNK: usize = 256;
 const SCORES_STRIDE: usize = CHUNK + 16;
 
 /// Of the scores of a block of queries with a chunk of keys.
-pub(super) const SCORES_BYTES: usize = MOST_ROWS * SCORES_STRIDE * 4;
+pub(super) const SCORES_BYTES: usize = MAX_TILE_ROWS * SCORES_STRIDE * 4;
 
 /// Some heads of some sequences.
-pub(in super::super) struct Attend<'a> {
+pub(in super::super) struct AttendPart<'a> {
     /// `[tokens, 3 * heads * head_width]`: queries (scaled by log2 e / sqrt(head_dim)), keys, values.
     pub qkv: &'a Operand,
     pub context: &'a Operand,
@@ -40,18 +37,18 @@ pub(in super::super) struct Attend<'a> {
 
 /// A block of queries of one head of one sequence with a chunk of its keys.
 #[derive(Clone)]
-struct Unit {
+pub(super) struct AttentionUnit {
     /// The first row of the sequence.
     first: usize,
     tokens: usize,
     head: usize,
     /// Rows of the matrix.
-    queries: Range<usize>,
+    pub(super) queries: Range<usize>,
     /// Places in the sequence.
-    keys: Range<usize>,
+    pub(super) keys: Range<usize>,
 }
 
-impl Unit {
+impl AttentionUnit {
     fn begins_head(&self) -> bool {
         self.queries.start == self.first && self.begins_block()
     }
@@ -65,13 +62,13 @@ impl Unit {
     }
 }
 
-fn units<A: Arithmetic>(part: &Attend<'_>) -> impl Iterator<Item = Unit> {
+fn units<A: Arithmetic>(part: &AttendPart<'_>) -> impl Iterator<Item = AttentionUnit> {
     part.items.clone().flat_map(|item| {
         let (sequence, head) = (item / part.heads, item % part.heads);
         let (first, end) = (part.offsets[sequence], part.offsets[sequence + 1]);
         let tokens = end - first;
         blocks::<A>(first..end).flat_map(move |queries| {
-            (0..tokens).step_by(CHUNK).map(move |key| Unit {
+            (0..tokens).step_by(CHUNK).map(move |key| AttentionUnit {
                 first,
                 tokens,
                 head,
@@ -91,22 +88,22 @@ fn units<A: Arithmetic>(part: &Attend<'_>) -> impl Iterator<Item = Unit> {
 /// # Safety
 /// As of [`product`](super::product); `A` is an arithmetic of floats.
 #[inline(always)]
-pub(in super::super) unsafe fn attend<A: Arithmetic>(part: &Attend<'_>, scratch: &Scratch) {
+pub(in super::super) unsafe fn attend<A: Arithmetic>(part: &AttendPart<'_>, scratch: &Scratch) {
     let mut units = units::<A>(part);
     let Some(first) = units.next() else { return };
-    let pass = Pass::<A> { part, scratch, arithmetic: PhantomData };
+    let pass = AttentionProducts::<A> { part, scratch, arithmetic: PhantomData };
     // SAFETY: the scratch is made for sequences this long, rows are within their matrices.
     unsafe {
         A::begin();
         pass.pack_keys(&first);
         pass.score(&first, 0, &mut ());
         let (mut current, mut side) = (Some(first), 0);
-        let mut weights = Weights::new();
-        let mut before: Option<(Unit, Weights)> = None;
+        let mut weights = SoftmaxState::new();
+        let mut before: Option<(AttentionUnit, SoftmaxState)> = None;
         while let Some(unit) = current {
             let next = units.next();
             if unit.begins_block() {
-                weights = Weights::new();
+                weights = SoftmaxState::new();
             }
             let mut softmax = Softmax::<A>::new(&mut weights, scratch, side, &unit);
             let steps = before.as_ref().map_or(0, |(unit, _)| pass.steps_of_weighing(unit))
@@ -137,17 +134,17 @@ pub(in super::super) unsafe fn attend<A: Arithmetic>(part: &Attend<'_>, scratch:
 }
 
 /// The products of attention; sides are those of the scores in the scratch.
-struct Pass<'a, A> {
-    part: &'a Attend<'a>,
+struct AttentionProducts<'a, A> {
+    part: &'a AttendPart<'a>,
     scratch: &'a Scratch,
     arithmetic: PhantomData<A>,
 }
 
-impl<A: Arithmetic> Pass<'_, A> {
+impl<A: Arithmetic> AttentionProducts<'_, A> {
     /// The start of a row's queries, keys or values.
     #[inline(always)]
     fn at(&self, row: usize, part: usize, head: usize) -> *mut u8 {
-        let Attend { qkv, heads, head_width, .. } = self.part;
+        let AttendPart { qkv, heads, head_width, .. } = self.part;
         qkv.at(row).wrapping_add((part * heads + head) * head_width * A::ELEMENT.bytes())
     }
 
@@ -163,7 +160,7 @@ impl<A: Arithmetic> Pass<'_, A> {
 
     /// The keys of the unit's head become the right side of a product: panels of 32 keys, lanes along the head.
     #[inline(always)]
-    unsafe fn pack_keys(&self, unit: &Unit) {
+    unsafe fn pack_keys(&self, unit: &AttentionUnit) {
         let bytes = self.part.head_width * A::ELEMENT.bytes();
         for first in (0..unit.tokens).step_by(16) {
             for word in (0..bytes).step_by(64) {
@@ -181,7 +178,7 @@ impl<A: Arithmetic> Pass<'_, A> {
     /// The values of the unit's head become the right side of a product: panels of 32 columns of the head, lanes
     /// along the keys.
     #[inline(always)]
-    unsafe fn pack_values(&self, unit: &Unit) {
+    unsafe fn pack_values(&self, unit: &AttentionUnit) {
         let (bytes, per_lane) = (A::ELEMENT.bytes(), A::ELEMENT.per_lane());
         for lane in 0..lanes_of::<A>(unit.tokens) {
             for panel in 0..self.panels_of_head() {
@@ -203,18 +200,18 @@ impl<A: Arithmetic> Pass<'_, A> {
     }
 
     #[inline(always)]
-    fn values(&self, unit: &Unit, panel: usize, lane: usize) -> *mut u8 {
+    fn values(&self, unit: &AttentionUnit, panel: usize, lane: usize) -> *mut u8 {
         let lanes = unit.tokens.next_multiple_of(PANEL) / A::ELEMENT.per_lane();
         self.scratch.values.at((panel * lanes + lane) * PANEL * 4)
     }
 
     #[inline(always)]
-    fn steps_of_scoring(&self, unit: &Unit) -> usize {
-        unit.keys.len().div_ceil(PANEL) * A::steps_beside(self.lanes_of_head())
+    fn steps_of_scoring(&self, unit: &AttentionUnit) -> usize {
+        unit.keys.len().div_ceil(PANEL) * A::interleaved_steps(self.lanes_of_head())
     }
 
     #[inline(always)]
-    unsafe fn score(&self, unit: &Unit, side: usize, other: &mut impl Beside) {
+    unsafe fn score(&self, unit: &AttentionUnit, side: usize, other: &mut impl Interleaved) {
         let bytes = self.part.head_width * A::ELEMENT.bytes();
         // SAFETY: as of `attend`.
         unsafe {
@@ -230,17 +227,17 @@ impl<A: Arithmetic> Pass<'_, A> {
                 out: scores_of(self.scratch, side, 0),
                 out_stride: SCORES_STRIDE,
             };
-            A::strip_beside(&tile, unit.keys.len().div_ceil(PANEL), other);
+            A::strip_interleaved(&tile, unit.keys.len().div_ceil(PANEL), other);
         }
     }
 
     #[inline(always)]
-    fn steps_of_weighing(&self, unit: &Unit) -> usize {
-        self.panels_of_head() * A::steps_beside(lanes_of::<A>(unit.keys.len()))
+    fn steps_of_weighing(&self, unit: &AttentionUnit) -> usize {
+        self.panels_of_head() * A::interleaved_steps(lanes_of::<A>(unit.keys.len()))
     }
 
     #[inline(always)]
-    unsafe fn weigh(&self, unit: &Unit, side: usize, other: &mut impl Beside) {
+    unsafe fn weigh(&self, unit: &AttentionUnit, side: usize, other: &mut impl Interleaved) {
         for panel in 0..self.panels_of_head() {
             // SAFETY: as of `attend`.
             unsafe {
@@ -256,7 +253,7 @@ impl<A: Arithmetic> Pass<'_, A> {
                     out: self.weighed(panel),
                     out_stride: PANEL,
                 };
-                A::tile_beside(&tile, other);
+                A::tile_interleaved(&tile, other);
             }
         }
     }
@@ -270,7 +267,7 @@ impl<A: Arithmetic> Pass<'_, A> {
     /// Adds the weighted values of a chunk to those of the chunks before; after the last one, divides by the totals
     /// and takes them where they belong.
     #[inline(always)]
-    unsafe fn collect(&self, unit: &Unit, weights: &Weights) {
+    unsafe fn collect(&self, unit: &AttentionUnit, weights: &SoftmaxState) {
         let (context, stride) = self.part.context.stage();
         let head = unit.head * self.part.head_width;
         for (i, row) in unit.queries.clone().enumerate() {
@@ -303,12 +300,12 @@ const KEYS: usize = 1;
 const VALUES: usize = 2;
 
 /// Lanes along some keys.
-fn lanes_of<A: Arithmetic>(keys: usize) -> usize {
+pub(super) fn lanes_of<A: Arithmetic>(keys: usize) -> usize {
     keys.div_ceil(A::ELEMENT.per_lane()).next_multiple_of(A::LANE_UNIT)
 }
 
 /// Of one query with the keys of a chunk; shares take their place.
 #[inline(always)]
-fn scores_of(scratch: &Scratch, side: usize, query: usize) -> *mut f32 {
+pub(super) fn scores_of(scratch: &Scratch, side: usize, query: usize) -> *mut f32 {
     scratch.scores.at(side * SCORES_BYTES + query * SCORES_STRIDE * 4).cast()
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{
-    super::{Heads, Kernel, Operand, Scratch, Team},
+    super::{AttentionHeads, Kernel, Operand, Scratch, Team},
     Numbers, bytes, cases, kernels, poison, read_row,
     reference::{Dot, F16_DIGIT, F32_DIGIT, Sums, exp2_error, rounding},
     scale, with_team, write_row,
@@ -22,7 +22,7 @@ struct Shape {
 struct Setting {
     kernel: &'static Kernel,
     shape: Shape,
-    heads: Heads,
+    heads: AttentionHeads,
     qkv: Operand,
 }
 
@@ -33,7 +33,7 @@ impl Setting {
         shape: &Shape,
         value: &mut dyn FnMut(usize, usize, usize, usize) -> f32,
     ) -> Setting {
-        let heads = Heads::new(shape.heads, shape.head_dim);
+        let heads = AttentionHeads::new(shape.heads, shape.head_dim);
         let tokens = shape.offsets.last().copied().unwrap_or_default();
         let mut qkv = kernel.attention_operand(tokens, 3 * heads.count * heads.width);
         poison(kernel, &mut qkv);
@@ -69,7 +69,7 @@ impl Setting {
 
     fn run(&self, team: &Team, scratch: &[Scratch]) -> Operand {
         let mut context = self.context();
-        self.kernel.crew(team, scratch).attend(&self.qkv, &self.shape.offsets, self.heads, &mut context);
+        self.kernel.executor(team, scratch).attend(&self.qkv, &self.shape.offsets, self.heads, &mut context);
         context
     }
 

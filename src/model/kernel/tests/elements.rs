@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{
-    super::{Block, arithmetic::Element},
+    super::{RowBlock, arithmetic::Element},
     bits, cases, decode, kernels, plain, read_row, scale, write_row,
 };
 
@@ -141,15 +141,15 @@ proptest! {
     ) {
         for kernel in kernels().filter(|kernel| kernel.element != Element::Int8) {
             let [ours, theirs] = [kernel, plain(kernel.precision)].map(|kernel| {
-                let (mut states, mut operand) = (super::Rows::new(1, row.len()), kernel.operand(1, row.len()));
+                let (mut states, mut operand) = (super::StateMatrix::new(1, row.len()), kernel.operand(1, row.len()));
                 states.row_mut(0).copy_from_slice(&row);
                 let norm = super::super::LayerNorm::new(vec![0.0; row.len()], row.clone(), 1e-5);
                 let team = super::Team::alone();
                 let scratch = super::no_attention(kernel, &team);
-                kernel.crew(&team, &scratch).normalise(
+                kernel.executor(&team, &scratch).normalise(
                     &norm,
-                    &mut Block::new(&mut states, 0..1),
-                    &mut Block::new(&mut operand, 0..1),
+                    &mut RowBlock::new(&mut states, 0..1),
+                    &mut RowBlock::new(&mut operand, 0..1),
                 );
                 bits(&read_row(kernel, &operand, 0, row.len()))
             });

@@ -2,7 +2,8 @@
 
 use super::{
     super::{
-        Block, Crew, Heads, Into, Kernel, LayerNorm, Linear, Operand, Precision, Rows, Scratch, Source, Team,
+        AttentionHeads, Kernel, KernelExecutor, LayerNorm, Linear, LinearSource, Operand, Precision,
+        ProductOutput, RowBlock, Scratch, StateMatrix, Team,
     },
     Numbers, bits, kernels, no_attention, plain, poison, with_team,
 };
@@ -11,7 +12,7 @@ use super::{
 struct Layer {
     kernel: &'static Kernel,
     dim: usize,
-    heads: Heads,
+    heads: AttentionHeads,
     query_key_value: Linear,
     attention_out: Linear,
     up: Linear,
@@ -20,7 +21,7 @@ struct Layer {
 }
 
 struct Space {
-    states: Rows,
+    states: StateMatrix,
     operand: Operand,
     query_key_value: Operand,
     context: Operand,
@@ -31,7 +32,7 @@ struct Space {
 impl Layer {
     /// Three heads of `head_dim`.
     fn new(kernel: &'static Kernel, head_dim: usize) -> Layer {
-        let (dim, heads) = (3 * head_dim, Heads::new(3, head_dim));
+        let (dim, heads) = (3 * head_dim, AttentionHeads::new(3, head_dim));
         let (inner, attention) = (2 * dim + 8, heads.count * heads.width);
         let is_real = |column: usize| column % heads.width < head_dim;
         let any = |_: usize| true;
@@ -54,7 +55,7 @@ impl Layer {
     fn space(&self, tokens: usize, members: usize) -> Space {
         let (kernel, attention) = (self.kernel, self.heads.count * self.heads.width);
         Space {
-            states: Rows::new(tokens, self.dim),
+            states: StateMatrix::new(tokens, self.dim),
             operand: kernel.operand(tokens, self.dim),
             query_key_value: kernel.attention_operand(tokens, 3 * attention),
             context: kernel.operand(tokens, attention),
@@ -73,27 +74,31 @@ impl Layer {
     ) -> Vec<f32> {
         let Space { states, operand, query_key_value, context, inner, scratch } = space;
         let tokens = offsets[offsets.len() - 1];
-        let crew: Crew<'_> = self.kernel.crew(team, scratch);
+        let executor: KernelExecutor<'_> = self.kernel.executor(team, scratch);
         (0..tokens).for_each(|row| states.row_mut(row).iter_mut().for_each(|x| *x = embed()));
         let all = 0..tokens;
-        crew.normalise(
+        executor.normalise(
             &self.norm,
-            &mut Block::new(states, all.clone()),
-            &mut Block::new(operand, all.clone()),
+            &mut RowBlock::new(states, all.clone()),
+            &mut RowBlock::new(operand, all.clone()),
         );
-        for bounds in [vec![0, tokens / 3, tokens], crew.bounds(tokens)] {
-            let mut to = Block::new(query_key_value, all.clone());
-            crew.project(&Block::new(operand, all.clone()), &self.query_key_value, Into::Store(&mut to));
-            crew.attend(query_key_value, offsets, self.heads, context);
-            let blocks = Block::between(context, &bounds)
-                .zip(Block::between(states, &bounds))
-                .zip(Block::between(operand, &bounds).zip(Block::between(inner, &bounds)));
-            crew.each(&bounds, blocks, |crew, ((context, mut states), (mut operand, mut inner))| {
-                crew.project(&context, &self.attention_out, Into::Add(&mut states));
-                crew.normalise(&self.norm, &mut states, &mut operand);
-                crew.project(&operand, &self.up, Into::Gelu(&mut inner));
-                crew.project(&inner, &self.down, Into::Add(&mut states));
-                crew.normalise(&self.norm, &mut states, &mut operand);
+        for bounds in [vec![0, tokens / 3, tokens], executor.bounds(tokens)] {
+            let mut to = RowBlock::new(query_key_value, all.clone());
+            executor.project(
+                &RowBlock::new(operand, all.clone()),
+                &self.query_key_value,
+                ProductOutput::Store(&mut to),
+            );
+            executor.attend(query_key_value, offsets, self.heads, context);
+            let blocks = RowBlock::between(context, &bounds)
+                .zip(RowBlock::between(states, &bounds))
+                .zip(RowBlock::between(operand, &bounds).zip(RowBlock::between(inner, &bounds)));
+            executor.each(&bounds, blocks, |executor, ((context, mut states), (mut operand, mut inner))| {
+                executor.project(&context, &self.attention_out, ProductOutput::Add(&mut states));
+                executor.normalise(&self.norm, &mut states, &mut operand);
+                executor.project(&operand, &self.up, ProductOutput::Gelu(&mut inner));
+                executor.project(&inner, &self.down, ProductOutput::Add(&mut states));
+                executor.normalise(&self.norm, &mut states, &mut operand);
             });
         }
         (0..tokens).flat_map(|row| states.row(row).to_vec()).collect()
@@ -116,7 +121,7 @@ fn linear(
     let mut numbers = Numbers::new(seed);
     let size = (6.0 / inputs as f32).sqrt();
     let (weight, bias) = (numbers.take(outputs * inputs), numbers.take(outputs));
-    kernel.pack(&Source {
+    kernel.pack(&LinearSource {
         outputs,
         inputs,
         weight: &|output, input| {
@@ -204,18 +209,18 @@ fn rows_are_divided_among_those_who_came() {
     std::thread::scope(|scope| {
         let (team, invitation) = Team::with_helpers(1);
         let scratch = no_attention(kernel, &team);
-        let crew = kernel.crew(&team, &scratch);
-        let mut bounds = crew.bounds(127);
+        let executor = kernel.executor(&team, &scratch);
+        let mut bounds = executor.bounds(127);
         assert_eq!(bounds, [0, 127]);
-        crew.balance(&mut bounds);
+        executor.balance(&mut bounds);
         assert_eq!(bounds, [0, 127]);
         scope.spawn(move || invitation.help());
         while team.present() < 2 {
             std::thread::yield_now();
         }
-        crew.balance(&mut bounds);
+        executor.balance(&mut bounds);
         assert_eq!(bounds, [0, 64, 127]);
-        assert_eq!(crew.bounds(40), [0, 40], "too few to read all weights twice for");
+        assert_eq!(executor.bounds(40), [0, 40], "too few to read all weights twice for");
         drop(team);
     });
 }

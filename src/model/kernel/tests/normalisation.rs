@@ -5,7 +5,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 
 use super::{
-    super::{Block, Kernel, LayerNorm, Operand, Rows, Team},
+    super::{Kernel, LayerNorm, Operand, RowBlock, StateMatrix, Team},
     Numbers, bits, bytes, cases, kernels, no_attention, read_row,
     reference::{F32_DIGIT, rounding},
     rows, scale, with_team,
@@ -16,11 +16,11 @@ struct Setting {
     weight: Vec<f32>,
     bias: Vec<f32>,
     epsilon: f32,
-    sums: Rows,
+    sums: StateMatrix,
 }
 
 struct Outcome {
-    states: Rows,
+    states: StateMatrix,
     operand: Operand,
 }
 
@@ -38,17 +38,17 @@ impl Setting {
 
     fn run(&self, kernel: &'static Kernel, rows: Range<usize>, team: &Team) -> Outcome {
         let (height, width) = (self.sums.rows(), self.sums.width());
-        let (mut states, mut operand) = (Rows::new(height, width), kernel.operand(height, width));
+        let (mut states, mut operand) = (StateMatrix::new(height, width), kernel.operand(height, width));
         for row in 0..height {
             // SAFETY: both have rows of this width, with their padding, and are ours alone.
             unsafe { states.at(row).copy_from_nonoverlapping(self.sums.at(row), states.padded()) };
         }
         let scratch = no_attention(kernel, team);
         let norm = LayerNorm::new(self.weight.clone(), self.bias.clone(), self.epsilon);
-        kernel.crew(team, &scratch).normalise(
+        kernel.executor(team, &scratch).normalise(
             &norm,
-            &mut Block::new(&mut states, rows.clone()),
-            &mut Block::new(&mut operand, rows),
+            &mut RowBlock::new(&mut states, rows.clone()),
+            &mut RowBlock::new(&mut operand, rows),
         );
         Outcome { states, operand }
     }

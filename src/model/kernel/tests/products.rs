@@ -5,7 +5,9 @@ use std::{cell::RefCell, ops::Range};
 use proptest::prelude::*;
 
 use super::{
-    super::{Block, Crew, Into, Kernel, Linear, Operand, Rows, Source, Team},
+    super::{
+        Kernel, KernelExecutor, Linear, LinearSource, Operand, ProductOutput, RowBlock, StateMatrix, Team,
+    },
     Numbers, bits, bytes, cases, kernels, no_attention, plain, read_row,
     reference::{Dot, F32_DIGIT, Sums, gelu, gelu_error, rounding, stored},
     rows, scale, with_team, write_row,
@@ -37,13 +39,13 @@ struct Setting {
     /// `[outputs, inputs]`
     weight: Vec<f32>,
     bias: Vec<f32>,
-    states: Rows,
+    states: StateMatrix,
 }
 
 /// What came out.
 struct Outcome {
     operand: Operand,
-    sums: Rows,
+    sums: StateMatrix,
 }
 
 const CANARY: f32 = 77.0;
@@ -65,7 +67,7 @@ impl Setting {
             column.iter_mut().for_each(|w| *w *= size);
         }
         let bias = numbers.take(outputs);
-        let source = Source {
+        let source = LinearSource {
             outputs,
             inputs,
             weight: &|output, input| weight[output * inputs + input],
@@ -79,24 +81,24 @@ impl Setting {
     fn run(&self, step: Step, parts: &[Range<usize>], team: &Team) -> Outcome {
         let Shape { height, outputs, .. } = self.shape;
         let mut operand = self.kernel.operand(height, outputs);
-        let mut sums = Rows::new(height, outputs);
+        let mut sums = StateMatrix::new(height, outputs);
         for row in 0..height {
             write_row(self.kernel, &mut operand, row, &vec![CANARY; outputs]);
             sums.row_mut(row).copy_from_slice(self.states.row(row));
         }
         let scratch = no_attention(self.kernel, team);
-        let crew: Crew<'_> = self.kernel.crew(team, &scratch);
+        let executor: KernelExecutor<'_> = self.kernel.executor(team, &scratch);
         let x: &mut Operand = &mut self.x.borrow_mut();
         for part in parts {
-            let x = Block::new(x, part.clone());
-            let mut operand = Block::new(&mut operand, part.clone());
-            let mut sums = Block::new(&mut sums, part.clone());
+            let x = RowBlock::new(x, part.clone());
+            let mut operand = RowBlock::new(&mut operand, part.clone());
+            let mut sums = RowBlock::new(&mut sums, part.clone());
             let into = match step {
-                Step::Store => Into::Store(&mut operand),
-                Step::Gelu => Into::Gelu(&mut operand),
-                Step::Add => Into::Add(&mut sums),
+                Step::Store => ProductOutput::Store(&mut operand),
+                Step::Gelu => ProductOutput::Gelu(&mut operand),
+                Step::Add => ProductOutput::Add(&mut sums),
             };
-            crew.project(&x, &self.weights, into);
+            executor.project(&x, &self.weights, into);
         }
         Outcome { operand, sums }
     }

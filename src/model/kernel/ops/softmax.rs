@@ -1,25 +1,32 @@
 //! The softmax of a block of queries with a chunk of keys.
 
-use super::{Arithmetic, Beside, GROUP, MOST_ROWS, Scratch, Simd, Unit, lanes_of, scores_of};
+use super::{
+    super::{
+        arithmetic::{Arithmetic, Interleaved},
+        simd::{GROUP, Simd},
+    },
+    MAX_TILE_ROWS, Scratch,
+    attention::{AttentionUnit, lanes_of, scores_of},
+};
 
 /// Queries that become shares in one step.
 const QUERIES_OF_STEP: usize = 4;
 
 /// What the softmax knows of each query of a block.
 #[derive(Clone)]
-pub(super) struct Weights {
+pub(super) struct SoftmaxState {
     /// The highest score until now.
-    highest: [f32; MOST_ROWS],
+    highest: [f32; MAX_TILE_ROWS],
     /// Of `2^(score - highest)`.
-    pub totals: [f32; MOST_ROWS],
+    pub totals: [f32; MAX_TILE_ROWS],
     /// By which what was summed before the last chunk shrinks.
-    pub shrink: [f32; MOST_ROWS],
+    pub shrink: [f32; MAX_TILE_ROWS],
 }
 
-impl Weights {
-    pub fn new() -> Weights {
-        let none = [f32::NEG_INFINITY; MOST_ROWS];
-        Weights { highest: none, totals: [0.0; MOST_ROWS], shrink: [0.0; MOST_ROWS] }
+impl SoftmaxState {
+    pub fn new() -> SoftmaxState {
+        let none = [f32::NEG_INFINITY; MAX_TILE_ROWS];
+        SoftmaxState { highest: none, totals: [0.0; MAX_TILE_ROWS], shrink: [0.0; MAX_TILE_ROWS] }
     }
 
     /// The highest scores of a group may be those of a new chunk.
@@ -44,7 +51,7 @@ impl Weights {
 /// The scores of a unit become shares, in steps: a step finds the highest scores of a group of queries, or turns a
 /// few queries of it into shares.
 pub(super) struct Softmax<'a, A: Arithmetic> {
-    weights: &'a mut Weights,
+    weights: &'a mut SoftmaxState,
     scratch: &'a Scratch,
     side: usize,
     queries: usize,
@@ -60,10 +67,10 @@ pub(super) struct Softmax<'a, A: Arithmetic> {
 impl<'a, A: Arithmetic> Softmax<'a, A> {
     #[inline(always)]
     pub unsafe fn new(
-        weights: &'a mut Weights,
+        weights: &'a mut SoftmaxState,
         scratch: &'a Scratch,
         side: usize,
-        unit: &Unit,
+        unit: &AttentionUnit,
     ) -> Softmax<'a, A> {
         // SAFETY: as of `attend`.
         let of_queries = [unsafe { A::Simd::splat(0.0) }; GROUP];
@@ -170,7 +177,7 @@ impl<'a, A: Arithmetic> Softmax<'a, A> {
     }
 }
 
-impl<A: Arithmetic> Beside for Softmax<'_, A> {
+impl<A: Arithmetic> Interleaved for Softmax<'_, A> {
     #[inline(always)]
     unsafe fn step(&mut self) {
         for _ in 0..self.steps_at_once {

@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
-use super::{super::arithmetic::PANEL, LANE_UNIT};
+use super::{amx::LANE_UNIT, arithmetic::PANEL};
 
 /// Of f32 or of lanes.
 pub(super) const TILE_COLUMNS: usize = 16;

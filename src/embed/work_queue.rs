@@ -1,12 +1,12 @@
 //! A fair queue that threads wait on.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::batch::{FairQueue, FlowId};
+use super::fair_queue::{FairQueue, FlowId};
 use crate::model::{Invitation, Team};
 
 /// What a thread is to do next.
-pub(super) enum Work<T> {
+pub(super) enum WorkItem<T> {
     /// A forward pass, with those that may join it.
     Batch(Vec<T>, Team),
     /// Another thread's forward pass.
@@ -14,13 +14,13 @@ pub(super) enum Work<T> {
 }
 
 /// Bounded by what admission lets in: every job in it holds its permits.
-pub(super) struct SharedQueue<T> {
-    state: Mutex<State<T>>,
+pub(super) struct WorkQueue<T> {
+    state: Mutex<WorkQueueState<T>>,
     changed: Condvar,
     threads: usize,
 }
 
-struct State<T> {
+struct WorkQueueState<T> {
     queue: FairQueue<T>,
     idle_threads: usize,
     /// To the pass that began last, one for each other thread: whoever has nothing else to do takes one.
@@ -31,12 +31,16 @@ struct State<T> {
 /// Below this many tokens, cutting a batch in two costs more than it gains: each pass reads all weights.
 const SMALLEST_SHARE: usize = 64;
 
-impl<T> SharedQueue<T> {
+impl<T> WorkQueue<T> {
     /// For so many threads.
-    pub fn new(threads: usize) -> SharedQueue<T> {
-        let state =
-            State { queue: FairQueue::new(), idle_threads: 0, invitations: Vec::new(), closed: false };
-        SharedQueue { state: Mutex::new(state), changed: Condvar::new(), threads }
+    pub fn new(threads: usize) -> WorkQueue<T> {
+        let state = WorkQueueState {
+            queue: FairQueue::new(),
+            idle_threads: 0,
+            invitations: Vec::new(),
+            closed: false,
+        };
+        WorkQueue { state: Mutex::new(state), changed: Condvar::new(), threads }
     }
 
     /// Drops the jobs if the queue is closed, which tells their callers.
@@ -62,17 +66,18 @@ impl<T> SharedQueue<T> {
     /// While other threads are idle too, each takes only its share of what waits.
     pub fn next_batch(&self, limit: usize, keep: impl Fn(&T) -> bool) -> Option<Vec<T>> {
         match self.wait(|state| state.share().min(limit), keep, |_| Team::alone())? {
-            Work::Batch(batch, _) => Some(batch),
-            Work::Help(_) => unreachable!("nobody is invited here"),
+            WorkItem::Batch(batch, _) => Some(batch),
+            WorkItem::Help(_) => unreachable!("nobody is invited here"),
         }
     }
 
     /// The same for forward passes, but what fits one is not cut: where nothing is left for the other threads, they
     /// are invited to help, now or when they become idle. Together they read the weights once, and however unequal the
     /// jobs, all end at once.
-    pub fn next_pass(&self, limit: usize, keep: impl Fn(&T) -> bool) -> Option<Work<T>> {
-        let most =
-            |state: &State<T>| if state.queue.tokens() <= limit { limit } else { state.share().min(limit) };
+    pub fn next_pass(&self, limit: usize, keep: impl Fn(&T) -> bool) -> Option<WorkItem<T>> {
+        let most = |state: &WorkQueueState<T>| {
+            if state.queue.tokens() <= limit { limit } else { state.share().min(limit) }
+        };
         self.wait(most, keep, |state| self.invite(state))
     }
 
@@ -85,10 +90,10 @@ impl<T> SharedQueue<T> {
 
     fn wait(
         &self,
-        most: impl Fn(&State<T>) -> usize,
+        most: impl Fn(&WorkQueueState<T>) -> usize,
         keep: impl Fn(&T) -> bool,
-        team: impl Fn(&mut State<T>) -> Team,
-    ) -> Option<Work<T>> {
+        team: impl Fn(&mut WorkQueueState<T>) -> Team,
+    ) -> Option<WorkItem<T>> {
         let mut state = self.lock();
         loop {
             if !state.queue.is_empty() {
@@ -96,23 +101,23 @@ impl<T> SharedQueue<T> {
                 let batch = state.queue.next_batch(most, &keep);
                 if !batch.is_empty() {
                     let team = team(&mut state);
-                    return Some(Work::Batch(batch, team));
+                    return Some(WorkItem::Batch(batch, team));
                 }
                 continue;
             }
             if let Some(invitation) = state.invitations.pop() {
-                return Some(Work::Help(invitation));
+                return Some(WorkItem::Help(invitation));
             }
             if state.closed {
                 return None;
             }
             state.idle_threads += 1;
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut state);
             state.idle_threads -= 1;
         }
     }
 
-    fn invite(&self, state: &mut State<T>) -> Team {
+    fn invite(&self, state: &mut WorkQueueState<T>) -> Team {
         let others = self.threads - 1;
         if others == 0 || !state.queue.is_empty() {
             return Team::alone();
@@ -140,12 +145,12 @@ impl<T> SharedQueue<T> {
 
     /// A thread that panicked while it held the lock left the queue whole: every change of it is complete
     /// before anything that could panic runs.
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, WorkQueueState<T>> {
+        self.state.lock()
     }
 }
 
-impl<T> State<T> {
+impl<T> WorkQueueState<T> {
     /// Tokens for each of those that could take them.
     fn share(&self) -> usize {
         self.queue.tokens().div_ceil(self.idle_threads + 1).max(SMALLEST_SHARE)
@@ -160,10 +165,10 @@ mod tests {
 
     #[test]
     fn a_lone_job_is_computed_with_the_help_of_an_idle_thread() {
-        let queue = SharedQueue::new(2);
+        let queue = WorkQueue::new(2);
         std::thread::scope(|scope| {
             let helper = scope.spawn(|| match queue.next_pass(100, |_| true) {
-                Some(Work::Help(invitation)) => invitation.help(),
+                Some(WorkItem::Help(invitation)) => invitation.help(),
                 other => panic!("a batch, or nothing: {}", other.is_some()),
             });
             while queue.lock().idle_threads == 0 {
@@ -171,7 +176,9 @@ mod tests {
             }
             // Pushed without waking anyone, so that this thread is the one that takes it.
             queue.lock().queue.push(FLOW, 10, ());
-            let Some(Work::Batch(batch, team)) = queue.next_pass(100, |_| true) else { panic!("no batch") };
+            let Some(WorkItem::Batch(batch, team)) = queue.next_pass(100, |_| true) else {
+                panic!("no batch")
+            };
             assert_eq!((batch.len(), team.size()), (1, 2));
             drop(team);
             helper.join().expect("it came back");
@@ -180,13 +187,13 @@ mod tests {
 
     #[test]
     fn a_pass_is_joined_by_whoever_becomes_idle_while_it_runs() {
-        let queue = SharedQueue::new(2);
+        let queue = WorkQueue::new(2);
         queue.push(FLOW, [(10, ())]);
-        let Some(Work::Batch(_, team)) = queue.next_pass(100, |_| true) else { panic!("no batch") };
+        let Some(WorkItem::Batch(_, team)) = queue.next_pass(100, |_| true) else { panic!("no batch") };
         assert_eq!((team.size(), team.present()), (2, 1));
         std::thread::scope(|scope| {
             scope.spawn(|| match queue.next_pass(100, |_| true) {
-                Some(Work::Help(invitation)) => invitation.help(),
+                Some(WorkItem::Help(invitation)) => invitation.help(),
                 other => panic!("a batch, or nothing: {}", other.is_some()),
             });
             while team.present() < 2 {
@@ -198,18 +205,18 @@ mod tests {
 
     #[test]
     fn a_lone_thread_invites_nobody() {
-        let queue = SharedQueue::new(1);
+        let queue = WorkQueue::new(1);
         queue.push(FLOW, [(10, ())]);
-        assert!(matches!(queue.next_pass(100, |_| true), Some(Work::Batch(_, team)) if team.size() == 1));
+        assert!(matches!(queue.next_pass(100, |_| true), Some(WorkItem::Batch(_, team)) if team.size() == 1));
     }
 
     #[test]
     fn idle_threads_share_what_is_too_much_for_one_pass() {
-        let queue = SharedQueue::new(2);
+        let queue = WorkQueue::new(2);
         queue.push(FLOW, (0..4).map(|_| (SMALLEST_SHARE, ())));
         queue.lock().idle_threads = 1;
         let pass = |limit| match queue.next_pass(limit, |_| true) {
-            Some(Work::Batch(batch, team)) => (batch.len(), team.size()),
+            Some(WorkItem::Batch(batch, team)) => (batch.len(), team.size()),
             _ => panic!("no batch"),
         };
         assert_eq!(pass(4 * SMALLEST_SHARE - 1), (2, 1));
@@ -218,7 +225,7 @@ mod tests {
 
     #[test]
     fn idle_threads_share_what_waits_where_nobody_can_help() {
-        let queue = SharedQueue::new(2);
+        let queue = WorkQueue::new(2);
         queue.push(FLOW, (0..4).map(|_| (SMALLEST_SHARE, ())));
         queue.lock().idle_threads = 1;
         assert_eq!(queue.next_batch(1000, |_| true).map(|batch| batch.len()), Some(2));

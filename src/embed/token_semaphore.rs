@@ -1,38 +1,42 @@
 //! A bounded number of tokens, and those who wait for some: fair among flows, as forward passes are.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
-use super::batch::{FairQueue, FlowId, Ticket};
+use super::fair_queue::{FairQueue, FlowId, QueueTicket};
 
 /// Room for tokens.
-pub(super) struct Gate {
-    state: Mutex<State>,
+pub(super) struct TokenSemaphore {
+    state: Mutex<TokenSemaphoreState>,
     capacity: usize,
 }
 
-struct State {
+struct TokenSemaphoreState {
     /// Tokens of all permits; above the capacity while permits are in debt.
     held: usize,
-    waiting: FairQueue<oneshot::Sender<Permit>>,
+    waiting: FairQueue<oneshot::Sender<TokenPermit>>,
 }
 
 /// Tokens that are given back when it is dropped.
-pub(super) struct Permit {
-    gate: Arc<Gate>,
+pub(super) struct TokenPermit {
+    gate: Arc<TokenSemaphore>,
     tokens: usize,
 }
 
 /// A place in the queue, which is left when it is dropped.
-struct Place<'a> {
-    gate: &'a Arc<Gate>,
-    ticket: Ticket,
+struct QueuedPermit<'a> {
+    gate: &'a Arc<TokenSemaphore>,
+    ticket: QueueTicket,
 }
 
-impl Gate {
-    pub fn new(capacity: usize) -> Arc<Gate> {
-        Arc::new(Gate { state: Mutex::new(State { held: 0, waiting: FairQueue::new() }), capacity })
+impl TokenSemaphore {
+    pub fn new(capacity: usize) -> Arc<TokenSemaphore> {
+        Arc::new(TokenSemaphore {
+            state: Mutex::new(TokenSemaphoreState { held: 0, waiting: FairQueue::new() }),
+            capacity,
+        })
     }
 
     pub fn capacity(&self) -> usize {
@@ -45,52 +49,52 @@ impl Gate {
     }
 
     /// None where there is no room, or others wait for it.
-    pub fn try_acquire(self: &Arc<Gate>, tokens: usize) -> Option<Permit> {
+    pub fn try_acquire(self: &Arc<TokenSemaphore>, tokens: usize) -> Option<TokenPermit> {
         self.lock().take(self, tokens)
     }
 
     /// Waits for its turn: flows that wait get equal shares of the tokens that become free, and a flow of few tokens
     /// goes before those of many. More tokens than the capacity count as the capacity, or they would wait for ever.
-    pub async fn acquire(self: &Arc<Gate>, flow: FlowId, tokens: usize) -> Permit {
+    pub async fn acquire(self: &Arc<TokenSemaphore>, flow: FlowId, tokens: usize) -> TokenPermit {
         let tokens = tokens.min(self.capacity);
         loop {
-            let (place, granted) = {
+            let (queued, granted) = {
                 let mut state = self.lock();
                 if let Some(permit) = state.take(self, tokens) {
                     return permit;
                 }
                 let (grant, granted) = oneshot::channel();
                 let ticket = state.waiting.push(flow, tokens, grant);
-                (Place { gate: self, ticket }, granted)
+                (QueuedPermit { gate: self, ticket }, granted)
             };
             // Dropped before the place is: what was granted meanwhile is given back with it.
             let granted = granted.await;
-            drop(place);
+            drop(queued);
             if let Ok(permit) = granted {
                 return permit;
             }
         }
     }
 
-    fn release(self: &Arc<Gate>, tokens: usize) {
+    fn release(self: &Arc<TokenSemaphore>, tokens: usize) {
         let mut state = self.lock();
         state.held -= tokens;
         self.grant(state);
     }
 
     /// Gives what is free to those whose turn it is.
-    fn grant<'a>(self: &'a Arc<Gate>, mut state: MutexGuard<'a, State>) {
+    fn grant<'a>(self: &'a Arc<TokenSemaphore>, mut state: MutexGuard<'a, TokenSemaphoreState>) {
         loop {
             let mut grants = Vec::new();
             while let Some((tokens, waiting)) = state.next(self.capacity) {
                 state.held += tokens;
-                grants.push((Permit { gate: Arc::clone(self), tokens }, waiting));
+                grants.push((TokenPermit { gate: Arc::clone(self), tokens }, waiting));
             }
             drop(state);
             // Sent without the lock, which a permit takes as it is dropped; in a loop, not from there, as each permit
             // that nobody took any more may let in others.
             let refused = grants.into_iter().filter_map(|(permit, waiting)| waiting.send(permit).err());
-            let unused: usize = refused.map(Permit::forget).sum();
+            let unused: usize = refused.map(TokenPermit::forget).sum();
             if unused == 0 {
                 return;
             }
@@ -100,26 +104,26 @@ impl Gate {
     }
 
     /// Nothing panics while it is held, so the state is whole.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, TokenSemaphoreState> {
+        self.state.lock()
     }
 }
 
-impl State {
-    fn take(&mut self, gate: &Arc<Gate>, tokens: usize) -> Option<Permit> {
+impl TokenSemaphoreState {
+    fn take(&mut self, gate: &Arc<TokenSemaphore>, tokens: usize) -> Option<TokenPermit> {
         if !self.waiting.is_empty() || self.held.saturating_add(tokens) > gate.capacity {
             return None;
         }
         self.held += tokens;
-        Some(Permit { gate: Arc::clone(gate), tokens })
+        Some(TokenPermit { gate: Arc::clone(gate), tokens })
     }
 
-    fn next(&mut self, capacity: usize) -> Option<(usize, oneshot::Sender<Permit>)> {
+    fn next(&mut self, capacity: usize) -> Option<(usize, oneshot::Sender<TokenPermit>)> {
         self.waiting.next_within(capacity.saturating_sub(self.held))
     }
 }
 
-impl Permit {
+impl TokenPermit {
     #[cfg(test)]
     pub fn tokens(&self) -> usize {
         self.tokens
@@ -141,10 +145,10 @@ impl Permit {
     }
 
     /// Splits off at most `tokens`.
-    pub fn split(&mut self, tokens: usize) -> Permit {
+    pub fn split(&mut self, tokens: usize) -> TokenPermit {
         let tokens = tokens.min(self.tokens);
         self.tokens -= tokens;
-        Permit { gate: Arc::clone(&self.gate), tokens }
+        TokenPermit { gate: Arc::clone(&self.gate), tokens }
     }
 
     /// Its tokens, which are for the caller to give back.
@@ -153,7 +157,7 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for TokenPermit {
     fn drop(&mut self) {
         if self.tokens > 0 {
             self.gate.release(self.tokens);
@@ -161,7 +165,7 @@ impl Drop for Permit {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueuedPermit<'_> {
     fn drop(&mut self) {
         let mut state = self.gate.lock();
         // It may have been all that stood before others.
@@ -182,15 +186,15 @@ mod tests {
 
     use super::*;
 
-    type Acquire<'a> = Pin<Box<dyn Future<Output = Permit> + 'a>>;
+    type Acquire<'a> = Pin<Box<dyn Future<Output = TokenPermit> + 'a>>;
 
-    fn acquire(gate: &Arc<Gate>, flow: u64, tokens: usize) -> Acquire<'_> {
+    fn acquire(gate: &Arc<TokenSemaphore>, flow: u64, tokens: usize) -> Acquire<'_> {
         let mut acquire: Acquire<'_> = Box::pin(gate.acquire(FlowId(flow), tokens));
         assert!(poll(&mut acquire).is_none(), "there was room");
         acquire
     }
 
-    fn poll(acquire: &mut Acquire<'_>) -> Option<Permit> {
+    fn poll(acquire: &mut Acquire<'_>) -> Option<TokenPermit> {
         match acquire.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(permit) => Some(permit),
             Poll::Pending => None,
@@ -199,7 +203,7 @@ mod tests {
 
     #[test]
     fn room_is_given_at_once_while_there_is_some_and_nobody_waits() {
-        let gate = Gate::new(10);
+        let gate = TokenSemaphore::new(10);
         let first = gate.try_acquire(6).expect("room");
         assert!(gate.try_acquire(5).is_none() && gate.try_acquire(usize::MAX).is_none());
         let mut waiting = acquire(&gate, 0, 5);
@@ -211,19 +215,19 @@ mod tests {
 
     #[test]
     fn a_short_text_of_a_new_flow_goes_before_thousands_that_wait() {
-        let gate = Gate::new(100);
+        let gate = TokenSemaphore::new(100);
         let full = gate.try_acquire(100).expect("room");
         let mut flood: Vec<_> = (0..5000).map(|_| acquire(&gate, 1, 50)).collect();
         let mut polite = acquire(&gate, 2, 5);
         drop(full);
         let _polite = poll(&mut polite).expect("its turn");
-        let admitted: Vec<Permit> = flood.iter_mut().filter_map(poll).collect();
+        let admitted: Vec<TokenPermit> = flood.iter_mut().filter_map(poll).collect();
         assert_eq!(admitted.len(), 1, "there is room for one of 50 beside the 5");
     }
 
     #[test]
     fn one_that_gives_up_leaves_the_queue_and_lets_those_behind_it_in() {
-        let gate = Gate::new(10);
+        let gate = TokenSemaphore::new(10);
         let held = gate.try_acquire(5).expect("room");
         let large = acquire(&gate, 1, 10);
         let mut small = acquire(&gate, 1, 5);
@@ -235,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_grant_that_is_not_taken_is_given_back() {
-        let gate = Gate::new(10);
+        let gate = TokenSemaphore::new(10);
         let held = gate.try_acquire(10).expect("room");
         let (granted, mut next) = (acquire(&gate, 1, 10), acquire(&gate, 1, 10));
         drop(held);
@@ -247,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_permit_in_debt_keeps_newcomers_waiting_and_nobody_for_ever() {
-        let gate = Gate::new(10);
+        let gate = TokenSemaphore::new(10);
         let mut permits = [gate.try_acquire(5).expect("room"), gate.try_acquire(5).expect("room")];
         // Both need more at once: had either to wait, neither would end.
         permits.iter_mut().for_each(|permit| permit.resize(9));
@@ -262,7 +266,7 @@ mod tests {
 
     #[test]
     fn what_was_estimated_too_high_is_free_at_once() {
-        let gate = Gate::new(10);
+        let gate = TokenSemaphore::new(10);
         let mut permit = gate.try_acquire(10).expect("room");
         let mut waiting = acquire(&gate, 1, 6);
         permit.resize(4);
@@ -273,7 +277,7 @@ mod tests {
 
     #[test]
     fn more_than_the_capacity_is_admitted_alone() {
-        let gate = Gate::new(10);
+        let gate = TokenSemaphore::new(10);
         let held = gate.try_acquire(1).expect("room");
         let mut large = acquire(&gate, 1, usize::MAX);
         drop(held);
@@ -303,8 +307,8 @@ mod tests {
         fn tokens_are_neither_lost_nor_made_and_all_who_wait_are_served(
             acts in prop::collection::vec(act(), 1..200),
         ) {
-            let gate = Gate::new(100);
-            let (mut waiting, mut held): (Vec<Acquire<'_>>, Vec<Permit>) = (Vec::new(), Vec::new());
+            let gate = TokenSemaphore::new(100);
+            let (mut waiting, mut held): (Vec<Acquire<'_>>, Vec<TokenPermit>) = (Vec::new(), Vec::new());
             let mut debt = 0;
             for act in acts {
                 match act {
@@ -319,7 +323,7 @@ mod tests {
                     _ => {}
                 }
                 waiting.retain_mut(|waiting| poll(waiting).map(|permit| held.push(permit)).is_none());
-                prop_assert_eq!(gate.held(), held.iter().map(Permit::tokens).sum::<usize>());
+                prop_assert_eq!(gate.held(), held.iter().map(TokenPermit::tokens).sum::<usize>());
                 prop_assert!(gate.held() <= 100 + debt);
                 prop_assert_eq!(gate.lock().waiting.jobs(), waiting.len());
             }
@@ -335,7 +339,7 @@ mod tests {
         fn before_a_newcomer_each_other_flow_gets_its_tokens_and_one_text_at_most(
             others in prop::collection::vec(1..60_usize, 1..8), own in 1..60_usize, served in 0..50_usize,
         ) {
-            let gate = Gate::new(60);
+            let gate = TokenSemaphore::new(60);
             let mut full = gate.try_acquire(60);
             let mut waiting: Vec<(usize, Acquire<'_>)> = Vec::new();
             for (flow, &tokens) in others.iter().enumerate() {

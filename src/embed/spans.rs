@@ -6,22 +6,22 @@ use std::{
 };
 
 use super::{
+    compute_threads::{ComputedVector, ForwardPass},
     error::EmbedError,
-    worker::{Computed, Pass},
 };
 use crate::trace::{KeyValue, Scope, Span};
 
 /// Spans of the wait for the first pass, and of each pass with the caller's part in it.
-pub(super) fn tell(
+pub(super) fn record_compute_spans(
     scope: &Scope,
     waiting: Span,
-    computed: Result<Vec<Computed>, EmbedError>,
-) -> Result<Vec<Computed>, EmbedError> {
+    computed: Result<Vec<ComputedVector>, EmbedError>,
+) -> Result<Vec<ComputedVector>, EmbedError> {
     if !waiting.is_recorded() {
         return computed;
     }
-    let mut passes: BTreeMap<Instant, (Pass, Duration, usize)> = BTreeMap::new();
-    for Computed { pass, compute, .. } in computed.iter().flatten() {
+    let mut passes: BTreeMap<Instant, (ForwardPass, Duration, usize)> = BTreeMap::new();
+    for ComputedVector { pass, compute, .. } in computed.iter().flatten() {
         passes.entry(pass.started).or_insert((*pass, *compute, 0)).2 += 1;
     }
     match (passes.keys().next(), &computed) {

@@ -20,20 +20,20 @@ pub(super) struct FlowId(pub u64);
 pub(super) struct FairQueue<T> {
     /// Invariant: for each flow with a job that waits, the end tag and the arrival of its first job.
     heads: BTreeMap<(u64, u64), FlowId>,
-    flows: HashMap<FlowId, Flow<T>>,
+    flows: HashMap<FlowId, FlowQueue<T>>,
     virtual_time: u64,
     arrivals: u64,
     jobs: usize,
     tokens: usize,
 }
 
-struct Flow<T> {
+struct FlowQueue<T> {
     /// The end tag of the job that left last, in units of the virtual time.
     end: u64,
-    waiting: VecDeque<Waiting<T>>,
+    waiting: VecDeque<QueuedJob<T>>,
 }
 
-struct Waiting<T> {
+struct QueuedJob<T> {
     arrival: u64,
     /// The virtual time at its arrival.
     since: u64,
@@ -43,7 +43,7 @@ struct Waiting<T> {
 
 /// Finds a job that waits.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ticket {
+pub(super) struct QueueTicket {
     flow: FlowId,
     arrival: u64,
 }
@@ -63,17 +63,17 @@ impl<T> FairQueue<T> {
         }
     }
 
-    pub fn push(&mut self, id: FlowId, tokens: usize, job: T) -> Ticket {
+    pub fn push(&mut self, id: FlowId, tokens: usize, job: T) -> QueueTicket {
         self.arrivals += 1;
         let (arrival, since) = (self.arrivals, self.virtual_time);
-        let flow = self.flows.entry(id).or_insert_with(Flow::new);
-        flow.waiting.push_back(Waiting { arrival, since, tokens, job });
+        let flow = self.flows.entry(id).or_insert_with(FlowQueue::new);
+        flow.waiting.push_back(QueuedJob { arrival, since, tokens, job });
         if flow.waiting.len() == 1 {
             self.heads.extend(flow.head().map(|head| (head, id)));
         }
         self.jobs += 1;
         self.tokens += tokens;
-        Ticket { flow: id, arrival }
+        QueueTicket { flow: id, arrival }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -128,14 +128,14 @@ impl<T> FairQueue<T> {
     }
 
     /// Takes a job out that is no longer wanted, which counts for nothing; none if it has left.
-    pub fn remove(&mut self, ticket: Ticket) -> Option<T> {
+    pub fn remove(&mut self, ticket: QueueTicket) -> Option<T> {
         let flow = self.flows.get_mut(&ticket.flow)?;
-        let place = flow.waiting.binary_search_by_key(&ticket.arrival, |waiting| waiting.arrival).ok()?;
-        if place == 0 {
+        let index = flow.waiting.binary_search_by_key(&ticket.arrival, |waiting| waiting.arrival).ok()?;
+        if index == 0 {
             self.heads.remove(&flow.head()?);
         }
-        let removed = flow.waiting.remove(place)?;
-        if place == 0 {
+        let removed = flow.waiting.remove(index)?;
+        if index == 0 {
             self.heads.extend(flow.head().map(|head| (head, ticket.flow)));
         }
         self.jobs -= 1;
@@ -144,13 +144,13 @@ impl<T> FairQueue<T> {
         Some(removed.job)
     }
 
-    fn first(&self) -> Option<&Waiting<T>> {
+    fn first(&self) -> Option<&QueuedJob<T>> {
         let (_, id) = self.heads.first_key_value()?;
         self.flows.get(id)?.waiting.front()
     }
 
     /// Takes the first job; its flow has used its tokens only where that `counts`.
-    fn pop(&mut self, counts: bool) -> Option<Waiting<T>> {
+    fn pop(&mut self, counts: bool) -> Option<QueuedJob<T>> {
         let ((end, _), id) = self.heads.pop_first()?;
         let flow = self.flows.get_mut(&id)?;
         let next = flow.waiting.pop_front()?;
@@ -185,9 +185,9 @@ impl<T> FairQueue<T> {
     }
 }
 
-impl<T> Flow<T> {
-    fn new() -> Flow<T> {
-        Flow { end: 0, waiting: VecDeque::new() }
+impl<T> FlowQueue<T> {
+    fn new() -> FlowQueue<T> {
+        FlowQueue { end: 0, waiting: VecDeque::new() }
     }
 
     /// End tag and arrival of its first job.
@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn a_job_that_is_taken_out_holds_those_behind_it_back_no_longer() {
         let mut queue = FairQueue::new();
-        let given_up: Vec<Ticket> = (0..50).map(|_| queue.push(FlowId(1), 100, "given up")).collect();
+        let given_up: Vec<QueueTicket> = (0..50).map(|_| queue.push(FlowId(1), 100, "given up")).collect();
         queue.push(FlowId(1), 1, "wanted");
         queue.push(FlowId(2), 10, "other");
         assert!(given_up.iter().all(|&ticket| queue.remove(ticket).is_some()));

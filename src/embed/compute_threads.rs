@@ -5,21 +5,23 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Condvar, Mutex};
+
 use super::{
-    batch::FlowId,
-    gate::Permit,
-    gather::{Caller, Gather},
-    metrics::Metrics,
-    queue::{SharedQueue, Work},
+    fair_queue::FlowId,
+    gather::{EmbedCaller, Gather},
+    metrics::EmbedMetrics,
     status::StatusHandle,
+    token_semaphore::TokenPermit,
     vector::{Vector, VectorOptions},
+    work_queue::{WorkItem, WorkQueue},
 };
 use crate::{
     log_limit::{LogLimit, Site},
@@ -36,27 +38,27 @@ pub(super) type Forward = dyn Fn(&Packed, &Team, &dyn Fn()) -> Result<Vec<f32>, 
 const PREEMPTED_SHARE: usize = 8;
 
 /// One input on its way to a vector.
-pub(super) struct Job {
+pub(super) struct EmbedJob {
     pub ids: Vec<u32>,
     pub options: VectorOptions,
     pub index: usize,
-    pub answers: Arc<Gather<Result<Computed, Defect>>>,
-    pub caller: Arc<Caller>,
+    pub answers: Arc<Gather<Result<ComputedVector, ComputeDefect>>>,
+    pub caller: Arc<EmbedCaller>,
     pub queued: Instant,
     /// Held until the job is answered or dropped, so abandoned work counts as long as it waits.
-    pub permit: Permit,
+    pub permit: TokenPermit,
 }
 
-pub(super) struct Computed {
+pub(super) struct ComputedVector {
     pub vector: Vector,
     pub queue: Duration,
     pub compute: Duration,
-    pub pass: Pass,
+    pub pass: ForwardPass,
 }
 
 /// The forward pass that an input went through, with inputs of whoever else waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Pass {
+pub(super) struct ForwardPass {
     /// Of this process.
     pub number: u64,
     pub started: Instant,
@@ -66,15 +68,15 @@ pub(super) struct Pass {
 
 /// The forward pass of this input failed, alone too. The cause is in the log.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Defect;
+pub(super) struct ComputeDefect;
 
 pub(super) struct ComputeThreads {
-    queue: Arc<SharedQueue<Job>>,
-    stop: Arc<Stop>,
+    queue: Arc<WorkQueue<EmbedJob>>,
+    stop: Arc<StopSignal>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-pub(super) struct Settings {
+pub(super) struct ComputeSettings {
     pub threads: usize,
     /// The most tokens of one forward pass.
     pub batch_tokens: usize,
@@ -82,34 +84,34 @@ pub(super) struct Settings {
     pub probe: Vec<u32>,
 }
 
-struct Worker {
-    queue: Arc<SharedQueue<Job>>,
+struct ComputeWorker {
+    queue: Arc<WorkQueue<EmbedJob>>,
     forward: Arc<Forward>,
     batch_tokens: usize,
     /// Forward passes that any thread began.
     passes: Arc<AtomicU64>,
     probe: Packed,
     status: StatusHandle,
-    metrics: Metrics,
-    stop: Arc<Stop>,
+    metrics: EmbedMetrics,
+    stop: Arc<StopSignal>,
 }
 
 /// Ends the pauses between probes, of all threads at once.
 #[derive(Default)]
-struct Stop {
+struct StopSignal {
     is_stopped: Mutex<bool>,
     changed: Condvar,
 }
 
 impl ComputeThreads {
     pub fn start(
-        settings: &Settings,
+        settings: &ComputeSettings,
         forward: Arc<Forward>,
         status: &StatusHandle,
-        metrics: &Metrics,
+        metrics: &EmbedMetrics,
     ) -> io::Result<ComputeThreads> {
         let started = ComputeThreads {
-            queue: Arc::new(SharedQueue::new(settings.threads)),
+            queue: Arc::new(WorkQueue::new(settings.threads)),
             stop: Arc::default(),
             threads: Mutex::default(),
         };
@@ -117,7 +119,7 @@ impl ComputeThreads {
         let mut probe = Packed::new();
         probe.push(&settings.probe);
         for index in 0..settings.threads {
-            let worker = Worker {
+            let worker = ComputeWorker {
                 queue: Arc::clone(&started.queue),
                 forward: Arc::clone(&forward),
                 batch_tokens: settings.batch_tokens,
@@ -129,12 +131,12 @@ impl ComputeThreads {
             };
             let thread = std::thread::Builder::new().name(format!("assay-compute-{index}"));
             let thread = thread.spawn(move || worker.run())?;
-            started.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+            started.threads.lock().push(thread);
         }
         Ok(started)
     }
 
-    pub fn push(&self, flow: FlowId, jobs: Vec<Job>) {
+    pub fn push(&self, flow: FlowId, jobs: Vec<EmbedJob>) {
         self.queue.push(flow, jobs.into_iter().map(|job| (job.ids.len(), job)));
     }
 
@@ -147,7 +149,7 @@ impl ComputeThreads {
     pub fn stop(&self) {
         self.queue.close();
         self.stop.stop();
-        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for thread in self.threads.lock().drain(..) {
             // A panic was logged where it happened.
             let _ = thread.join();
         }
@@ -161,13 +163,13 @@ impl Drop for ComputeThreads {
     }
 }
 
-impl Worker {
+impl ComputeWorker {
     fn run(&self) {
         Priority::Compute.take();
         while let Some(work) = self.queue.next_pass(self.batch_tokens, |job| self.is_wanted(job)) {
             let work = || match work {
-                Work::Batch(batch, team) => self.compute(batch, team),
-                Work::Help(invitation) => invitation.help(),
+                WorkItem::Batch(batch, team) => self.compute(batch, team),
+                WorkItem::Help(invitation) => invitation.help(),
             };
             // Forward passes have their own guard; this one keeps the thread whatever else goes wrong.
             if catch_unwind(AssertUnwindSafe(work)).is_err() {
@@ -179,7 +181,7 @@ impl Worker {
         }
     }
 
-    fn is_wanted(&self, job: &Job) -> bool {
+    fn is_wanted(&self, job: &EmbedJob) -> bool {
         let waiting = job.caller.is_waiting();
         if !waiting {
             self.metrics.dropped_before_compute();
@@ -187,7 +189,7 @@ impl Worker {
         waiting
     }
 
-    fn compute(&self, batch: Vec<Job>, team: Team) {
+    fn compute(&self, batch: Vec<EmbedJob>, team: Team) {
         let packed = pack(&batch);
         let pass = self.begin(&packed);
         let room = Cell::new(packed.ids().len() / PREEMPTED_SHARE);
@@ -211,7 +213,13 @@ impl Worker {
         self.answer(batch, &packed, pass, states);
     }
 
-    fn answer(&self, batch: Vec<Job>, packed: &Packed, pass: Pass, states: Result<Vec<f32>, String>) {
+    fn answer(
+        &self,
+        batch: Vec<EmbedJob>,
+        packed: &Packed,
+        pass: ForwardPass,
+        states: Result<Vec<f32>, String>,
+    ) {
         match states {
             Ok(states) => {
                 let compute = pass.started.elapsed();
@@ -227,7 +235,7 @@ impl Worker {
 
     /// Runs each input of a failed batch alone, so that only the culprit pays. The thread is broken, and says so, only
     /// where its probe fails too.
-    fn quarantine(&self, batch: Vec<Job>, reason: &str) {
+    fn quarantine(&self, batch: Vec<EmbedJob>, reason: &str) {
         static LINES: LogLimit = LogLimit::new(Site::Quarantine);
         if LINES.admits() {
             tracing::error!(
@@ -249,7 +257,7 @@ impl Worker {
                         tracing::error!(reason, tokens = job.ids.len(), "an input cannot be computed");
                     }
                     failed += 1;
-                    job.answers.put(job.index, Err(Defect));
+                    job.answers.put(job.index, Err(ComputeDefect));
                 }
             }
         }
@@ -283,9 +291,14 @@ impl Worker {
         }
     }
 
-    fn begin(&self, packed: &Packed) -> Pass {
+    fn begin(&self, packed: &Packed) -> ForwardPass {
         let number = self.passes.fetch_add(1, Ordering::Relaxed);
-        Pass { number, started: Instant::now(), inputs: packed.sequences(), tokens: packed.ids().len() }
+        ForwardPass {
+            number,
+            started: Instant::now(),
+            inputs: packed.sequences(),
+            tokens: packed.ids().len(),
+        }
     }
 
     fn pass(&self, packed: &Packed, team: &Team, between_layers: &dyn Fn()) -> Result<Vec<f32>, String> {
@@ -299,32 +312,32 @@ impl Worker {
     }
 }
 
-impl Stop {
+impl StopSignal {
     fn stop(&self) {
-        *self.is_stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.is_stopped.lock() = true;
         self.changed.notify_all();
     }
 
     /// Any number of threads wait side by side.
     fn is_stopped_within(&self, pause: Duration) -> bool {
-        let is_stopped = self.is_stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(is_stopped, pause, |is_stopped| !*is_stopped);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
+        let mut is_stopped = self.is_stopped.lock();
+        let _ = self.changed.wait_while_for(&mut is_stopped, |is_stopped| !*is_stopped, pause);
+        *is_stopped
     }
 }
 
-impl Job {
-    fn answer(self, state: &[f32], pass: Pass, compute: Duration) {
+impl EmbedJob {
+    fn answer(self, state: &[f32], pass: ForwardPass, compute: Duration) {
         let queue = pass.started.saturating_duration_since(self.queued);
         let vector = Vector::new(state, self.options);
-        let Job { permit, answers, index, .. } = self;
+        let EmbedJob { permit, answers, index, .. } = self;
         // The room is free before the caller can know that it is.
         drop(permit);
-        answers.put(index, Ok(Computed { vector, queue, compute, pass }));
+        answers.put(index, Ok(ComputedVector { vector, queue, compute, pass }));
     }
 }
 
-fn pack(batch: &[Job]) -> Packed {
+fn pack(batch: &[EmbedJob]) -> Packed {
     let mut packed = Packed::new();
     batch.iter().for_each(|job| packed.push(&job.ids));
     packed
@@ -349,9 +362,9 @@ mod tests {
     use crate::{
         deadline::Deadline,
         embed::{
-            gate::Gate,
-            gather::LeaveOnDrop,
-            status::{Phase, Status},
+            gather::CancelOnDrop,
+            status::{EmbedderStatus, Phase},
+            token_semaphore::TokenSemaphore,
             vector::VectorEncoding,
         },
     };
@@ -360,7 +373,7 @@ mod tests {
     const CULPRIT: u32 = 666;
     const FLOW: FlowId = FlowId(0);
 
-    type Answers = oneshot::Receiver<Vec<Result<Computed, Defect>>>;
+    type Answers = oneshot::Receiver<Vec<Result<ComputedVector, ComputeDefect>>>;
 
     /// One thread, and the status that it reports to.
     fn start(
@@ -373,18 +386,18 @@ mod tests {
     fn start_many(
         count: usize,
         forward: impl Fn(&Packed) -> Result<Vec<f32>, String> + Send + Sync + 'static,
-    ) -> (ComputeThreads, StatusHandle, Metrics) {
+    ) -> (ComputeThreads, StatusHandle, EmbedMetrics) {
         start_with(count, move |packed, _| forward(packed))
     }
 
     fn start_with(
         count: usize,
         forward: impl Fn(&Packed, &dyn Fn()) -> Result<Vec<f32>, String> + Send + Sync + 'static,
-    ) -> (ComputeThreads, StatusHandle, Metrics) {
+    ) -> (ComputeThreads, StatusHandle, EmbedMetrics) {
         let status = StatusHandle::new();
         status.enter(Phase::Ready, "serving");
-        let settings = Settings { threads: count, batch_tokens: 100, probe: vec![PROBE] };
-        let metrics = Metrics::register(&mut Registry::default());
+        let settings = ComputeSettings { threads: count, batch_tokens: 100, probe: vec![PROBE] };
+        let metrics = EmbedMetrics::register(&mut Registry::default());
         let threads = ComputeThreads::start(
             &settings,
             Arc::new(move |packed: &Packed, _: &Team, between_layers: &dyn Fn()| {
@@ -402,17 +415,17 @@ mod tests {
         bounds.flat_map(|b| [packed.ids()[b[0]] as f32, (b[1] - b[0]) as f32]).collect()
     }
 
-    fn push(threads: &ComputeThreads, inputs: &[u32]) -> (Answers, Arc<Caller>) {
+    fn push(threads: &ComputeThreads, inputs: &[u32]) -> (Answers, Arc<EmbedCaller>) {
         push_in(threads, FLOW, inputs.iter().map(|&id| vec![id]).collect())
     }
 
-    fn push_in(threads: &ComputeThreads, flow: FlowId, inputs: Vec<Vec<u32>>) -> (Answers, Arc<Caller>) {
-        let caller = Caller::new(Deadline::after(Duration::from_secs(60)));
+    fn push_in(threads: &ComputeThreads, flow: FlowId, inputs: Vec<Vec<u32>>) -> (Answers, Arc<EmbedCaller>) {
+        let caller = EmbedCaller::new(Deadline::after(Duration::from_secs(60)));
         let (answers, receiver) = Gather::new(inputs.len());
         let options =
             VectorOptions { dimensions: 2, normalize: false, encoding: VectorEncoding::Float32Values };
-        let gate = Gate::new(inputs.len());
-        let job = |(index, ids)| Job {
+        let gate = TokenSemaphore::new(inputs.len());
+        let job = |(index, ids)| EmbedJob {
             ids,
             options,
             index,
@@ -427,14 +440,14 @@ mod tests {
 
     /// The first number of each vector, none for a defect.
     fn first_numbers(answers: Answers) -> Vec<Option<f32>> {
-        let first = |computed: Result<Computed, Defect>| match computed.ok()?.vector {
+        let first = |computed: Result<ComputedVector, ComputeDefect>| match computed.ok()?.vector {
             Vector::Values(values) => Some(values[0]),
             other => panic!("{other:?}"),
         };
         answers.blocking_recv().expect("answers").into_iter().map(first).collect()
     }
 
-    fn until(status: &StatusHandle, holds: impl FnMut(&Status) -> bool) {
+    fn until(status: &StatusHandle, holds: impl FnMut(&EmbedderStatus) -> bool) {
         futures::executor::block_on(status.subscribe().wait_for(holds)).expect("it is still told");
     }
 
@@ -472,7 +485,7 @@ mod tests {
         assert_eq!(first_numbers(answers), [None]);
         until(&status, |status| status.phase == Phase::Unhealthy && !status.is_serving());
         broken.store(false, Ordering::Relaxed);
-        until(&status, Status::is_serving);
+        until(&status, EmbedderStatus::is_serving);
         let (answers, _caller) = push(&threads, &[CULPRIT]);
         assert_eq!(first_numbers(answers), [Some(CULPRIT as f32)]);
         threads.stop();
@@ -482,7 +495,7 @@ mod tests {
     #[test]
     fn a_pause_between_probes_does_not_wait_for_that_of_another_thread() {
         const LONG: Duration = Duration::from_secs(3600);
-        let stop = Stop::default();
+        let stop = StopSignal::default();
         let (begun, has_begun) = mpsc::channel();
         std::thread::scope(|scope| {
             let long = scope.spawn(|| {
@@ -526,10 +539,10 @@ mod tests {
         let (threads, ..) = start_with(1, move |packed, between_layers| {
             if packed.ids().len() >= 64 {
                 begun.send(()).map_err(|e| e.to_string())?;
-                may_go.lock().map_err(|e| e.to_string())?.recv().map_err(|e| e.to_string())?;
+                may_go.lock().recv().map_err(|e| e.to_string())?;
                 between_layers();
                 // Were the short one not done by now, the test would wait for ever.
-                may_go.lock().map_err(|e| e.to_string())?.recv().map_err(|e| e.to_string())?;
+                may_go.lock().recv().map_err(|e| e.to_string())?;
             }
             Ok(states(packed))
         });
@@ -553,13 +566,13 @@ mod tests {
         let (threads, _status) = start(move |packed| {
             counted.fetch_add(1, Ordering::Relaxed);
             begun.send(()).map_err(|e| e.to_string())?;
-            may_go.lock().map_err(|e| e.to_string())?.recv().map_err(|e| e.to_string())?;
+            may_go.lock().recv().map_err(|e| e.to_string())?;
             Ok(states(packed))
         });
         let (first, _caller) = push(&threads, &[1]);
         has_begun.recv().expect("the first pass");
         let (left, caller) = push(&threads, &[2, 3]);
-        drop(LeaveOnDrop(caller));
+        drop(CancelOnDrop(caller));
         go.send(()).expect("the thread waits");
         assert_eq!(first_numbers(first), [Some(1.0)]);
         assert!(left.blocking_recv().is_err());

@@ -9,15 +9,15 @@ use super::{
 
 /// What the operator leaves open is chosen by the CPU at hand.
 #[derive(Clone, Debug, Default)]
-pub struct Choice {
-    /// None: the fastest with a cosine of at least [`LEAST_COSINE`] to f32.
+pub struct KernelSelection {
+    /// None: the fastest with a cosine of at least [`MIN_COSINE`] to f32.
     pub precision: Option<Precision>,
     /// The name of a kernel, for tests and support.
     pub kernel: Option<String>,
 }
 
 /// The least cosine to f32 of a precision that is chosen without being asked for.
-const LEAST_COSINE: f32 = 0.9999;
+const MIN_COSINE: f32 = 0.9999;
 
 /// In the order of their speed. Products of bf16 without tiles are slower than those of f32 on many CPUs, and
 /// integers are too inexact to be chosen unasked.
@@ -40,7 +40,7 @@ const CHECK: [&str; 8] = [
 
 /// Why the kernel that was asked for cannot compute here.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum ChoiceError {
+pub enum KernelSelectionError {
     #[error("there is no kernel {name}; this build has {names}")]
     UnknownKernel { name: String, names: String },
     #[error("kernel {name} needs instructions that this CPU or system lacks; here are {names}")]
@@ -54,43 +54,43 @@ pub enum ChoiceError {
 }
 
 /// An encoder, and how near it comes to f32.
-pub(super) struct Chosen {
+pub(super) struct SelectedEncoder {
     pub encoder: Bert,
     pub cosine: f32,
 }
 
-impl Choice {
+impl KernelSelection {
     /// Makes the encoder with `make`, and those that it is compared with.
     ///
     /// # Errors
-    /// [`ChoiceError`], and what `make` gives.
-    pub(super) fn make(
+    /// [`KernelSelectionError`], and what `make` gives.
+    pub(super) fn select(
         &self,
         tokenizer: &Tokenizer,
         make: impl Fn(&'static Kernel) -> Result<Bert, ModelError>,
-    ) -> Result<Chosen, ModelError> {
+    ) -> Result<SelectedEncoder, ModelError> {
         let exact = make(best(Precision::F32))?;
         let check = check(tokenizer);
         let expected = exact.encode(&check, &Team::alone(), &|| {});
-        let measured = |kernel| {
+        let measure = |kernel| {
             let encoder = make(kernel)?;
             let vectors = encoder.encode(&check, &Team::alone(), &|| {});
             let cosine = lowest_cosine(&vectors, &expected, check.sequences());
-            Ok::<_, ModelError>(Chosen { encoder, cosine })
+            Ok::<_, ModelError>(SelectedEncoder { encoder, cosine })
         };
-        if let Some(kernel) = self.asked_for()? {
+        if let Some(kernel) = self.requested()? {
             if std::ptr::eq(kernel, exact.kernel()) {
-                return Ok(Chosen { encoder: exact, cosine: 1.0 });
+                return Ok(SelectedEncoder { encoder: exact, cosine: 1.0 });
             }
-            let chosen = measured(kernel)?;
+            let chosen = measure(kernel)?;
             if chosen.cosine.is_nan() {
-                return Err(ChoiceError::NotFinite { name: kernel.name }.into());
+                return Err(KernelSelectionError::NotFinite { name: kernel.name }.into());
             }
             return Ok(chosen);
         }
         for kernel in CANDIDATES.iter().filter_map(|name| named(name)).filter(|k| k.is_supported()) {
-            let chosen = measured(kernel)?;
-            if chosen.cosine >= LEAST_COSINE {
+            let chosen = measure(kernel)?;
+            if chosen.cosine >= MIN_COSINE {
                 return Ok(chosen);
             }
             tracing::info!(
@@ -99,22 +99,24 @@ impl Choice {
                 "this precision is not exact enough for the model; a slower one is tried"
             );
         }
-        Ok(Chosen { encoder: exact, cosine: 1.0 })
+        Ok(SelectedEncoder { encoder: exact, cosine: 1.0 })
     }
 
     /// None where the choice is free.
-    fn asked_for(&self) -> Result<Option<&'static Kernel>, ChoiceError> {
+    fn requested(&self) -> Result<Option<&'static Kernel>, KernelSelectionError> {
         let Some(name) = &self.kernel else { return Ok(self.precision.map(best)) };
-        let kernel = named(name)
-            .ok_or_else(|| ChoiceError::UnknownKernel { name: name.clone(), names: names(|_| true) })?;
+        let kernel = named(name).ok_or_else(|| KernelSelectionError::UnknownKernel {
+            name: name.clone(),
+            names: names(|_| true),
+        })?;
         if !kernel.is_supported() {
-            return Err(ChoiceError::UnsupportedKernel {
+            return Err(KernelSelectionError::UnsupportedKernel {
                 name: name.clone(),
                 names: names(Kernel::is_supported),
             });
         }
         match self.precision {
-            Some(asked) if asked != kernel.precision => Err(ChoiceError::Contradiction {
+            Some(asked) if asked != kernel.precision => Err(KernelSelectionError::Contradiction {
                 name: name.clone(),
                 found: kernel.precision.name(),
                 asked: asked.name(),
@@ -167,16 +169,19 @@ mod tests {
 
     #[test]
     fn a_kernel_that_does_not_exist_is_refused_with_those_that_do() {
-        let choice = Choice { kernel: Some("abacus".into()), precision: None };
-        let error = choice.asked_for().expect_err("no such kernel").to_string();
+        let choice = KernelSelection { kernel: Some("abacus".into()), precision: None };
+        let error = choice.requested().expect_err("no such kernel").to_string();
         assert!(error.contains("abacus") && error.contains("scalar"), "{error}");
     }
 
     #[test]
     fn a_kernel_of_another_precision_is_refused() {
-        let choice = Choice { kernel: Some("scalar".into()), precision: Some(Precision::Int8) };
-        let error = choice.asked_for().expect_err("a contradiction");
-        assert_eq!(error, ChoiceError::Contradiction { name: "scalar".into(), found: "f32", asked: "int8" });
+        let choice = KernelSelection { kernel: Some("scalar".into()), precision: Some(Precision::Int8) };
+        let error = choice.requested().expect_err("a contradiction");
+        assert_eq!(
+            error,
+            KernelSelectionError::Contradiction { name: "scalar".into(), found: "f32", asked: "int8" }
+        );
     }
 
     #[test]
