@@ -30,10 +30,10 @@ pub(super) struct FairQueue<T> {
 struct FlowQueue<T> {
     /// The end tag of the job that left last, in units of the virtual time.
     end: u64,
-    waiting: VecDeque<QueuedJob<T>>,
+    waiting: VecDeque<WaitingJob<T>>,
 }
 
-struct QueuedJob<T> {
+struct WaitingJob<T> {
     arrival: u64,
     /// The virtual time at its arrival.
     since: u64,
@@ -67,7 +67,7 @@ impl<T> FairQueue<T> {
         self.arrivals += 1;
         let (arrival, since) = (self.arrivals, self.virtual_time);
         let flow = self.flows.entry(id).or_insert_with(FlowQueue::new);
-        flow.waiting.push_back(QueuedJob { arrival, since, tokens, job });
+        flow.waiting.push_back(WaitingJob { arrival, since, tokens, job });
         if flow.waiting.len() == 1 {
             self.heads.extend(flow.head().map(|head| (head, id)));
         }
@@ -144,13 +144,13 @@ impl<T> FairQueue<T> {
         Some(removed.job)
     }
 
-    fn first(&self) -> Option<&QueuedJob<T>> {
+    fn first(&self) -> Option<&WaitingJob<T>> {
         let (_, id) = self.heads.first_key_value()?;
         self.flows.get(id)?.waiting.front()
     }
 
     /// Takes the first job; its flow has used its tokens only where that `counts`.
-    fn pop(&mut self, counts: bool) -> Option<QueuedJob<T>> {
+    fn pop(&mut self, counts: bool) -> Option<WaitingJob<T>> {
         let ((end, _), id) = self.heads.pop_first()?;
         let flow = self.flows.get_mut(&id)?;
         let next = flow.waiting.pop_front()?;

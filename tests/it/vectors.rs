@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use assay::{
     embed::{Vector, VectorEncoding, VectorOptions},
     model::{
-        Choice, Kernel, Model, Packed, Precision, Settings, Team, Truncation, kernels, source::ModelFiles,
+        Kernel, KernelSelection, Model, ModelSettings, Packed, Precision, Team, Truncation, kernels,
+        source::ModelFiles,
     },
 };
 
@@ -59,19 +60,19 @@ fn every_kernel_that_runs_here_gives_vectors_near_those_of_the_reference() {
 
 #[test]
 fn what_is_chosen_unasked_is_exact_enough_and_says_how_exact() {
-    let model = load("minilm", &minilm(), Choice::default()).unwrap();
+    let model = load("minilm", &minilm(), KernelSelection::default()).unwrap();
     assert!((0.9999..=1.0).contains(&model.info.cosine), "{}", model.info.cosine);
     assert_eq!(model.info.cosine == 1.0, model.info.precision == Precision::F32);
 }
 
 #[test]
 fn a_kernel_that_cannot_compute_here_is_refused_with_those_that_can() {
-    let unknown = Choice { precision: None, kernel: Some("abacus".into()) };
+    let unknown = KernelSelection { precision: None, kernel: Some("abacus".into()) };
     let refusal = load("minilm", &minilm(), unknown).err().expect("no such kernel");
     assert!(refusal.contains("abacus") && refusal.contains("scalar"), "{refusal}");
     for kernel in kernels().iter().filter(|kernel| !kernel.is_supported()) {
-        let choice = Choice { precision: None, kernel: Some(kernel.name.into()) };
-        let refusal = load("minilm", &minilm(), choice).err().expect("no such instructions");
+        let kernel_selection = KernelSelection { precision: None, kernel: Some(kernel.name.into()) };
+        let refusal = load("minilm", &minilm(), kernel_selection).err().expect("no such instructions");
         assert!(refusal.contains(kernel.name) && refusal.contains("lacks"), "{refusal}");
     }
 }
@@ -122,8 +123,8 @@ fn check_kernel(kernel: &Kernel, name: &str, dir: &Path) {
         Precision::Bf16 => 0.999,
         Precision::Int8 => 0.99,
     };
-    let choice = Choice { precision: None, kernel: Some(kernel.name.into()) };
-    let model = load(name, dir, choice).unwrap();
+    let kernel_selection = KernelSelection { precision: None, kernel: Some(kernel.name.into()) };
+    let model = load(name, dir, kernel_selection).unwrap();
     let (mut batch, mut expected) = (Packed::new(), Vec::new());
     for case in goldens(name).cases {
         if batch.ids().len() + case.ids.len() <= 1000 {
@@ -147,13 +148,13 @@ fn minilm() -> PathBuf {
 }
 
 /// In the fastest kernel of f32.
-fn exact() -> Choice {
-    Choice { precision: Some(Precision::F32), kernel: None }
+fn exact() -> KernelSelection {
+    KernelSelection { precision: Some(Precision::F32), kernel: None }
 }
 
-fn load(name: &str, dir: &Path, choice: Choice) -> Result<Model, String> {
+fn load(name: &str, dir: &Path, kernel_selection: KernelSelection) -> Result<Model, String> {
     let files = ModelFiles { dir: dir.to_owned(), id: name.to_owned(), revision: None };
-    let settings = Settings { choice, ..Settings::default() };
+    let settings = ModelSettings { kernel_selection, ..ModelSettings::default() };
     Model::load(&files, &settings, &|_, _| {}).map_err(|error| error.to_string())
 }
 

@@ -41,14 +41,14 @@ fn stalling() -> Duration {
 
 fn hub_settings(hub: &Hub, cache: &Path) -> Settings {
     let mut settings = settings(MODEL_ID);
-    settings.embed.source = source::Settings {
+    settings.embed.source = source::SourceSettings {
         endpoint: hub.endpoint(),
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(2),
         total_timeout: Duration::from_secs(120),
         attempts: 2,
         backoff: Duration::from_millis(50),
-        ..source::Settings::new(MODEL_ID, cache)
+        ..source::SourceSettings::new(MODEL_ID, cache)
     };
     settings
 }

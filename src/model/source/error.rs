@@ -93,23 +93,23 @@ impl SourceError {
 }
 
 /// How one attempt at one request ended badly.
-pub(super) enum AttemptError {
+pub(super) enum FetchAttemptError {
     /// Another attempt would end the same way.
     Final(SourceError),
-    Retryable(RetryableError),
+    Retryable(RetryableFetchError),
 }
 
-impl AttemptError {
+impl FetchAttemptError {
     pub(super) fn with_advance(self, advanced: bool) -> Self {
         match self {
-            Self::Retryable(trouble) => Self::Retryable(RetryableError { advanced, ..trouble }),
+            Self::Retryable(trouble) => Self::Retryable(RetryableFetchError { advanced, ..trouble }),
             Self::Final(error) => Self::Final(error),
         }
     }
 }
 
 /// A reason to try again.
-pub(super) struct RetryableError {
+pub(super) struct RetryableFetchError {
     pub(super) reason: String,
     /// The server's own wish, from Retry-After.
     pub(super) retry_after: Option<Duration>,
@@ -119,20 +119,20 @@ pub(super) struct RetryableError {
     pub(super) final_error: Option<Box<SourceError>>,
 }
 
-impl RetryableError {
+impl RetryableFetchError {
     pub(super) fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), retry_after: None, advanced: false, final_error: None }
     }
 }
 
-impl From<SourceError> for AttemptError {
+impl From<SourceError> for FetchAttemptError {
     fn from(error: SourceError) -> Self {
         Self::Final(error)
     }
 }
 
-impl From<RetryableError> for AttemptError {
-    fn from(trouble: RetryableError) -> Self {
+impl From<RetryableFetchError> for FetchAttemptError {
+    fn from(trouble: RetryableFetchError) -> Self {
         Self::Retryable(trouble)
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     SourceSettings,
     cache::{RepoCache, file_bytes},
-    error::{AttemptError, RetryableError, SourceError},
+    error::{FetchAttemptError, RetryableFetchError, SourceError},
     hub::{FilePath, Hub, RemoteFile},
     progress::FetchProgress,
     retry::retry,
@@ -123,8 +123,9 @@ impl Fetcher<'_> {
         let furthest_bytes = Cell::new(file_bytes(download.partial));
         let attempt = async || {
             let outcome = self.download_once(download).await;
-            if let Err(AttemptError::Final(SourceError::DiskFull { .. } | SourceError::TooLarge { .. })) =
-                &outcome
+            if let Err(FetchAttemptError::Final(
+                SourceError::DiskFull { .. } | SourceError::TooLarge { .. },
+            )) = &outcome
             {
                 // Nobody would come back for it: it only holds space that others need.
                 let _ = fs::remove_file(download.partial);
@@ -137,7 +138,7 @@ impl Fetcher<'_> {
         retry(self.settings, self.progress, &what, attempt).await
     }
 
-    async fn download_once(&self, download: &Download<'_>) -> Result<(), AttemptError> {
+    async fn download_once(&self, download: &Download<'_>) -> Result<(), FetchAttemptError> {
         let Download { remote, partial, .. } = download;
         // An earlier run may have stopped between the last byte and the check.
         if !partial.is_file() || remote.bytes != Some(file_bytes(partial)) {
@@ -148,7 +149,7 @@ impl Fetcher<'_> {
     }
 
     /// Appends to the partial file what is missing, from where the last attempt stopped.
-    async fn receive(&self, download: &Download<'_>) -> Result<(), AttemptError> {
+    async fn receive(&self, download: &Download<'_>) -> Result<(), FetchAttemptError> {
         let expected = download.remote.bytes;
         let have =
             Some(file_bytes(download.partial)).filter(|have| expected.is_none_or(|bytes| *have < bytes));
@@ -156,7 +157,9 @@ impl Fetcher<'_> {
         let response = self.hub.open(&self.path(&download.remote.file), have).await?;
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             fs::remove_file(download.partial).map_err(|cause| self.write_error(download, cause))?;
-            return Err(RetryableError::new("the server cannot resume where the last attempt stopped").into());
+            return Err(
+                RetryableFetchError::new("the server cannot resume where the last attempt stopped").into()
+            );
         }
         let from = if continues_at(&response, have) { have } else { 0 };
         let mut file = open_at(download.partial, from).map_err(|cause| self.write_error(download, cause))?;
@@ -164,7 +167,7 @@ impl Fetcher<'_> {
         file.sync_all().map_err(|cause| self.write_error(download, cause))?;
         match expected {
             Some(bytes) if bytes != end => {
-                Err(RetryableError::new(format!("the body ended after {end} of {bytes} bytes")).into())
+                Err(RetryableFetchError::new(format!("the body ended after {end} of {bytes} bytes")).into())
             }
             _ => Ok(()),
         }
@@ -177,7 +180,7 @@ impl Fetcher<'_> {
         mut response: Response,
         file: &mut File,
         from: u64,
-    ) -> Result<u64, AttemptError> {
+    ) -> Result<u64, FetchAttemptError> {
         let (mut bytes, mut reported) = (from, from);
         let most = download.remote.bytes.unwrap_or_else(|| self.limit(download.remote).0);
         self.report(download, bytes);
@@ -201,14 +204,16 @@ impl Fetcher<'_> {
     }
 
     /// More came than was announced, or than a file without a size may have.
-    fn beyond(&self, download: &Download<'_>) -> AttemptError {
+    fn beyond(&self, download: &Download<'_>) -> FetchAttemptError {
         match download.remote.bytes {
             None => self.too_large(download.remote).into(),
             Some(bytes) => {
                 // What has arrived is part of another file.
                 let _ = fs::remove_file(download.partial);
-                RetryableError::new(format!("the body is longer than the {bytes} bytes that were announced"))
-                    .into()
+                RetryableFetchError::new(format!(
+                    "the body is longer than the {bytes} bytes that were announced"
+                ))
+                .into()
             }
         }
     }
@@ -224,7 +229,7 @@ impl Fetcher<'_> {
     }
 
     /// Drops a partial file that is not what the hub promised, so that the next attempt starts clean.
-    fn verify(&self, download: &Download<'_>) -> Result<(), AttemptError> {
+    fn verify(&self, download: &Download<'_>) -> Result<(), FetchAttemptError> {
         let Some(expected) = &download.remote.sha256 else { return Ok(()) };
         let file = download.remote.file.clone();
         (self.progress)(FetchProgress::Verifying { file: file.clone() });
@@ -237,9 +242,9 @@ impl Fetcher<'_> {
         fs::remove_file(download.partial).map_err(|cause| self.write_error(download, cause))?;
         let final_error =
             SourceError::Corrupt { file, host: self.hub.host(), expected: expected.clone(), found };
-        Err(RetryableError {
+        Err(RetryableFetchError {
             final_error: Some(Box::new(final_error)),
-            ..RetryableError::new("the checksum does not match")
+            ..RetryableFetchError::new("the checksum does not match")
         }
         .into())
     }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::{
     SourceSettings,
     cache::is_commit,
-    error::{AttemptError, RetryableError, SourceError},
+    error::{FetchAttemptError, RetryableFetchError, SourceError},
     verify::is_sha256,
 };
 use crate::{
@@ -92,7 +92,7 @@ impl Hub {
     }
 
     /// Asks what `revision` of `id` is and which files it has.
-    pub(super) async fn list(&self, id: &str, revision: &str) -> Result<Listing, AttemptError> {
+    pub(super) async fn list(&self, id: &str, revision: &str) -> Result<Listing, FetchAttemptError> {
         let what = format!("{id} at revision {revision}");
         let url = self.url(&format!("api/models/{id}/revision/{}", revision.replace('/', "%2F")));
         let response = self.follow(Method::GET, url, &what).await?.response;
@@ -113,7 +113,7 @@ impl Hub {
     }
 
     /// Reads piece by piece, so that a list that is too large is never held.
-    async fn read_listing(&self, mut response: Response, what: &str) -> Result<Vec<u8>, AttemptError> {
+    async fn read_listing(&self, mut response: Response, what: &str) -> Result<Vec<u8>, FetchAttemptError> {
         let limit = self.max_listing_bytes;
         let too_large = || SourceError::TooLarge {
             what: format!("the list of files of {what} from {}", self.host()),
@@ -135,7 +135,7 @@ impl Hub {
     }
 
     /// Asks for a file's size and checksum.
-    pub(super) async fn describe(&self, path: &FilePath<'_>) -> Result<RemoteFile, AttemptError> {
+    pub(super) async fn describe(&self, path: &FilePath<'_>) -> Result<RemoteFile, FetchAttemptError> {
         let what = path.to_string();
         let HubResponse { response, first_etag } =
             self.follow(Method::HEAD, self.url(&path.resolve()), &what).await?;
@@ -153,7 +153,7 @@ impl Hub {
     }
 
     /// Starts a download at byte `from`. The answer may be the whole file all the same (status 200).
-    pub(super) async fn open(&self, path: &FilePath<'_>, from: u64) -> Result<Response, AttemptError> {
+    pub(super) async fn open(&self, path: &FilePath<'_>, from: u64) -> Result<Response, FetchAttemptError> {
         let url = self.url(&path.resolve());
         let mut request = self.authorized(self.download.get(url.clone()), &url);
         if from > 0 {
@@ -167,22 +167,27 @@ impl Hub {
     }
 
     /// The failure of a connection, without the URL: those of storage carry signatures.
-    pub(super) fn trouble(&self, error: reqwest::Error) -> RetryableError {
+    pub(super) fn trouble(&self, error: reqwest::Error) -> RetryableFetchError {
         let root = cause(&error);
         let reason = if error.is_connect() { format!("cannot connect: {root}") } else { root };
         let elsewhere = error.url().map(origin).filter(|host| *host != self.host());
-        RetryableError::new(match elsewhere {
+        RetryableFetchError::new(match elsewhere {
             Some(host) => format!("{host}: {reason}"),
             None => reason,
         })
     }
 
-    pub(super) fn stalled(&self) -> RetryableError {
-        RetryableError::new(format!("no bytes for {}", humantime::format_duration(self.idle_timeout)))
+    pub(super) fn stalled(&self) -> RetryableFetchError {
+        RetryableFetchError::new(format!("no bytes for {}", humantime::format_duration(self.idle_timeout)))
     }
 
     /// Sends a request, following redirects up to the one that carries the file's metadata.
-    async fn follow(&self, method: Method, mut url: Url, what: &str) -> Result<HubResponse, AttemptError> {
+    async fn follow(
+        &self,
+        method: Method,
+        mut url: Url,
+        what: &str,
+    ) -> Result<HubResponse, FetchAttemptError> {
         let mut first_etag = None;
         for _ in 0..MAX_HOPS {
             let request = self.metadata.request(method.clone(), url.clone());
@@ -200,7 +205,7 @@ impl Hub {
         Err(unusable(what, format!("more than {MAX_HOPS} redirects")).into())
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, RetryableError> {
+    async fn send(&self, request: RequestBuilder) -> Result<Response, RetryableFetchError> {
         // Compressed answers have other lengths than the ones announced.
         let sent = timeout(self.idle_timeout, request.header(ACCEPT_ENCODING, "identity").send()).await;
         sent.map_err(|_| self.stalled())?.map_err(|error| self.trouble(error))
@@ -214,7 +219,7 @@ impl Hub {
         }
     }
 
-    fn refusal(&self, response: &Response, what: &str) -> AttemptError {
+    fn refusal(&self, response: &Response, what: &str) -> FetchAttemptError {
         let (what, host, status) = (what.to_owned(), self.host(), response.status());
         // Storage answers 403 to a link that has expired; the next attempt gets a fresh one.
         let at_hub = response.url().origin() == self.endpoint.origin();
@@ -222,7 +227,7 @@ impl Hub {
             let seconds = header(response.headers(), RETRY_AFTER.as_str()).and_then(|text| text.parse().ok());
             let retry_after = seconds.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
             let reason = format!("{} answered {status}", origin(response.url()));
-            return RetryableError { retry_after, ..RetryableError::new(reason) }.into();
+            return RetryableFetchError { retry_after, ..RetryableFetchError::new(reason) }.into();
         }
         let error = match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::{
     SourceSettings,
-    error::{AttemptError, RetryableError, SourceError},
+    error::{FetchAttemptError, RetryableFetchError, SourceError},
     progress::FetchProgress,
 };
 
@@ -20,7 +20,7 @@ pub(super) async fn retry<T>(
     settings: &SourceSettings,
     progress: &dyn Fn(FetchProgress),
     what: &str,
-    request: impl AsyncFn() -> Result<T, AttemptError>,
+    request: impl AsyncFn() -> Result<T, FetchAttemptError>,
 ) -> Result<T, SourceError> {
     let mut pauses = pauses(settings);
     let mut attempt = 1;
@@ -28,8 +28,8 @@ pub(super) async fn retry<T>(
         progress(FetchProgress::Waiting { what: what.to_owned(), attempt });
         let trouble = match request().await {
             Ok(answer) => return Ok(answer),
-            Err(AttemptError::Final(error)) => return Err(error),
-            Err(AttemptError::Retryable(trouble)) => trouble,
+            Err(FetchAttemptError::Final(error)) => return Err(error),
+            Err(FetchAttemptError::Retryable(trouble)) => trouble,
         };
         if trouble.advanced {
             pauses = self::pauses(settings);
@@ -48,8 +48,8 @@ pub(super) async fn retry<T>(
     }
 }
 
-fn give_up(trouble: RetryableError, what: &str, attempts: u32) -> SourceError {
-    let RetryableError { reason, final_error, .. } = trouble;
+fn give_up(trouble: RetryableFetchError, what: &str, attempts: u32) -> SourceError {
+    let RetryableFetchError { reason, final_error, .. } = trouble;
     match final_error {
         Some(final_error) => *final_error,
         None => SourceError::Unreachable { what: what.to_owned(), attempts, reason },

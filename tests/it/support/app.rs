@@ -66,9 +66,12 @@ pub fn settings(model: impl Into<String>) -> Settings {
         listen: vec!["127.0.0.1:0".parse().expect("an address")],
         admin_listen: Some("127.0.0.1:0".parse().expect("an address")),
         reactor_threads: 2,
-        embed: embed::Settings {
-            source: source::Settings { offline: true, ..source::Settings::new(model, "/nowhere") },
-            model: model::Settings::default(),
+        embed: embed::EmbedSettings {
+            source: source::SourceSettings {
+                offline: true,
+                ..source::SourceSettings::new(model, "/nowhere")
+            },
+            model: model::ModelSettings::default(),
             threads,
             text_threads,
             batch_tokens,
