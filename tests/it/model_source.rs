@@ -7,7 +7,7 @@ mod trouble;
 
 use std::{cell::RefCell, fs};
 
-use assay::model::source::{FetchProgress, SourceSettings, SourceError, locate};
+use assay::model::source::{FetchProgress, SourceError, SourceSettings, locate};
 use assay::secret::Secret;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,8 @@ use self::bench::{Bench, FILES, TOKEN, WEIGHTS, model_dir, remove, write};
 #[test]
 fn a_directory_is_used_as_it_is() {
     let model = model_dir();
-    let settings = SourceSettings { offline: true, ..SourceSettings::new(model.path().to_string_lossy(), "/nowhere") };
+    let settings =
+        SourceSettings { offline: true, ..SourceSettings::new(model.path().to_string_lossy(), "/nowhere") };
     let files = locate(&settings, &CancellationToken::new(), &|_| ()).expect("a whole directory");
     assert_eq!((files.dir.as_path(), files.revision), (model.path(), None));
 }

@@ -255,6 +255,7 @@ fn the_reader_of_sources_sees_what_it_is_to_see() {
     assert_eq!(top_level_names("a::{b, c}, d, e as f}; g"), ["a", "d", "e"]);
     assert!(has_word("use tonic::Code;", "tonic::") && !has_word("use mytonic::Code;", "tonic::"));
     assert!(has_word("crate::rpc;", "crate::rpc") && !has_word("crate::rpcs;", "crate::rpc"));
-    let source = Source { name: "embed/work_queue".into(), lines: vec!["use crate::{a, rpc::Limits};".into()] };
+    let source =
+        Source { name: "embed/work_queue".into(), lines: vec!["use crate::{a, rpc::Limits};".into()] };
     assert!(source.knows_module("rpc") && !source.knows_module("Limits") && source.is_in(&["embed"]));
 }

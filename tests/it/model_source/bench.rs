@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use assay::model::source::{ModelFiles, SourceSettings, SourceError, locate};
+use assay::model::source::{ModelFiles, SourceError, SourceSettings, locate};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
