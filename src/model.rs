@@ -6,6 +6,7 @@ pub(crate) mod fuzzing;
 #[expect(unsafe_code, reason = "vector instructions and packed memory; nowhere else")]
 mod kernel;
 mod kernel_selection;
+mod kernel_timing;
 mod manifest;
 pub mod source;
 mod tokenizer;
@@ -16,11 +17,11 @@ use std::{collections::BTreeMap, path::PathBuf};
 use source::ModelFiles;
 
 pub use kernel::{Invitation, Kernel, Precision, Team, all as kernels};
-pub use kernel_selection::{KernelSelection, KernelSelectionError};
+pub use kernel_selection::{KernelMeasurement, KernelSelection, KernelSelectionError, Quality};
 pub use manifest::Pooling;
 pub use tokenizer::{Encoded, Token, TokenizeError, Tokenizer, Truncation};
 
-use bert::Bert;
+use bert::{Bert, BertSource};
 use kernel_selection::SelectedEncoder;
 use manifest::Manifest;
 use weights::Weights;
@@ -64,6 +65,8 @@ pub struct ModelInfo {
     pub precision: Precision,
     /// The lowest cosine between vectors in this precision and in f32, over the built-in check; 1 for f32.
     pub cosine: f32,
+    /// The kernels that the automatic selection timed, fastest first.
+    pub kernels: Vec<KernelMeasurement>,
 }
 
 #[cfg(test)]
@@ -85,6 +88,7 @@ impl ModelInfo {
             kernel: "scalar",
             precision: Precision::F32,
             cosine: 1.0,
+            kernels: Vec::new(),
         }
     }
 }
@@ -168,8 +172,9 @@ impl Model {
         let tokenizer = Tokenizer::read(&files.dir, &manifest)?;
         let weights = Weights::read(&files.dir, progress)?;
         tokenizer.check_vocabulary(manifest.bert.vocab_size)?;
-        let SelectedEncoder { encoder, cosine } =
-            settings.kernel_selection.select(&tokenizer, |kernel| Bert::new(&manifest, &weights, kernel))?;
+        let source = BertSource::new(&manifest, &weights)?;
+        let SelectedEncoder { encoder, cosine, measurements } =
+            settings.kernel_selection.select(&tokenizer, &source)?;
         let info = ModelInfo {
             id: files.id.clone(),
             revision: files.revision.clone(),
@@ -185,6 +190,7 @@ impl Model {
             kernel: encoder.kernel().name,
             precision: encoder.kernel().precision,
             cosine,
+            kernels: measurements,
         };
         Ok(Model { info, tokenizer, encoder })
     }

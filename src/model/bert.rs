@@ -3,7 +3,7 @@
 //! Source: BERT, arXiv:1810.04805; RoBERTa, arXiv:1907.11692. Sequences stand one after the other without
 //! padding, so every matrix product but attention's runs over all tokens of the batch at once.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use parking_lot::Mutex;
 
@@ -19,12 +19,7 @@ use super::{
 
 pub(super) struct Bert {
     kernel: &'static Kernel,
-    /// `[vocabulary, dim]`
-    words: Vec<f32>,
-    /// `[positions, dim]`, each with the row of token type 0 added.
-    positions: Vec<f32>,
-    first_position: usize,
-    norm: LayerNorm,
+    embeddings: Arc<Embeddings>,
     layers: Vec<BertLayer>,
     heads: AttentionHeads,
     pooling: Pooling,
@@ -34,6 +29,24 @@ pub(super) struct Bert {
     parameters: u64,
     /// Of passes that have ended, to be used again.
     free_buffers: Mutex<Vec<PassBuffers>>,
+}
+
+/// The embedding tables, which encoders of all kernels share.
+struct Embeddings {
+    /// `[vocabulary, dim]`
+    words: Vec<f32>,
+    /// `[positions, dim]`, each with the row of token type 0 added.
+    positions: Vec<f32>,
+    first_position: usize,
+    norm: LayerNorm,
+    parameters: u64,
+}
+
+/// The files of a model, from which encoders are built.
+pub(super) struct BertSource<'a> {
+    manifest: &'a Manifest,
+    weights: &'a Weights,
+    embeddings: Arc<Embeddings>,
 }
 
 struct BertLayer {
@@ -64,32 +77,55 @@ struct PassBuffers {
 /// Batches of at most so many tokens have small matrices of their own.
 const SHORT_BATCH: usize = 64;
 
-impl Bert {
-    pub fn new(manifest: &Manifest, weights: &Weights, kernel: &'static Kernel) -> Result<Bert, ModelError> {
+impl<'a> BertSource<'a> {
+    /// Reads the embedding tables.
+    pub fn new(manifest: &'a Manifest, weights: &'a Weights) -> Result<BertSource<'a>, ModelError> {
+        let embeddings = Arc::new(Embeddings::read(&manifest.bert, weights)?);
+        Ok(BertSource { manifest, weights, embeddings })
+    }
+
+    /// SHA-256 of the weights.
+    pub fn sha256(&self) -> &str {
+        self.weights.sha256()
+    }
+
+    /// The number of layers of the whole encoder.
+    pub fn layers(&self) -> usize {
+        self.manifest.bert.num_hidden_layers
+    }
+
+    /// Token ids without a meaning, of at most the maximum length.
+    pub fn any_ids(&self, length: usize) -> Vec<u32> {
+        let vocabulary = u32::try_from(self.manifest.bert.vocab_size).unwrap_or(u32::MAX).max(1);
+        let length = length.min(self.manifest.max_tokens);
+        (0..length as u32).map(|index| index.wrapping_mul(2_654_435_761) % vocabulary).collect()
+    }
+
+    /// An encoder of the first `layers` layers.
+    pub fn build(&self, kernel: &'static Kernel, layers: usize) -> Result<Bert, ModelError> {
+        let manifest = self.manifest;
         let config = &manifest.bert;
         let head_dim = config.hidden_size / config.num_attention_heads;
         let heads = AttentionHeads::new(config.num_attention_heads, head_dim);
-        let mut reader = WeightsReader { weights, config, kernel, heads, parameters: 0 };
-        let (words, positions, norm) = reader.embeddings()?;
-        let layers =
-            (0..config.num_hidden_layers).map(|i| reader.layer(i)).collect::<Result<_, ModelError>>()?;
+        let mut reader = WeightsReader { weights: self.weights, config, kernel, heads, parameters: 0 };
+        let layers = layers.min(config.num_hidden_layers);
+        let layers = (0..layers).map(|i| reader.layer(i)).collect::<Result<_, ModelError>>()?;
         Ok(Bert {
             kernel,
-            words,
-            positions,
-            first_position: config.first_position(),
-            norm,
+            embeddings: Arc::clone(&self.embeddings),
             layers,
             heads,
             pooling: manifest.pooling,
             dim: config.hidden_size,
             intermediate: config.intermediate_size,
             max_tokens: manifest.max_tokens,
-            parameters: reader.parameters,
+            parameters: self.embeddings.parameters + reader.parameters,
             free_buffers: Mutex::default(),
         })
     }
+}
 
+impl Bert {
     pub fn parameters(&self) -> u64 {
         self.parameters
     }
@@ -151,10 +187,11 @@ impl Bert {
     fn embed(&self, batch: &Packed, executor: &KernelExecutor<'_>, buffers: &mut PassBuffers) {
         let dim = self.dim;
         let PassBuffers { states, operand, .. } = buffers;
+        let Embeddings { words, positions, first_position, norm, .. } = &*self.embeddings;
         for ends in batch.offsets().windows(2) {
             for (position, row) in (ends[0]..ends[1]).enumerate() {
-                let word = &self.words[batch.ids()[row] as usize * dim..][..dim];
-                let position = &self.positions[(self.first_position + position) * dim..][..dim];
+                let word = &words[batch.ids()[row] as usize * dim..][..dim];
+                let position = &positions[(first_position + position) * dim..][..dim];
                 for ((x, w), p) in states.row_mut(row).iter_mut().zip(word).zip(position) {
                     *x = w + p;
                 }
@@ -162,7 +199,7 @@ impl Bert {
         }
         let rows = 0..batch.ids().len();
         executor.normalise(
-            &self.norm,
+            norm,
             &mut RowBlock::new(states, rows.clone()),
             &mut RowBlock::new(operand, rows),
         );
@@ -236,21 +273,26 @@ struct WeightsReader<'a> {
     parameters: u64,
 }
 
-impl WeightsReader<'_> {
-    fn embeddings(&mut self) -> Result<(Vec<f32>, Vec<f32>, LayerNorm), ModelError> {
-        let BertConfig { vocab_size, hidden_size: dim, max_position_embeddings, type_vocab_size, .. } =
-            *self.config;
-        let words = self.read("embeddings.word_embeddings.weight", &[vocab_size, dim])?;
+impl Embeddings {
+    fn read(config: &BertConfig, weights: &Weights) -> Result<Embeddings, ModelError> {
+        let BertConfig { vocab_size, hidden_size: dim, max_position_embeddings, type_vocab_size, .. } = *config;
+        let words = weights.tensor("embeddings.word_embeddings.weight", &[vocab_size, dim])?;
         let mut positions =
-            self.read("embeddings.position_embeddings.weight", &[max_position_embeddings, dim])?;
-        let types = self.read("embeddings.token_type_embeddings.weight", &[type_vocab_size, dim])?;
+            weights.tensor("embeddings.position_embeddings.weight", &[max_position_embeddings, dim])?;
+        let types = weights.tensor("embeddings.token_type_embeddings.weight", &[type_vocab_size, dim])?;
         // Every token of a single text has type 0.
         for position in positions.chunks_exact_mut(dim) {
             position.iter_mut().zip(&types).for_each(|(x, t)| *x += t);
         }
-        Ok((words, positions, self.norm("embeddings.LayerNorm")?))
+        let norm = ["weight", "bias"].map(|part| weights.tensor(&format!("embeddings.LayerNorm.{part}"), &[dim]));
+        let [weight, bias] = norm;
+        let norm = LayerNorm::new(weight?, bias?, config.layer_norm_eps as f32);
+        let parameters = (words.len() + positions.len() + types.len() + 2 * dim) as u64;
+        Ok(Embeddings { words, positions, first_position: config.first_position(), norm, parameters })
     }
+}
 
+impl WeightsReader<'_> {
     fn layer(&mut self, index: usize) -> Result<BertLayer, ModelError> {
         let (dim, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let at = |name: &str| format!("encoder.layer.{index}.{name}");

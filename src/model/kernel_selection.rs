@@ -1,27 +1,85 @@
-//! Which kernel computes: what the operator asks for, or the fastest that is exact enough on a built-in check.
+//! Selection of the kernel: the one that the operator names, or the fastest on this CPU whose vectors are exact enough.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::{
     ModelError, Packed,
-    bert::Bert,
+    bert::{Bert, BertSource},
     kernel::{Kernel, Precision, Team, all},
+    kernel_timing::{KernelTime, kernel_times},
     tokenizer::{Tokenizer, Truncation},
 };
 
-/// What the operator leaves open is chosen by the CPU at hand.
+/// The settings of the kernel.
 #[derive(Clone, Debug, Default)]
 pub struct KernelSelection {
-    /// None: the fastest with a cosine of at least [`MIN_COSINE`] to f32.
+    /// The precision; None for that of the fastest kernel within the bounds of `quality`.
     pub precision: Option<Precision>,
     /// The name of a kernel, for tests and support.
     pub kernel: Option<String>,
+    /// Limits the kernels of the automatic selection.
+    pub quality: Quality,
+    /// The directory in which measured times are kept; None to measure at each start.
+    pub cache: Option<PathBuf>,
 }
 
-/// The least cosine to f32 of a precision that is chosen without being asked for.
-const MIN_COSINE: f32 = 0.9999;
+/// What the automatic selection of a kernel may give up for speed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Quality {
+    /// f32 alone.
+    Exact,
+    /// Vectors that no search can tell from those in f32: [`Quality::min_cosine`] 0.999.
+    #[default]
+    High,
+    /// Vectors that find nearly the same neighbours: [`Quality::min_cosine`] 0.98.
+    Fast,
+}
 
-/// In the order of their speed. Products of bf16 without tiles are slower than those of f32 on many CPUs, and
-/// integers are too inexact to be chosen unasked.
-const CANDIDATES: [&str; 3] = ["amx-fp16", "amx-bf16", "avx512-fp16"];
+impl Quality {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Quality::Exact => "exact",
+            Quality::High => "high",
+            Quality::Fast => "fast",
+        }
+    }
+
+    /// The lowest cosine similarity to f32 that a vector of the built-in check may have.
+    pub const fn min_cosine(self) -> f32 {
+        match self {
+            Quality::Exact => 1.0,
+            Quality::High => 0.999,
+            Quality::Fast => 0.98,
+        }
+    }
+
+    /// The lowest share of neighbours in the built-in check that have to be those of f32.
+    pub const fn min_recall(self) -> f32 {
+        match self {
+            Quality::Exact => 1.0,
+            Quality::High => 0.985,
+            Quality::Fast => 0.9,
+        }
+    }
+}
+
+/// A kernel that the automatic selection considered.
+#[derive(Clone, Debug)]
+pub struct KernelMeasurement {
+    pub kernel: &'static str,
+    pub precision: Precision,
+    /// The time of one layer over 140 tokens on one thread.
+    pub time: Duration,
+    /// The lowest cosine similarity to f32 over the built-in check; None where a faster kernel was good enough.
+    pub cosine: Option<f32>,
+    /// The share of neighbours in the built-in check that are those of f32; None as above.
+    pub recall: Option<f32>,
+    pub selected: bool,
+}
 
 /// Texts of several lengths and scripts, on which a precision is held against f32.
 const CHECK: [&str; 8] = [
@@ -53,56 +111,121 @@ pub enum KernelSelectionError {
     NotFinite { name: &'static str },
 }
 
-/// An encoder, and how near it comes to f32.
+/// An encoder, and how near its vectors are to f32.
 pub(super) struct SelectedEncoder {
     pub encoder: Bert,
+    /// The lowest cosine similarity over the built-in check; 1 for f32.
     pub cosine: f32,
+    /// The kernels that were timed, fastest first; empty where the operator named one.
+    pub measurements: Vec<KernelMeasurement>,
+}
+
+/// Neighbours of a text that the built-in check compares.
+const NEIGHBOURS: usize = 3;
+
+/// The built-in check: vectors in f32, which others are compared with.
+struct ExactVectors {
+    batch: Packed,
+    vectors: Vec<f32>,
+}
+
+impl ExactVectors {
+    /// The lowest cosine similarity and the recall of neighbours of another encoder. None where it panics or gives a
+    /// number that is not finite.
+    fn compare(&self, encoder: &Bert) -> Option<(f32, f32)> {
+        let encode = || encoder.encode(&self.batch, &Team::alone(), &|| {});
+        let vectors = catch_unwind(AssertUnwindSafe(encode)).ok()?;
+        let cosine = lowest_cosine(&vectors, &self.vectors, self.batch.sequences());
+        (!cosine.is_nan()).then(|| (cosine, recall(&vectors, &self.vectors, self.batch.sequences())))
+    }
 }
 
 impl KernelSelection {
-    /// Makes the encoder with `make`, and those that it is compared with.
+    /// Builds the encoder, and those that it is compared with.
     ///
     /// # Errors
-    /// [`KernelSelectionError`], and what `make` gives.
+    /// [`KernelSelectionError`], and those of reading the weights.
     pub(super) fn select(
         &self,
         tokenizer: &Tokenizer,
-        make: impl Fn(&'static Kernel) -> Result<Bert, ModelError>,
+        source: &BertSource<'_>,
     ) -> Result<SelectedEncoder, ModelError> {
-        let exact = make(best(Precision::F32))?;
-        let check = check(tokenizer);
-        let expected = exact.encode(&check, &Team::alone(), &|| {});
-        let measure = |kernel| {
-            let encoder = make(kernel)?;
-            let vectors = encoder.encode(&check, &Team::alone(), &|| {});
-            let cosine = lowest_cosine(&vectors, &expected, check.sequences());
-            Ok::<_, ModelError>(SelectedEncoder { encoder, cosine })
+        let build = |kernel| source.build(kernel, source.layers());
+        let requested = self.requested()?;
+        let exact = build(best(Precision::F32))?;
+        if requested.is_some_and(|kernel| std::ptr::eq(kernel, exact.kernel())) {
+            return Ok(SelectedEncoder { encoder: exact, cosine: 1.0, measurements: Vec::new() });
+        }
+        let batch = check(tokenizer);
+        let check = ExactVectors { vectors: exact.encode(&batch, &Team::alone(), &|| {}), batch };
+        let Some(kernel) = requested else {
+            return self.fastest(exact, &check, kernel_times(source, self.cache.as_deref())?, build);
         };
-        if let Some(kernel) = self.requested()? {
-            if std::ptr::eq(kernel, exact.kernel()) {
-                return Ok(SelectedEncoder { encoder: exact, cosine: 1.0 });
-            }
-            let chosen = measure(kernel)?;
-            if chosen.cosine.is_nan() {
-                return Err(KernelSelectionError::NotFinite { name: kernel.name }.into());
-            }
-            return Ok(chosen);
-        }
-        for kernel in CANDIDATES.iter().filter_map(|name| named(name)).filter(|k| k.is_supported()) {
-            let chosen = measure(kernel)?;
-            if chosen.cosine >= MIN_COSINE {
-                return Ok(chosen);
-            }
-            tracing::info!(
-                kernel = kernel.name,
-                cosine = chosen.cosine,
-                "this precision is not exact enough for the model; a slower one is tried"
-            );
-        }
-        Ok(SelectedEncoder { encoder: exact, cosine: 1.0 })
+        let encoder = build(kernel)?;
+        let (cosine, _) = check.compare(&encoder).ok_or(KernelSelectionError::NotFinite { name: kernel.name })?;
+        Ok(SelectedEncoder { encoder, cosine, measurements: Vec::new() })
     }
 
-    /// None where the choice is free.
+    /// The first of the timed kernels that is within the bounds; `exact` where none is.
+    fn fastest(
+        &self,
+        exact: Bert,
+        check: &ExactVectors,
+        times: Vec<KernelTime>,
+        build: impl Fn(&'static Kernel) -> Result<Bert, ModelError>,
+    ) -> Result<SelectedEncoder, ModelError> {
+        let mut measurements: Vec<KernelMeasurement> = times
+            .iter()
+            .map(|&KernelTime { kernel, time }| KernelMeasurement {
+                kernel: kernel.name,
+                precision: kernel.precision,
+                time,
+                cosine: None,
+                recall: None,
+                selected: false,
+            })
+            .collect();
+        let mut exact = Some(exact);
+        for (KernelTime { kernel, .. }, measurement) in times.iter().zip(&mut measurements) {
+            if self.quality == Quality::Exact && kernel.precision != Precision::F32 {
+                continue;
+            }
+            let is_exact = exact.as_ref().is_some_and(|exact| std::ptr::eq(*kernel, exact.kernel()));
+            let encoder = match exact.take_if(|_| is_exact) {
+                Some(exact) => exact,
+                None => build(kernel)?,
+            };
+            let Some((cosine, recall)) = check.compare(&encoder) else {
+                tracing::warn!(kernel = kernel.name, "the kernel failed the built-in check; it is not used");
+                continue;
+            };
+            (measurement.cosine, measurement.recall) = (Some(cosine), Some(recall));
+            // Kernels of f32 differ in the order of their sums.
+            let is_within = kernel.precision == Precision::F32
+                || (cosine >= self.quality.min_cosine() && recall >= self.quality.min_recall());
+            tracing::info!(
+                kernel = kernel.name,
+                precision = kernel.precision.name(),
+                time = ?measurement.time,
+                cosine,
+                recall,
+                quality = self.quality.name(),
+                selected = is_within,
+                "kernel measured"
+            );
+            if is_within {
+                measurement.selected = true;
+                return Ok(SelectedEncoder { encoder, cosine, measurements });
+            }
+        }
+        let encoder = match exact {
+            Some(exact) => exact,
+            None => build(best(Precision::F32))?,
+        };
+        Ok(SelectedEncoder { encoder, cosine: 1.0, measurements })
+    }
+
+    /// The kernel that the settings name; None where the selection is automatic.
     fn requested(&self) -> Result<Option<&'static Kernel>, KernelSelectionError> {
         let Some(name) = &self.kernel else { return Ok(self.precision.map(best)) };
         let kernel = named(name).ok_or_else(|| KernelSelectionError::UnknownKernel {
@@ -158,6 +281,28 @@ fn lowest_cosine(vectors: &[f32], expected: &[f32], count: usize) -> f32 {
     cosines.fold(1.0, |lowest, cosine| if cosine >= lowest { lowest } else { cosine + 0.0 * lowest })
 }
 
+/// The share of the nearest texts of each text that are those of `expected`.
+fn recall(vectors: &[f32], expected: &[f32], count: usize) -> f32 {
+    let found: usize = (0..count)
+        .map(|text| {
+            let (of, expected) = (nearest(vectors, text, count), nearest(expected, text, count));
+            of.iter().filter(|text| expected.contains(text)).count()
+        })
+        .sum();
+    let all = count * NEIGHBOURS.min(count - 1);
+    if all == 0 { 1.0 } else { found as f32 / all as f32 }
+}
+
+/// The texts with the highest cosine similarity to one of them.
+fn nearest(vectors: &[f32], text: usize, count: usize) -> Vec<usize> {
+    let dim = vectors.len() / count;
+    let row = |text: usize| &vectors[text * dim..][..dim];
+    let mut others: Vec<(usize, f32)> =
+        (0..count).filter(|&other| other != text).map(|other| (other, cosine(row(text), row(other)))).collect();
+    others.sort_by(|a, b| b.1.total_cmp(&a.1));
+    others.into_iter().take(NEIGHBOURS).map(|(other, _)| other).collect()
+}
+
 fn cosine(a: &[f32], b: &[f32]) -> f32 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32
@@ -169,14 +314,18 @@ mod tests {
 
     #[test]
     fn a_kernel_that_does_not_exist_is_refused_with_those_that_do() {
-        let choice = KernelSelection { kernel: Some("abacus".into()), precision: None };
+        let choice = KernelSelection { kernel: Some("abacus".into()), ..Default::default() };
         let error = choice.requested().expect_err("no such kernel").to_string();
         assert!(error.contains("abacus") && error.contains("scalar"), "{error}");
     }
 
     #[test]
     fn a_kernel_of_another_precision_is_refused() {
-        let choice = KernelSelection { kernel: Some("scalar".into()), precision: Some(Precision::Int8) };
+        let choice = KernelSelection {
+            kernel: Some("scalar".into()),
+            precision: Some(Precision::Int8),
+            ..Default::default()
+        };
         let error = choice.requested().expect_err("a contradiction");
         assert_eq!(
             error,
@@ -189,6 +338,16 @@ mod tests {
         for precision in [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8] {
             assert!(best(precision).is_supported() && best(precision).precision == precision);
         }
+    }
+
+    #[test]
+    fn recall_counts_neighbours_that_are_the_same() {
+        let expected = [1.0, 0.0, 0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.0, 1.0];
+        assert_eq!(recall(&expected, &expected, 5), 1.0);
+        let mut moved = expected;
+        moved[6..8].copy_from_slice(&[-1.0, 0.0]);
+        assert!(recall(&moved, &expected, 5) < 1.0);
+        assert_eq!(recall(&[1.0, 0.0], &[1.0, 0.0], 1), 1.0);
     }
 
     #[test]
