@@ -3,11 +3,12 @@
 MODEL ?= models/all-MiniLM-L6-v2
 ARGS ?=
 JUDGE ?= smollm2
+SECONDS ?= 60
 # dev: what the tests were built with.
 PROFILE ?= release
 BIN = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/assay
 
-.PHONY: run build model test lint deny sbom clients judge ragas-compare bulk attack attack-quick deploy-check dashboard deploy-drill proxies report-test bench bench-peers bench-avx2 bench-serving bench-soak goldens ragas-goldens lexical-goldens help
+.PHONY: run build model test lint fuzz deny sbom clients judge ragas-compare bulk attack attack-quick deploy-check dashboard deploy-drill proxies report-test bench bench-peers bench-avx2 bench-serving bench-soak goldens ragas-goldens lexical-goldens help
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -30,6 +31,9 @@ lint: ## Formatting and clippy with warnings denied, and the protocol by buf whe
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	proto/lint.sh
+
+fuzz: ## Every fuzz target for SECONDS each (60), on stable Rust; fuzz/README.md has the rest
+	scripts/fuzz.sh $(SECONDS)
 
 deny: ## Licences, bans, sources and advisories of all dependencies; ADVISORIES=skip where GitHub is out of reach
 	scripts/deny.sh

@@ -6,6 +6,9 @@ mod healthcheck;
 mod progress;
 mod pull;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use evaluate::fuzzing;
+
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};

@@ -64,7 +64,8 @@ fn count(path: &str) -> io::Result<Option<u64>> {
     Ok(Some(count))
 }
 
-fn read(mut reader: impl BufRead, lines: &mpsc::Sender<io::Result<Line>>) {
+/// Sends every line that has text, and the first error.
+pub(super) fn read(mut reader: impl BufRead, lines: &mpsc::Sender<io::Result<Line>>) {
     for number in 1.. {
         let mut bytes = Vec::new();
         let line = match next_line(&mut reader, &mut bytes) {
