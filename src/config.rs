@@ -13,7 +13,7 @@ use clap::ArgMatches;
 
 use crate::{
     app, embed, evaluate,
-    model::{self, Pooling, Precision, source},
+    model::{self, Pooling, Precision, Quality, source},
     rpc::{self, Compute, ConnectionLimits, ConnectionSettings, Limits, listen::Address},
     secret::Secret,
     stall,
@@ -72,6 +72,7 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
     let batch_tokens = r.whole("batch-tokens");
     let queue_tokens = r.whole("queue-tokens");
     let embed_cache_bytes = r.whole("embed-cache");
+    let source = source_settings(r, sources);
     app::Settings {
         listen: r.required("listen", Vec::new(), addresses),
         admin_listen: r.required("admin-listen", None, admin_address),
@@ -85,15 +86,17 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
             call_log: telemetry::call_log(r),
         },
         embed: embed::EmbedSettings {
-            source: source_settings(r, sources),
             model: model::ModelSettings {
                 kernel_selection: model::KernelSelection {
                     precision: r.required("precision", None, precision),
                     kernel: r.optional("kernel", |value| Ok(value.to_owned())),
+                    quality: r.required("quality", Quality::default(), quality),
+                    cache: Some(source.cache_dir.clone()),
                 },
                 max_tokens: r.optional_whole("max-tokens"),
                 pooling: r.optional("pooling", pooling),
             },
+            source,
             threads,
             text_threads,
             batch_tokens,
@@ -224,6 +227,15 @@ fn precision(value: &str) -> Result<Option<Precision>, String> {
         "f16" => Ok(Some(Precision::F16)),
         "int8" => Ok(Some(Precision::Int8)),
         _ => Err("auto, f32, bf16, f16 or int8 is needed".into()),
+    }
+}
+
+fn quality(value: &str) -> Result<Quality, String> {
+    match value {
+        "exact" => Ok(Quality::Exact),
+        "high" => Ok(Quality::High),
+        "fast" => Ok(Quality::Fast),
+        _ => Err("must be exact, high or fast".into()),
     }
 }
 

@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::gauge::ConstGauge,
+    metrics::{MetricType, gauge::ConstGauge},
     registry::Registry,
 };
 use tokio::sync::watch;
@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     deadline::Deadline,
-    model::{self, ModelInfo},
+    model::{self, KernelMeasurement, ModelInfo},
 };
 
 pub use engine::{Embedded, EmbeddedInput, Engine, Flow, InputOptions};
@@ -206,6 +206,7 @@ impl Collector for EmbedderGauges {
         ] {
             encode(&mut encoder, name, help, value as u64)?;
         }
+        encode_kernels(&mut encoder, &engine.model().kernels)?;
         let Some(cached) = engine.cached() else { return Ok(()) };
         for (name, help, value) in [
             ("assay_embed_cache_entries", "Inputs whose vectors are in memory", cached.entries),
@@ -216,6 +217,37 @@ impl Collector for EmbedderGauges {
         }
         Ok(())
     }
+}
+
+/// Gauges of what the automatic selection measured.
+fn encode_kernels(encoder: &mut DescriptorEncoder<'_>, kernels: &[KernelMeasurement]) -> std::fmt::Result {
+    type Value = fn(&KernelMeasurement) -> Option<f64>;
+    let families: [(&str, &str, Value); 3] = [
+        ("assay_kernel_layer_seconds", "Time of one layer over 140 tokens on one thread", |kernel| {
+            Some(kernel.time.as_secs_f64())
+        }),
+        ("assay_kernel_cosine", "Lowest cosine similarity to f32 over the built-in texts", |kernel| {
+            kernel.cosine.map(f64::from)
+        }),
+        (
+            "assay_kernel_recall",
+            "Share of neighbours among the built-in texts that are those of f32",
+            |kernel| kernel.recall.map(f64::from),
+        ),
+    ];
+    for (name, help, value) in families {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for kernel in kernels {
+            let Some(value) = value(kernel) else { continue };
+            let labels = [
+                ("kernel", kernel.kernel),
+                ("precision", kernel.precision.name()),
+                ("selected", if kernel.selected { "true" } else { "false" }),
+            ];
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
 }
 
 fn encode(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> std::fmt::Result {

@@ -33,7 +33,11 @@ impl Ours {
             Some(other) => return Err(format!("no precision {other:?}").into()),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Ours { runtime, kernel_selection: KernelSelection { precision, kernel: None }, embedder: None })
+        Ok(Ours {
+            runtime,
+            kernel_selection: KernelSelection { precision, ..Default::default() },
+            embedder: None,
+        })
     }
 }
 

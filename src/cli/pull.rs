@@ -9,7 +9,7 @@ use crate::{
     embed,
     model::{
         Model, ModelInfo,
-        source::{self, ModelFiles, FetchProgress, SourceError},
+        source::{self, FetchProgress, ModelFiles, SourceError},
     },
 };
 

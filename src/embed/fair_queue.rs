@@ -247,7 +247,7 @@ mod tests {
             served += 32;
             queue.push(FlowId(flow), 32, "short");
         }
-        assert!((PENALTY - 64) * 100 <= served && served <= PENALTY * 101, "{served}");
+        assert!(((PENALTY - 64) * 100..=PENALTY * 101).contains(&served), "{served}");
     }
 
     #[test]

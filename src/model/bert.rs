@@ -198,11 +198,7 @@ impl Bert {
             }
         }
         let rows = 0..batch.ids().len();
-        executor.normalise(
-            norm,
-            &mut RowBlock::new(states, rows.clone()),
-            &mut RowBlock::new(operand, rows),
-        );
+        executor.normalise(norm, &mut RowBlock::new(states, rows.clone()), &mut RowBlock::new(operand, rows));
     }
 
     /// `states` of one sequence become one vector `[dim]`.
@@ -275,7 +271,8 @@ struct WeightsReader<'a> {
 
 impl Embeddings {
     fn read(config: &BertConfig, weights: &Weights) -> Result<Embeddings, ModelError> {
-        let BertConfig { vocab_size, hidden_size: dim, max_position_embeddings, type_vocab_size, .. } = *config;
+        let BertConfig { vocab_size, hidden_size: dim, max_position_embeddings, type_vocab_size, .. } =
+            *config;
         let words = weights.tensor("embeddings.word_embeddings.weight", &[vocab_size, dim])?;
         let mut positions =
             weights.tensor("embeddings.position_embeddings.weight", &[max_position_embeddings, dim])?;
@@ -284,7 +281,8 @@ impl Embeddings {
         for position in positions.chunks_exact_mut(dim) {
             position.iter_mut().zip(&types).for_each(|(x, t)| *x += t);
         }
-        let norm = ["weight", "bias"].map(|part| weights.tensor(&format!("embeddings.LayerNorm.{part}"), &[dim]));
+        let norm =
+            ["weight", "bias"].map(|part| weights.tensor(&format!("embeddings.LayerNorm.{part}"), &[dim]));
         let [weight, bias] = norm;
         let norm = LayerNorm::new(weight?, bias?, config.layer_norm_eps as f32);
         let parameters = (words.len() + positions.len() + types.len() + 2 * dim) as u64;

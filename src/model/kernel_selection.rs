@@ -162,7 +162,8 @@ impl KernelSelection {
             return self.fastest(exact, &check, kernel_times(source, self.cache.as_deref())?, build);
         };
         let encoder = build(kernel)?;
-        let (cosine, _) = check.compare(&encoder).ok_or(KernelSelectionError::NotFinite { name: kernel.name })?;
+        let (cosine, _) =
+            check.compare(&encoder).ok_or(KernelSelectionError::NotFinite { name: kernel.name })?;
         Ok(SelectedEncoder { encoder, cosine, measurements: Vec::new() })
     }
 
@@ -297,8 +298,10 @@ fn recall(vectors: &[f32], expected: &[f32], count: usize) -> f32 {
 fn nearest(vectors: &[f32], text: usize, count: usize) -> Vec<usize> {
     let dim = vectors.len() / count;
     let row = |text: usize| &vectors[text * dim..][..dim];
-    let mut others: Vec<(usize, f32)> =
-        (0..count).filter(|&other| other != text).map(|other| (other, cosine(row(text), row(other)))).collect();
+    let mut others: Vec<(usize, f32)> = (0..count)
+        .filter(|&other| other != text)
+        .map(|other| (other, cosine(row(text), row(other))))
+        .collect();
     others.sort_by(|a, b| b.1.total_cmp(&a.1));
     others.into_iter().take(NEIGHBOURS).map(|(other, _)| other).collect()
 }

@@ -37,7 +37,10 @@ pub(super) struct KernelTime {
 ///
 /// # Errors
 /// [`ModelError`] if the layer cannot be read.
-pub(super) fn kernel_times(source: &BertSource<'_>, cache: Option<&Path>) -> Result<Vec<KernelTime>, ModelError> {
+pub(super) fn kernel_times(
+    source: &BertSource<'_>,
+    cache: Option<&Path>,
+) -> Result<Vec<KernelTime>, ModelError> {
     let file = cache.map(|directory| TimingFile::of(directory, source.sha256()));
     if let Some(times) = file.as_ref().and_then(TimingFile::read) {
         return Ok(times);
@@ -65,9 +68,8 @@ fn measure(source: &BertSource<'_>) -> Result<Vec<KernelTime>, ModelError> {
             break;
         }
         layers.retain_mut(|(layer, times)| {
-            let computed = catch_unwind(AssertUnwindSafe(|| {
-                batches.each_ref().map(|batch| time_of(layer, batch))
-            }));
+            let computed =
+                catch_unwind(AssertUnwindSafe(|| batches.each_ref().map(|batch| time_of(layer, batch))));
             match computed {
                 // The first round takes memory and wakes the vector units.
                 Ok(_) if round == 0 => true,
@@ -76,14 +78,18 @@ fn measure(source: &BertSource<'_>) -> Result<Vec<KernelTime>, ModelError> {
                     true
                 }
                 Err(_) => {
-                    tracing::warn!(kernel = layer.kernel().name, "the kernel panicked when it was timed; it is not used");
+                    tracing::warn!(
+                        kernel = layer.kernel().name,
+                        "the kernel panicked when it was timed; it is not used"
+                    );
                     false
                 }
             }
         });
     }
     let total = |times: [Vec<Duration>; 2]| times.into_iter().map(median).sum();
-    let times = layers.into_iter().map(|(layer, times)| KernelTime { kernel: layer.kernel(), time: total(times) });
+    let times =
+        layers.into_iter().map(|(layer, times)| KernelTime { kernel: layer.kernel(), time: total(times) });
     let mut times: Vec<KernelTime> = times.collect();
     times.sort_by_key(|time| time.time);
     Ok(times)
@@ -92,7 +98,8 @@ fn measure(source: &BertSource<'_>) -> Result<Vec<KernelTime>, ModelError> {
 /// Kernels with vector instructions that this CPU supports; where there are none, all that it supports.
 fn candidates() -> Vec<&'static Kernel> {
     let supported: Vec<&Kernel> = all().iter().filter(|kernel| kernel.is_supported()).collect();
-    let vector: Vec<&Kernel> = supported.iter().copied().filter(|kernel| !kernel.name.starts_with("scalar")).collect();
+    let vector: Vec<&Kernel> =
+        supported.iter().copied().filter(|kernel| !kernel.name.starts_with("scalar")).collect();
     if vector.is_empty() { supported } else { vector }
 }
 
@@ -173,7 +180,8 @@ fn cpu() -> String {
             .iter()
             .any(|key| line.split(':').next().is_some_and(|found| found.trim() == *key))
     };
-    let identity = first.lines().filter(is_identity).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    let identity =
+        first.lines().filter(is_identity).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
     identity.collect::<Vec<_>>().join("; ")
 }
 

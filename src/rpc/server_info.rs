@@ -12,7 +12,7 @@ use super::{
 use crate::{
     embed::{self, Embedder, Phase},
     judge::{BreakerState, Judge, Structured},
-    model::{ModelInfo, Pooling},
+    model::{KernelMeasurement, ModelInfo, Pooling},
     proto::{self, judge_info::Breaker, server_service_server::ServerService, warm_up::State},
     stall,
 };
@@ -148,6 +148,18 @@ fn compute(compute: &Compute, model: Option<&ModelInfo>) -> proto::Compute {
         kernel: model.map(|model| model.kernel.into()).unwrap_or_default(),
         batch_tokens: saturating(compute.batch_tokens),
         cosine_to_f32: model.map(|model| model.cosine).unwrap_or_default(),
+        kernels: model.iter().flat_map(|model| &model.kernels).map(kernel).collect(),
+    }
+}
+
+fn kernel(measured: &KernelMeasurement) -> proto::KernelMeasurement {
+    proto::KernelMeasurement {
+        kernel: measured.kernel.into(),
+        precision: measured.precision.name().into(),
+        time: duration(measured.time),
+        cosine_to_f32: measured.cosine,
+        recall: measured.recall,
+        selected: measured.selected,
     }
 }
 
