@@ -1,7 +1,9 @@
-//! Text to vectors: admission, tokenizing, batching, compute, and the warm-up before any of it.
+//! Embedding of texts: admission, tokenization, batching, computation and the warm-up of the model.
 //!
-//! [`Embedder`] exists from the first millisecond; [`Embedder::ready`] gives the [`Engine`] once the model is
-//! warm. A call passes three hand-offs: admission by permits counted in tokens, text threads, compute threads.
+//! An [`Embedder`] exists as soon as the process starts. It loads the model in the background, and
+//! [`Embedder::ready`] returns the [`Engine`] once the model is warm. A request passes through three stages:
+//! admission, which bounds the tokens in flight; the text threads, which tokenize; and the compute threads, which
+//! run forward passes.
 
 mod admission;
 mod cache;
@@ -11,6 +13,7 @@ mod error;
 mod fair_queue;
 mod gather;
 mod metrics;
+mod request;
 mod spans;
 mod status;
 mod text_threads;
@@ -42,35 +45,73 @@ use crate::{
     model::{self, KernelMeasurement, ModelInfo},
 };
 
-pub use engine::{Embedded, EmbeddedInput, Engine, Flow, InputOptions};
+pub use engine::Engine;
 pub use error::{EmbedError, TooLong};
+pub use request::{Embedded, EmbeddedInput, Flow, InputOptions};
 pub use status::{EmbedderStatus, Phase};
 pub use vector::{Vector, VectorEncoding, VectorOptions};
 
 use metrics::EmbedMetrics;
 use status::StatusHandle;
 
+/// Settings of an [`Embedder`].
 #[derive(Clone, Debug)]
 pub struct EmbedSettings {
+    /// Location of the model files.
     pub source: model::source::SourceSettings,
     pub model: model::ModelSettings,
-    /// Compute threads.
+    /// Number of compute threads.
     pub threads: usize,
-    /// Threads that cut texts into tokens.
+    /// Number of threads that tokenize for Embed, and as many again for Tokenize.
     pub text_threads: usize,
-    /// The most tokens of one forward pass.
+    /// Maximum tokens per forward pass.
     pub batch_tokens: usize,
-    /// Maximum tokens that wait or are computed. Half is for calls, which are refused when it is full, half for
-    /// streams, which wait; so neither can lock the other out. Tokenize has as much as either, evaluations a few
-    /// forward passes.
+    /// Maximum tokens in flight, queued or being computed.
+    ///
+    /// One half is reserved for unary calls, which are rejected when it is full, and the other half for streams, which
+    /// wait, so that neither can starve the other. Tokenize requests have a limit of the same size as one half.
+    /// Evaluations have a smaller limit: a few forward passes per compute thread.
     pub queue_tokens: usize,
-    /// Memory for what texts that come again were computed to; 0 for none.
+    /// Maximum memory of the cache of vectors, in bytes. 0 disables the cache.
     pub cache_bytes: usize,
-    /// The longest pause between attempts to load the model.
+    /// Maximum pause between two attempts to load the model.
     pub retry_pause: Duration,
 }
 
-/// Cloneable handle to the model and the threads behind it.
+/// A cloneable handle to the model and its threads.
+///
+/// The model loads in the background, so the handle exists before the model can be used. All clones share one model.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use assay::{
+///     deadline::Deadline,
+///     embed::{EmbedSettings, Embedder},
+///     model::{ModelSettings, source::SourceSettings},
+/// };
+/// use prometheus_client::registry::Registry;
+///
+/// # async fn start() -> Result<(), Box<dyn std::error::Error>> {
+/// let settings = EmbedSettings {
+///     source: SourceSettings::new("sentence-transformers/all-MiniLM-L6-v2", "/var/cache/huggingface/hub"),
+///     model: ModelSettings::default(),
+///     threads: 2,
+///     text_threads: 1,
+///     batch_tokens: 256,
+///     queue_tokens: 1 << 18,
+///     cache_bytes: 64 << 20,
+///     retry_pause: Duration::from_secs(60),
+/// };
+/// let embedder = Embedder::start(settings, &mut Registry::default())?;
+/// let engine = embedder.wait_until_ready(Deadline::after(Duration::from_secs(300))).await?;
+/// println!("{} has {} dimensions", engine.model().id, engine.model().dimensions);
+/// embedder.stop();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Embedder(Arc<EmbedderInner>);
 
@@ -84,10 +125,10 @@ struct EmbedderInner {
 }
 
 impl Embedder {
-    /// Starts the warm-up on a thread of its own and returns at once.
+    /// Starts the warm-up on its own thread and returns immediately. Metrics are added to `registry`.
     ///
     /// # Errors
-    /// If the operating system gives no thread.
+    /// An [`io::Error`] if the operating system cannot start the warm-up thread.
     pub fn start(settings: EmbedSettings, registry: &mut Registry) -> io::Result<Embedder> {
         let shared = Arc::new(EmbedderInner::new(settings.threads, registry));
         let context = warm_up::WarmUp {
@@ -99,22 +140,22 @@ impl Embedder {
         registry.register_collector(Box::new(EmbedderGauges(Arc::downgrade(&shared))));
         let filled = Arc::clone(&shared);
         let thread = warm_up::spawn(context, move |engine| {
-            // Only the warm-up sets it, and it does so once.
+            // Only the warm-up sets the engine, once.
             let _ = filled.engine.set(engine);
         })?;
         *shared.warm_up.lock() = Some(thread);
         Ok(Embedder(shared))
     }
 
-    /// That never becomes ready, for whoever needs no vectors.
+    /// An embedder without a model. Every call returns [`EmbedError::NotReady`].
     pub fn without_model(registry: &mut Registry) -> Embedder {
         Embedder(Arc::new(EmbedderInner::new(1, registry)))
     }
 
-    /// The engine, once the model is warm.
+    /// Returns the engine if the model is warm.
     ///
     /// # Errors
-    /// [`EmbedError::NotReady`] before, and while every compute thread is broken.
+    /// [`EmbedError::NotReady`] while the model is not warm, or while no compute thread is healthy.
     pub fn ready(&self) -> Result<&Engine, EmbedError> {
         let status = self.0.status.subscribe();
         let status = status.borrow();
@@ -125,37 +166,41 @@ impl Embedder {
         })
     }
 
-    /// As [`Embedder::ready`], but waits for it until `deadline`.
+    /// Waits until the model is warm, at most until `deadline`, and returns the engine.
+    ///
+    /// # Errors
+    /// [`EmbedError::NotReady`] if the model is not warm at `deadline`.
     pub async fn wait_until_ready(&self, deadline: Deadline) -> Result<&Engine, EmbedError> {
         let mut status = self.status();
-        // Whether it became ready or the deadline passed, `ready` tells.
+        // `ready` returns the error if the deadline passed first.
         let _ =
             tokio::time::timeout_at(deadline.instant().into(), status.wait_for(EmbedderStatus::is_serving))
                 .await;
         self.ready()
     }
 
-    /// What the model is, once it is loaded.
+    /// Description of the model, or `None` until it is loaded.
     pub fn model(&self) -> Option<&ModelInfo> {
         self.0.engine.get().map(Engine::model)
     }
 
+    /// Subscribes to the progress of the warm-up and the health of the compute threads.
     pub fn status(&self) -> watch::Receiver<EmbedderStatus> {
         self.0.status.subscribe()
     }
 
-    /// Ends the warm-up and all threads. Blocks until they are done; a file system that hangs under the warm-up
-    /// is not waited for.
+    /// Cancels the warm-up and stops all threads. Blocks until queued work is done. Does not wait for a warm-up thread
+    /// that is blocked on the file system.
     pub fn stop(&self) {
         self.0.cancel.cancel();
         if let Some(engine) = self.0.engine.get() {
             engine.stop();
         }
         let thread = self.0.warm_up.lock().take();
-        // It may pause between two attempts.
+        // The thread may be parked between two attempts.
         thread.iter().for_each(|thread| thread.thread().unpark());
         if let Some(thread) = thread.filter(JoinHandle::is_finished) {
-            // A panic was logged where it happened.
+            // A panic was already logged.
             let _ = thread.join();
         }
     }
@@ -174,7 +219,7 @@ impl EmbedderInner {
     }
 }
 
-/// Read when metrics are asked for. Weak, as the registry outlives the embedder.
+/// Gauges that are computed when metrics are scraped. The reference is weak because the registry outlives the embedder.
 #[derive(Debug)]
 struct EmbedderGauges(std::sync::Weak<EmbedderInner>);
 
@@ -182,25 +227,33 @@ impl Collector for EmbedderGauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         let Some(shared) = self.0.upgrade() else { return Ok(()) };
         let ready = ConstGauge::new(i64::from(shared.status.subscribe().borrow().is_serving()));
-        let help = "1 while the model serves";
+        let help = "Whether the model is ready to serve: 1 or 0";
         ready.encode(encoder.encode_descriptor("assay_model_ready", help, None, ready.metric_type())?)?;
         let Some(engine) = shared.engine.get() else { return Ok(()) };
         let (inputs, tokens) = engine.queue_depth();
         let admitted = engine.admitted();
         for (name, help, value) in [
-            ("assay_queue_inputs", "Inputs that wait for a compute thread", inputs),
-            ("assay_queue_tokens", "Tokens that wait for a compute thread", tokens),
-            ("assay_admitted_call_tokens", "Tokens of calls that wait or are computed", admitted.calls),
-            ("assay_admitted_stream_tokens", "Tokens of streams that wait or are computed", admitted.streams),
+            ("assay_queue_inputs", "Inputs waiting for a compute thread", inputs),
+            ("assay_queue_tokens", "Tokens waiting for a compute thread", tokens),
+            (
+                "assay_admitted_call_tokens",
+                "Tokens in flight of unary calls, queued or being computed",
+                admitted.calls,
+            ),
+            (
+                "assay_admitted_stream_tokens",
+                "Tokens in flight of streams, queued or being computed",
+                admitted.streams,
+            ),
             (
                 "assay_admitted_evaluation_tokens",
-                "Tokens of evaluations that wait or are computed",
+                "Tokens in flight of evaluations, queued or being computed",
                 admitted.evaluations,
             ),
-            ("assay_admitted_tokenize_tokens", "Tokens of Tokenize that are being made", admitted.tokenize),
+            ("assay_admitted_tokenize_tokens", "Tokens in flight of Tokenize requests", admitted.tokenize),
             (
                 "assay_admission_limit_tokens",
-                "Maximum tokens of calls, of streams, and of Tokenize",
+                "Maximum tokens in flight of unary calls, of streams and of Tokenize requests, each",
                 admitted.limit,
             ),
         ] {
@@ -209,9 +262,9 @@ impl Collector for EmbedderGauges {
         encode_kernels(&mut encoder, &engine.model().kernels)?;
         let Some(cached) = engine.cached() else { return Ok(()) };
         for (name, help, value) in [
-            ("assay_embed_cache_entries", "Inputs whose vectors are in memory", cached.entries),
-            ("assay_embed_cache_bytes", "Memory that these take, about", cached.bytes),
-            ("assay_embed_cache_limit_bytes", "The most memory that they may take", cached.limit_bytes),
+            ("assay_embed_cache_entries", "Vectors in the cache", cached.entries),
+            ("assay_embed_cache_bytes", "Approximate memory used by the cache, in bytes", cached.bytes),
+            ("assay_embed_cache_limit_bytes", "Maximum memory of the cache, in bytes", cached.limit_bytes),
         ] {
             encode(&mut encoder, name, help, value)?;
         }
@@ -240,8 +293,8 @@ fn encode_kernels(encoder: &mut DescriptorEncoder<'_>, kernels: &[KernelMeasurem
         for kernel in kernels {
             let Some(value) = value(kernel) else { continue };
             let labels = [
-                ("kernel", kernel.kernel),
-                ("precision", kernel.precision.name()),
+                ("kernel", kernel.kernel.name),
+                ("precision", kernel.kernel.precision.name()),
                 ("selected", if kernel.selected { "true" } else { "false" }),
             ];
             ConstGauge::new(value).encode(family.encode_family(&labels)?)?;

@@ -1,14 +1,14 @@
-//! A language model that judges: any OpenAI-compatible chat-completions endpoint.
+//! Client of a judge: a language model behind an OpenAI-compatible chat-completions endpoint.
 //!
-//! One question gives one typed answer or one error. Between them stand, in this order: answers that were given
-//! before, the request's budget, a fair and adaptive queue, attempts with their retries, and the reading.
+//! A question returns one typed verdict or one error. It passes, in this order, the answer cache ([`store`]), the
+//! request's [`Budget`], a fair queue with an adaptive concurrency limit, the attempts with their retries, and the
+//! parser of the answer.
 
 mod ask;
-mod attempts;
 mod breaker;
 mod capability;
 mod cost;
-mod elements;
+mod endpoint;
 mod error;
 mod extract;
 #[cfg(feature = "fuzzing")]
@@ -17,11 +17,15 @@ pub mod lenient;
 mod limit;
 mod metrics;
 mod prompt;
+mod prompt_frame;
+mod question;
+mod rejected_parameter;
 mod retry_after;
 mod schema;
 mod settings;
 pub mod store;
 mod transport;
+mod value_count;
 mod wire;
 
 use std::{fmt, sync::Arc};
@@ -30,20 +34,20 @@ use prometheus_client::registry::Registry;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-use self::{
-    attempts::Endpoint,
-    metrics::{Families, Metrics},
-    prompt::Nonces,
-    schema::Schemas,
-    store::Store,
-};
 pub use self::{
     breaker::BreakerState,
     capability::Structured,
     cost::{Budget, BudgetKind, BudgetLimits, Cost, Prices},
     error::{JudgeError, StartError},
     prompt::{Part, Prompt, PromptLanguage},
-    settings::Settings,
+    settings::JudgeSettings,
+};
+use self::{
+    endpoint::Endpoint,
+    metrics::{JudgeMetricFamilies, JudgeMetrics},
+    prompt::NonceGenerator,
+    schema::SchemaCache,
+    store::AnswerStore,
 };
 use crate::{
     deadline::Deadline,
@@ -51,86 +55,89 @@ use crate::{
     trace::Scope,
 };
 
-/// An answer's type. Its schema is shown to the judge.
+/// Type of an answer. Its JSON Schema is sent to the judge.
 pub trait Verdict: DeserializeOwned + JsonSchema + Clone + Send + Sync + 'static {
-    /// Letters, digits, `_` and `-`.
+    /// Name of the schema: letters, digits, `_` and `-`.
     const NAME: &'static str;
-    /// Raised when the same text would mean something else.
+    /// Version of the type; part of the cache key. Raise it when the same JSON would get another meaning.
     const VERSION: u32;
 
-    /// What the types cannot say.
+    /// Validates constraints that the type cannot express.
     ///
     /// # Errors
-    /// What is wrong, as it is told to the judge when it is asked again.
+    /// A description of the violation, which is sent to the judge when the question is repeated.
     fn check(&self) -> Result<(), String> {
         Ok(())
     }
 }
 
+/// Verdict of one sample, and what it cost.
 #[derive(Clone, Debug)]
 pub struct Reply<V> {
     pub verdict: Result<V, JudgeError>,
     pub cost: Cost,
 }
 
-/// On whose behalf, and within which limits, a question is asked.
+/// Caller, limits and trace context of a question.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub deadline: Deadline,
     /// Shared by all questions of one request.
     pub budget: Budget,
-    /// Callers take turns.
+    /// Identifies the caller in the round robin of the queue.
     pub caller: u64,
     pub use_cache: bool,
-    pub trace: Trace,
+    pub trace: TraceHeaders,
 }
 
-/// Headers that are handed on to the endpoint.
+/// Headers of the incoming call that are forwarded to the endpoint.
 #[derive(Clone, Debug, Default)]
-pub struct Trace {
+pub struct TraceHeaders {
     pub request_id: Option<String>,
     pub traceparent: Option<String>,
     pub tracestate: Option<String>,
 }
 
-impl Trace {
-    /// With the span of `scope` as the parent of what the endpoint does; as it is where there is none.
-    fn within(&self, scope: &Scope) -> Trace {
+impl TraceHeaders {
+    /// Copy with the span of `scope` as the parent; unchanged if `scope` has no span.
+    fn within(&self, scope: &Scope) -> TraceHeaders {
         match scope.headers() {
-            Some((traceparent, tracestate)) => {
-                Trace { request_id: self.request_id.clone(), traceparent: Some(traceparent), tracestate }
-            }
+            Some((traceparent, tracestate)) => TraceHeaders {
+                request_id: self.request_id.clone(),
+                traceparent: Some(traceparent),
+                tracestate,
+            },
             None => self.clone(),
         }
     }
 }
 
-/// What is known of an endpoint right now.
+/// Runtime status of a judge's endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JudgeStatus {
-    /// How answers are held to their form; none before the first answer.
+    /// Structured-output mode in use; `None` before the first answer.
     pub structured: Option<Structured>,
-    /// Parameters that the endpoint does not take.
+    /// Request parameters that the endpoint rejected.
     pub dropped: Vec<&'static str>,
     pub breaker: BreakerState,
-    /// Requests that may be under way at once.
+    /// Maximum number of concurrent requests at present.
     pub concurrency_limit: usize,
     pub in_flight: usize,
-    /// Requests that wait for their turn.
+    /// Requests in the queue.
     pub waiting: usize,
 }
 
-/// One profile: an endpoint, a model, and all that is shared among those who ask.
+/// Client of one judge profile: an endpoint, a model, and the state that all questions share. Cheap to clone.
 #[derive(Clone)]
-pub struct Judge(Arc<Inner>);
+pub struct Judge(Arc<JudgeInner>);
 
-struct Inner {
-    settings: Settings,
+struct JudgeInner {
+    settings: JudgeSettings,
     endpoint: Endpoint,
-    store: Store,
-    schemas: Schemas,
-    nonces: Nonces,
-    metrics: Metrics,
+    store: AnswerStore,
+    schemas: SchemaCache,
+    nonces: NonceGenerator,
+    metrics: JudgeMetrics,
 }
 
 impl fmt::Debug for Judge {
@@ -140,30 +147,30 @@ impl fmt::Debug for Judge {
 }
 
 impl Judge {
-    /// Prepares everything and reads recorded answers, so not for the reactor's threads. Nothing is sent.
+    /// Creates the client and reads recorded answers. Blocks on file I/O; sends nothing.
     ///
     /// # Errors
-    /// [`StartError`] if the settings cannot work.
-    pub fn start(settings: Settings, registry: &mut Registry) -> Result<Judge, StartError> {
-        Judge::with_metrics(settings, &Families::register(registry))
+    /// [`StartError`] if a setting is invalid or the file of recorded answers cannot be opened.
+    pub fn start(settings: JudgeSettings, registry: &mut Registry) -> Result<Judge, StartError> {
+        Judge::with_metrics(settings, &JudgeMetricFamilies::register(registry))
     }
 
-    /// Several of them, as [`Judge::start`]; what is counted of them is registered once.
+    /// Creates one client per profile, like [`Judge::start`]. Their metrics are registered once.
     ///
     /// # Errors
-    /// [`StartError`] of the first whose settings cannot work.
-    pub fn start_all(profiles: &[Settings], registry: &mut Registry) -> Result<Vec<Judge>, StartError> {
-        let families = Families::register(registry);
+    /// [`StartError`] of the first profile that fails.
+    pub fn start_all(profiles: &[JudgeSettings], registry: &mut Registry) -> Result<Vec<Judge>, StartError> {
+        let families = JudgeMetricFamilies::register(registry);
         profiles.iter().map(|settings| Judge::with_metrics(settings.clone(), &families)).collect()
     }
 
-    fn with_metrics(settings: Settings, families: &Families) -> Result<Judge, StartError> {
-        let metrics = families.of(&settings.name);
+    fn with_metrics(settings: JudgeSettings, families: &JudgeMetricFamilies) -> Result<Judge, StartError> {
+        let metrics = families.for_judge(&settings.name);
         let endpoint = Endpoint::new(&settings, metrics.clone())?;
-        let store = Store::open(&settings.store, settings.cache_bytes);
+        let store = AnswerStore::open(&settings.store, settings.cache_bytes);
         let store = store.map_err(|cause| StartError::Store { name: settings.name.clone(), cause })?;
-        let (schemas, nonces) = (Schemas::default(), Nonces::random());
-        Ok(Judge(Arc::new(Inner { settings, endpoint, store, schemas, nonces, metrics })))
+        let (schemas, nonces) = (SchemaCache::default(), NonceGenerator::random());
+        Ok(Judge(Arc::new(JudgeInner { settings, endpoint, store, schemas, nonces, metrics })))
     }
 
     pub fn name(&self) -> &str {
@@ -187,24 +194,24 @@ impl Judge {
         }
     }
 
-    /// One question, one typed answer.
+    /// Asks one question and returns one typed verdict.
     pub async fn ask<V: Verdict>(&self, prompt: &Prompt, call: &Call) -> Reply<V> {
         let mut replies = self.0.ask(prompt, 1, call).await;
         replies.pop().expect("a reply for each sample")
     }
 
-    /// So many independent answers, each its own reply, drawn at a temperature above 0.
+    /// Asks for `samples` independent verdicts, drawn at a temperature above 0.
     ///
-    /// What one request for all of them costs is in the first reply.
+    /// Returns one reply per sample. The cost of a request for several choices is in the first reply.
     pub async fn ask_many<V: Verdict>(&self, prompt: &Prompt, samples: usize, call: &Call) -> Vec<Reply<V>> {
         self.0.ask(prompt, samples, call).await
     }
 }
 
-/// Shorter work than that on so many bytes of text stays on the reactor.
+/// Work on at most this many bytes of text runs on the reactor.
 const MAX_INLINE_BYTES: usize = 32 << 10;
 
-/// Runs `work`, on a thread of its own where it goes through many bytes.
+/// Runs `work` on the reactor, or on the blocking pool if it processes more than [`MAX_INLINE_BYTES`].
 async fn offload<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
@@ -215,7 +222,7 @@ async fn offload<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|error| {
         static LINES: LogLimit = LogLimit::new(Site::JudgeWork);
         if LINES.admits() {
-            tracing::error!(%error, "work for the judge ended early");
+            tracing::error!(%error, "a task of the judge client panicked");
         }
         JudgeError::Defect
     })

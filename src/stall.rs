@@ -29,12 +29,12 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tracing::warn;
 
-use lag::{LagSummary, RecentMax, Schedule};
-use pace::Pace;
-use sampler::{Sampler, Watched};
+use lag::{HeartbeatSchedule, LagSummary, RecentMax};
+use pace::SamplingPace;
+use sampler::{Sampler, WatchedRuntime};
 
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct WatchdogSettings {
     /// Time between two heartbeats while the reactor works. At least 1 ms, the granularity of tokio's timer.
     pub tick: Duration,
     /// Time between two looks at the workers while they work. At least 1 ms. While nobody calls, samples are half of
@@ -47,7 +47,7 @@ pub struct Settings {
     pub dead_after: Duration,
 }
 
-impl Default for Settings {
+impl Default for WatchdogSettings {
     fn default() -> Self {
         Self {
             tick: Duration::from_millis(10),
@@ -61,7 +61,7 @@ impl Default for Settings {
 /// Owns the watchdog's thread and heartbeat: dropping it ends both.
 #[derive(Debug)]
 pub struct Watchdog {
-    reader: Reader,
+    reader: WatchdogReader,
     heartbeat: AbortHandle,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -74,17 +74,17 @@ impl Watchdog {
     /// the runtime shuts down, so does the watchdog. Logs go to the subscriber of the calling thread.
     ///
     /// `reactor` needs its timer enabled; without it, or if the OS has no thread to give, nothing is watched.
-    pub fn start(settings: Settings, reactor: &Handle, registry: &mut Registry) -> Self {
+    pub fn start(settings: WatchdogSettings, reactor: &Handle, registry: &mut Registry) -> Self {
         let settings = settings.at_least_timer_granularity();
-        let shared = Arc::new(Shared::register(reactor.metrics().num_workers(), registry));
+        let shared = Arc::new(WatchdogShared::register(reactor.metrics().num_workers(), registry));
         let heartbeat = reactor.spawn(beat(settings.clone(), shared.clone())).abort_handle();
         let watched =
-            Watched { reactor: reactor.clone(), heartbeat: heartbeat.clone(), shared: shared.clone() };
+            WatchedRuntime { reactor: reactor.clone(), heartbeat: heartbeat.clone(), shared: shared.clone() };
         let thread = spawn_thread(move || Sampler::new(settings, watched).run());
-        Self { reader: Reader { shared }, heartbeat, thread }
+        Self { reader: WatchdogReader { shared }, heartbeat, thread }
     }
 
-    pub fn reader(&self) -> Reader {
+    pub fn reader(&self) -> WatchdogReader {
         self.reader.clone()
     }
 
@@ -107,13 +107,13 @@ impl Drop for Watchdog {
 
 /// What the watchdog has seen so far.
 #[derive(Clone, Debug)]
-pub struct Reader {
-    shared: Arc<Shared>,
+pub struct WatchdogReader {
+    shared: Arc<WatchdogShared>,
 }
 
 /// Since the start of the watchdog.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reading {
+pub struct WatchdogSnapshot {
     pub workers: usize,
     /// Workers frozen now.
     pub frozen_workers: usize,
@@ -129,10 +129,10 @@ pub struct Reading {
     pub stalls: u64,
 }
 
-impl Reader {
+impl WatchdogReader {
     /// Takes some microseconds: the quantile is computed here.
-    pub fn reading(&self) -> Reading {
-        Reading {
+    pub fn snapshot(&self) -> WatchdogSnapshot {
+        WatchdogSnapshot {
             workers: self.shared.workers,
             frozen_workers: usize::try_from(self.shared.frozen_workers.get()).unwrap_or(0),
             lag_ticks: self.shared.lag.count(),
@@ -165,7 +165,7 @@ impl Reader {
     }
 }
 
-impl Settings {
+impl WatchdogSettings {
     /// Finer intervals would only spin: tokio's timer can't tell them apart.
     fn at_least_timer_granularity(mut self) -> Self {
         const GRANULARITY: Duration = Duration::from_millis(1);
@@ -182,11 +182,11 @@ struct LastRpc {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct WatchdogShared {
     workers: usize,
     lag: LagSummary,
     recent_lag: RecentMax,
-    pace: Pace,
+    pace: SamplingPace,
     stopped: AtomicBool,
     lag_seconds: Histogram,
     stalls: Counter,
@@ -201,7 +201,7 @@ const LAG_BUCKETS: [f64; 18] = [
     1.0, 2.5, 5.0,
 ];
 
-impl Shared {
+impl WatchdogShared {
     fn register(workers: usize, registry: &mut Registry) -> Self {
         let lag_seconds = Histogram::new(LAG_BUCKETS);
         let stalls = Counter::default();
@@ -221,7 +221,7 @@ impl Shared {
             workers,
             lag: LagSummary::new(),
             recent_lag: RecentMax::starting_at(tokio::time::Instant::now()),
-            pace: Pace::new(),
+            pace: SamplingPace::new(),
             stopped: AtomicBool::new(false),
             lag_seconds,
             stalls,
@@ -243,9 +243,9 @@ impl Shared {
 }
 
 /// Sleeps to absolute instants: an interval that restarts after a late tick would lose what the freeze cost.
-async fn beat(settings: Settings, shared: Arc<Shared>) {
+async fn beat(settings: WatchdogSettings, shared: Arc<WatchdogShared>) {
     let idle = pace::idle_tick(&settings);
-    let mut schedule = Schedule::starting_at(tokio::time::Instant::now(), settings.tick);
+    let mut schedule = HeartbeatSchedule::starting_at(tokio::time::Instant::now(), settings.tick);
     loop {
         if shared.pace.is_idle() {
             schedule.rest(idle);
@@ -277,7 +277,8 @@ mod tests {
     fn watched_runtime() -> (Runtime, Watchdog) {
         let runtime =
             Builder::new_current_thread().enable_time().build().expect("a runtime needs only memory");
-        let watchdog = Watchdog::start(Settings::default(), runtime.handle(), &mut Registry::default());
+        let watchdog =
+            Watchdog::start(WatchdogSettings::default(), runtime.handle(), &mut Registry::default());
         (runtime, watchdog)
     }
 

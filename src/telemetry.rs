@@ -17,7 +17,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct LogSettings {
     /// A level, or directives such as `info,assay=debug`.
     pub filter: String,
     pub format: LogFormat,
@@ -58,7 +58,7 @@ pub struct LogGuard {
 ///
 /// # Errors
 /// If the filter is not valid, or logging was started before.
-pub fn start(settings: &Settings) -> Result<LogGuard, Box<dyn std::error::Error + Send + Sync>> {
+pub fn start(settings: &LogSettings) -> Result<LogGuard, Box<dyn std::error::Error + Send + Sync>> {
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).thread_name("assay-log").finish(io::stderr());
     let subscriber = tracing_subscriber::fmt()

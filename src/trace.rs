@@ -31,7 +31,7 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const TRACESTATE: &str = "tracestate";
 
 /// Spans of one call; a stream may have more inputs than anybody would look at.
-const MOST_SPANS: u32 = 1000;
+const MAX_SPANS: u32 = 1000;
 
 tokio::task_local! {
     static CURRENT: Scope;
@@ -39,34 +39,34 @@ tokio::task_local! {
 
 /// Begins traces; the default one begins none.
 #[derive(Clone, Default)]
-pub struct Tracer(Option<Arc<Outlet>>);
+pub struct Tracer(Option<Arc<TelemetrySink>>);
 
 /// Where spans and events go.
-pub struct Outlet {
+pub struct TelemetrySink {
     /// None to make no spans and pass the caller's context on as it is.
     pub spans: Option<SdkTracer>,
     /// None to tell of none. It must not wait.
-    pub events: Option<Box<dyn Fn(Event) + Send + Sync>>,
+    pub events: Option<Box<dyn Fn(TraceEvent) + Send + Sync>>,
 }
 
 /// Something that happened at one time, within a span.
 #[derive(Debug)]
-pub struct Event {
+pub struct TraceEvent {
     pub name: &'static str,
     pub time: SystemTime,
     pub span: SpanContext,
     pub attributes: Vec<KeyValue>,
 }
 
-/// A place in a trace, under which spans may hang.
+/// A inner in a trace, under which spans may hang.
 #[derive(Clone, Default)]
-pub struct Scope(Option<Arc<Place>>);
+pub struct Scope(Option<Arc<ScopeInner>>);
 
-struct Place {
-    outlet: Arc<Outlet>,
+struct ScopeInner {
+    sink: Arc<TelemetrySink>,
     span: SpanContext,
-    /// Spans that the call has asked for.
-    asked: Arc<AtomicU32>,
+    /// Spans that the call has requested_spans for.
+    requested_spans: Arc<AtomicU32>,
 }
 
 /// Ends when it is dropped; without [`Span::end`] or [`Span::fail`] before, as one that was cancelled. The default one
@@ -79,23 +79,24 @@ pub struct Span {
 }
 
 impl Tracer {
-    pub fn new(outlet: Outlet) -> Tracer {
-        Tracer(Some(Arc::new(outlet)))
+    pub fn new(sink: TelemetrySink) -> Tracer {
+        Tracer(Some(Arc::new(sink)))
     }
 
     /// The server span of a call, in the trace of the caller if `headers` name one.
     pub fn begin(&self, name: &'static str, headers: &HeaderMap) -> Span {
-        let Some(outlet) = &self.0 else { return Span::default() };
-        let caller = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers));
+        let Some(sink) = &self.0 else { return Span::default() };
+        let caller =
+            TraceContextPropagator::new().extract_with_context(&Context::new(), &HeaderExtractor(headers));
         let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Server);
-        let live = outlet.spans.as_ref().map(|spans| spans.build_with_context(builder, &caller));
+        let live = sink.spans.as_ref().map(|spans| spans.build_with_context(builder, &caller));
         let span = match &live {
             Some(live) => live.span_context().clone(),
             None => caller.span().span_context().clone(),
         };
         let live = live.filter(SdkSpan::is_recording).map(Box::new);
-        let place = Place { outlet: Arc::clone(outlet), span, asked: Arc::default() };
-        Span { live, scope: Scope(Some(Arc::new(place))) }
+        let inner = ScopeInner { sink: Arc::clone(sink), span, requested_spans: Arc::default() };
+        Span { live, scope: Scope(Some(Arc::new(inner))) }
     }
 }
 
@@ -113,7 +114,7 @@ impl Scope {
         }
     }
 
-    /// A span of work in this process; `name` is asked for only where it is recorded.
+    /// A span of work in this process; `name` is requested_spans for only where it is recorded.
     pub fn child<N: Into<Cow<'static, str>>>(&self, name: impl FnOnce() -> N) -> Span {
         self.span(|| SpanBuilder::from_name(name()))
     }
@@ -129,25 +130,30 @@ impl Scope {
     }
 
     fn span(&self, builder: impl FnOnce() -> SpanBuilder) -> Span {
-        let begun = self.0.as_ref().and_then(|place| Some((place, place.begin(builder)?)));
-        let Some((place, live)) = begun else { return Span { live: None, scope: self.clone() } };
-        let (outlet, asked) = (Arc::clone(&place.outlet), Arc::clone(&place.asked));
-        let place = Place { outlet, span: live.span_context().clone(), asked };
-        Span { live: Some(Box::new(live)), scope: Scope(Some(Arc::new(place))) }
+        let begun = self.0.as_ref().and_then(|inner| Some((inner, inner.begin(builder)?)));
+        let Some((inner, live)) = begun else { return Span { live: None, scope: self.clone() } };
+        let (sink, requested_spans) = (Arc::clone(&inner.sink), Arc::clone(&inner.requested_spans));
+        let inner = ScopeInner { sink, span: live.span_context().clone(), requested_spans };
+        Span { live: Some(Box::new(live)), scope: Scope(Some(Arc::new(inner))) }
     }
 
-    /// Tells of an event in this place; `attributes` are asked for only where someone wants to know.
+    /// Tells of an event in this inner; `attributes` are requested_spans for only where someone wants to know.
     pub fn event(&self, name: &'static str, attributes: impl FnOnce() -> Vec<KeyValue>) {
-        if let Some(place) = &self.0
-            && let Some(tell) = &place.outlet.events
+        if let Some(inner) = &self.0
+            && let Some(tell) = &inner.sink.events
         {
-            tell(Event { name, time: SystemTime::now(), span: place.span.clone(), attributes: attributes() });
+            tell(TraceEvent {
+                name,
+                time: SystemTime::now(),
+                span: inner.span.clone(),
+                attributes: attributes(),
+            });
         }
     }
 
     /// For the headers of a request made from here: `traceparent`, and `tracestate` if there is any.
     pub fn headers(&self) -> Option<(String, Option<String>)> {
-        let span = self.0.as_ref().map(|place| &place.span).filter(|span| span.is_valid())?;
+        let span = self.0.as_ref().map(|inner| &inner.span).filter(|span| span.is_valid())?;
         let traceparent =
             format!("00-{}-{}-{:02x}", span.trace_id(), span.span_id(), span.trace_flags().to_u8());
         Some((traceparent, Some(span.trace_state().header()).filter(|state| !state.is_empty())))
@@ -155,15 +161,15 @@ impl Scope {
 
     /// 32 hexadecimal digits.
     pub fn trace_id(&self) -> Option<String> {
-        let span = self.0.as_ref().map(|place| &place.span).filter(|span| span.is_valid())?;
+        let span = self.0.as_ref().map(|inner| &inner.span).filter(|span| span.is_valid())?;
         Some(span.trace_id().to_string())
     }
 }
 
-impl Place {
+impl ScopeInner {
     fn begin(&self, builder: impl FnOnce() -> SpanBuilder) -> Option<SdkSpan> {
-        let spans = self.outlet.spans.as_ref().filter(|_| self.span.is_sampled())?;
-        if self.asked.fetch_add(1, Ordering::Relaxed) >= MOST_SPANS {
+        let spans = self.sink.spans.as_ref().filter(|_| self.span.is_sampled())?;
+        if self.requested_spans.fetch_add(1, Ordering::Relaxed) >= MAX_SPANS {
             return None;
         }
         let parent = Context::new().with_remote_span_context(self.span.clone());
@@ -180,7 +186,7 @@ impl Span {
         self.live.is_some()
     }
 
-    /// `attributes` are asked for only where the span is recorded.
+    /// `attributes` are requested_spans for only where the span is recorded.
     pub fn describe<const N: usize>(&mut self, attributes: impl FnOnce() -> [KeyValue; N]) {
         if let Some(live) = &mut self.live {
             live.set_attributes(attributes());
@@ -221,9 +227,10 @@ impl Span {
 
     fn end_at(mut self, time: SystemTime) {
         let Some(mut live) = self.live.take() else { return };
-        let asked = self.scope.0.as_ref().map_or(0, |place| place.asked.load(Ordering::Relaxed));
-        if asked > MOST_SPANS {
-            live.set_attribute(KeyValue::new("assay.spans_left_out", i64::from(asked - MOST_SPANS)));
+        let requested_spans =
+            self.scope.0.as_ref().map_or(0, |inner| inner.requested_spans.load(Ordering::Relaxed));
+        if requested_spans > MAX_SPANS {
+            live.set_attribute(KeyValue::new("assay.spans_left_out", i64::from(requested_spans - MAX_SPANS)));
         }
         live.end_with_timestamp(time);
     }
@@ -247,9 +254,9 @@ fn time_of(instant: Instant) -> SystemTime {
     now.checked_sub(instant.elapsed()).unwrap_or(now)
 }
 
-struct Headers<'a>(&'a HeaderMap);
+struct HeaderExtractor<'a>(&'a HeaderMap);
 
-impl Extractor for Headers<'_> {
+impl Extractor for HeaderExtractor<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).and_then(|value| value.to_str().ok())
     }

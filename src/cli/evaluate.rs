@@ -1,6 +1,8 @@
 //! `assay evaluate`: samples in lines of JSON to scores in lines of JSON, with resume, through the same engine as the
 //! server.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod input;
 mod options;
 mod output;
@@ -27,7 +29,7 @@ use crate::{
     deadline::Deadline,
     embed::Embedder,
     evaluate::{Evaluation, Evaluator, Task},
-    judge::{Budget, Call, Judge, Trace},
+    judge::{Budget, Call, Judge, TraceHeaders},
 };
 use input::{Input, Line};
 use options::Options;
@@ -233,10 +235,10 @@ impl Scoring<'_> {
             call: Call {
                 deadline,
                 // Costs are told for each sample.
-                budget: self.budget.part(),
+                budget: self.budget.child(),
                 caller: 0,
                 use_cache: true,
-                trace: Trace::default(),
+                trace: TraceHeaders::default(),
             },
             answer_by: deadline.later(TO_COMPUTE),
             reason_language: None,

@@ -1,4 +1,4 @@
-//! How many tokens may wait or be computed at one time, by kind of call.
+//! Limits on the tokens in flight, one per class of request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,65 +9,71 @@ use super::{
     token_semaphore::{TokenPermit, TokenSemaphore},
 };
 
-/// Room for tokens: half of the queue is for calls, half for streams, and as much as either for Tokenize, whose tokens
-/// are never computed. Evaluations have as much as keeps the compute threads busy. None of them locks another out.
+/// Admission control: one limit on tokens in flight for each class of request, so that no class can starve another.
+///
+/// Unary calls and streams have half of the queue each. Tokenize has a limit of the same size; its tokens are never
+/// computed. The limit of evaluations is large enough to keep the compute threads busy.
 pub(super) struct Admission {
     calls: Arc<TokenSemaphore>,
     streams: Arc<TokenSemaphore>,
     evaluations: Arc<TokenSemaphore>,
     long_tokenize: Arc<TokenSemaphore>,
-    /// For requests of few tokens, which no long one keeps waiting.
+    /// Limit for Tokenize requests with few tokens, so that they never wait for long ones.
     short_tokenize: Arc<TokenSemaphore>,
     metrics: EmbedMetrics,
 }
 
-/// The share of the room that a kind of call has.
+/// Class of a request, which decides the limit it is admitted under.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum AdmissionClass {
-    /// Refused at once where it is full.
+    /// A unary call. Rejected immediately when the limit is reached.
     Call,
-    /// Waited for where it is full, fair among flows.
+    /// An item of a stream. Waits when the limit is reached, fairly between flows.
     Stream,
-    /// As [`AdmissionClass::Stream`].
+    /// A text of an evaluation. Waits like [`AdmissionClass::Stream`].
     Evaluation,
-    /// As [`AdmissionClass::Stream`].
+    /// A Tokenize request. Waits like [`AdmissionClass::Stream`].
     Tokenize,
 }
 
-/// Tokens that there is room for.
+/// Maximum tokens in flight.
 #[derive(Clone, Copy)]
 pub(super) struct AdmissionLimits {
-    /// Of calls and streams together.
+    /// Limit of unary calls and streams together.
     pub queue_tokens: usize,
+    /// Limit of all evaluations together.
     pub evaluation_tokens: usize,
 }
 
 impl AdmissionLimits {
-    pub fn of(settings: &EmbedSettings) -> AdmissionLimits {
-        let evaluation_tokens = PASSES.saturating_mul(settings.threads).saturating_mul(settings.batch_tokens);
+    pub fn from_settings(settings: &EmbedSettings) -> AdmissionLimits {
+        let evaluation_tokens = EVALUATION_PASSES_PER_THREAD
+            .saturating_mul(settings.threads)
+            .saturating_mul(settings.batch_tokens);
         AdmissionLimits { queue_tokens: settings.queue_tokens, evaluation_tokens }
     }
 }
 
-/// Forward passes of each compute thread whose tokens evaluations may have in the queue: one is computed, one waits,
-/// and two are on their way from and to the samples.
-const PASSES: usize = 4;
+/// Maximum forward passes in flight of evaluations, per compute thread: one is being computed, one is queued, and two
+/// are between the queue and the samples.
+const EVALUATION_PASSES_PER_THREAD: usize = 4;
 
-/// A Tokenize request of at most this part of the room is short: 4,096 tokens unless set otherwise.
-const SHORT: usize = 32;
+/// A Tokenize request is short if it needs at most this fraction of the limit: 1/32, which is 4,096 tokens by default.
+const SHORT_TOKENIZE_DIVISOR: usize = 32;
 
-/// Tokens that are held, by lane, and the most of each.
+/// Tokens in flight by class of request, and the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct AdmittedTokens {
     pub calls: usize,
     pub streams: usize,
     pub evaluations: usize,
     pub tokenize: usize,
+    /// Maximum for unary calls, for streams and for Tokenize, each.
     pub limit: usize,
 }
 
 impl Admission {
-    /// For a model that takes `max_tokens` of an input.
+    /// Creates the limits for a model that accepts `max_tokens` tokens per input.
     pub fn new(room: AdmissionLimits, max_tokens: usize, metrics: &EmbedMetrics) -> Admission {
         let capacity = capacity(room.queue_tokens, max_tokens);
         let evaluations = TokenSemaphore::new(room.evaluation_tokens.clamp(max_tokens, capacity));
@@ -75,29 +81,33 @@ impl Admission {
         Admission { calls, streams, evaluations, long_tokenize, short_tokenize, metrics: metrics.clone() }
     }
 
-    /// Never waits in [`AdmissionClass::Call`].
+    /// Waits until `tokens` fit within the limit of `class`. A unary call never waits.
+    ///
+    /// # Errors
+    /// [`EmbedError::TooLarge`] or [`EmbedError::QueueFull`] for a unary call that cannot be admitted now.
     pub async fn admit(
         &self,
-        lane: AdmissionClass,
+        class: AdmissionClass,
         flow: FlowId,
         tokens: usize,
     ) -> Result<TokenPermit, EmbedError> {
-        match lane {
+        match class {
             AdmissionClass::Call => self.admit_call(tokens),
             AdmissionClass::Stream => Ok(self.streams.acquire(flow, tokens).await),
             AdmissionClass::Evaluation => Ok(self.evaluations.acquire(flow, tokens).await),
-            AdmissionClass::Tokenize if tokens <= self.capacity() / SHORT => {
+            AdmissionClass::Tokenize if tokens <= self.capacity() / SHORT_TOKENIZE_DIVISOR => {
                 Ok(self.short_tokenize.acquire(flow, tokens).await)
             }
             AdmissionClass::Tokenize => Ok(self.long_tokenize.acquire(flow, tokens).await),
         }
     }
 
-    /// The most tokens of calls, of streams, and of one request.
+    /// Maximum tokens in flight of unary calls and of streams, each; also the maximum for one request.
     pub fn capacity(&self) -> usize {
         self.calls.capacity()
     }
 
+    /// Tokens in flight now.
     pub fn held(&self) -> AdmittedTokens {
         AdmittedTokens {
             calls: self.calls.held(),
@@ -120,11 +130,16 @@ impl Admission {
     }
 }
 
-/// Half of the queue, but room for one input of any length, or that would wait for ever.
+/// Half of the queue, but at least the longest input, which could otherwise never be admitted.
 fn capacity(queue_tokens: usize, max_tokens: usize) -> usize {
     let half = queue_tokens / 2;
     if half < max_tokens {
-        tracing::warn!(queue_tokens, max_tokens, "the queue is raised to twice the tokens of one input");
+        tracing::warn!(
+            queue_tokens,
+            max_tokens,
+            raised_to = 2 * max_tokens,
+            "queue-tokens is too small for one input of maximum length; a larger value is used"
+        );
     }
     half.max(max_tokens)
 }
@@ -142,24 +157,26 @@ mod tests {
 
     fn admit(
         admission: &Admission,
-        lane: AdmissionClass,
+        class: AdmissionClass,
         tokens: usize,
     ) -> Option<Result<TokenPermit, EmbedError>> {
-        admission.admit(lane, FlowId(0), tokens).now_or_never()
+        admission.admit(class, FlowId(0), tokens).now_or_never()
     }
 
     #[test]
-    fn a_queue_of_any_size_is_one() {
+    fn any_queue_size_admits_the_longest_input() {
         for queue_tokens in [1, usize::MAX >> 3, usize::MAX] {
             let admission = admission(queue_tokens);
-            for lane in [
+            for class in [
                 AdmissionClass::Call,
                 AdmissionClass::Stream,
                 AdmissionClass::Evaluation,
                 AdmissionClass::Tokenize,
             ] {
-                let permit = admit(&admission, lane, 512).expect("at once").expect("room");
-                assert_eq!(permit.tokens(), 512, "{lane:?}");
+                let permit = admit(&admission, class, 512)
+                    .expect("admitted without waiting")
+                    .expect("below the limit");
+                assert_eq!(permit.tokens(), 512, "{class:?}");
             }
             let large = admit(&admission, AdmissionClass::Call, usize::MAX);
             assert!(matches!(large, Some(Err(EmbedError::TooLarge { tokens: usize::MAX, .. }))));
@@ -167,11 +184,15 @@ mod tests {
     }
 
     #[test]
-    fn no_lane_takes_the_room_of_another_and_a_long_tokenize_none_of_a_short_one() {
+    fn a_full_class_does_not_block_another_class() {
         let admission = admission(64_000);
         let all = [AdmissionClass::Call, AdmissionClass::Stream, AdmissionClass::Tokenize];
-        let full = all.map(|lane| admit(&admission, lane, 32_000).expect("at once").expect("room"));
-        let evaluation = admit(&admission, AdmissionClass::Evaluation, 2048).expect("at once").expect("room");
+        let full = all.map(|class| {
+            admit(&admission, class, 32_000).expect("admitted without waiting").expect("below the limit")
+        });
+        let evaluation = admit(&admission, AdmissionClass::Evaluation, 2048)
+            .expect("admitted without waiting")
+            .expect("below the limit");
         let AdmittedTokens { calls, streams, evaluations, tokenize, limit } = admission.held();
         assert_eq!([calls, streams, tokenize, limit], [32_000; 4]);
         assert_eq!(evaluations, 2048);

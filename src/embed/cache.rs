@@ -1,11 +1,11 @@
-//! Pooled states that were computed before, kept within a bound of memory, and computations that callers share.
+//! A bounded cache of pooled states, with single-flight computation of misses.
 //!
-//! A state serves every cut, scale and encoding, for these are applied as it leaves. Texts of which nothing is known
-//! are computed in a flight, one for each call, that whoever wants one of its texts waits for. It belongs to nobody:
-//! it goes on until it lands or the last who waits for it has left. Only what landed is kept, never an error.
+//! One entry serves every number of dimensions, scaling and encoding, because these are applied when the vector is
+//! returned. The missing texts of a request are computed in one shared computation. Concurrent requests for one of these
+//! texts wait for it (single-flight). It is cancelled when its last waiter goes away. Results are cached, errors are not.
 //!
-//! Looking up and writing run in the reactor, in short turns: another thread would cost each hit a hand-off, and
-//! have it wait behind the texts that are being cut into tokens.
+//! Lookups and encoding run on the reactor and yield regularly. Another thread would add a hand-off to each hit, and
+//! hits would wait behind texts that are being tokenized.
 
 mod key;
 mod single_flight;
@@ -30,15 +30,15 @@ use crate::model::ModelInfo;
 /// The cache of one model.
 pub(super) struct VectorCache(Arc<CacheShared>);
 
-/// What a flight needs of it.
+/// The parts of the cache that a shared computation uses.
 struct CacheShared {
     cached: MokaCache<EmbedCacheKey, Arc<PooledState>>,
-    flights: InFlight,
+    in_flight: InFlight,
     keys: CacheKeyHasher,
     metrics: EmbedMetrics,
 }
 
-/// One input's numbers before anything is done to them.
+/// Pooled state of one input, not yet truncated, scaled or encoded.
 #[derive(Debug)]
 struct PooledState {
     /// `[model dimensions]`
@@ -47,7 +47,7 @@ struct PooledState {
     truncated: bool,
 }
 
-/// What the memory holds, as of now.
+/// Size of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CacheStats {
     pub entries: u64,
@@ -55,22 +55,26 @@ pub(super) struct CacheStats {
     pub limit_bytes: u64,
 }
 
-/// The way of one call through the cache: [`CacheLookup::compute`] what is [missing](Lookup::missing), then
-/// [`CacheLookup::results`], and both again where that gives none.
+/// Lookup of the texts of one request. [`CacheLookup::compute`] starts the computation of the
+/// [missing](CacheLookup::missing) texts and [`CacheLookup::results`] waits for it; both are repeated until it returns the
+/// vectors.
 pub(super) struct CacheLookup {
     shared: Arc<CacheShared>,
     options: VectorOptions,
     texts: Vec<DistinctText>,
-    /// For each input, its place in `texts`.
+    /// For each input, its index in `texts`.
     inputs: Vec<usize>,
-    flights: Vec<SharedComputation>,
-    /// Which of the flights computes for this call.
+    computations: Vec<SharedComputation>,
+    /// Index in `computations` of the computation that this request started.
     own_computation: Option<usize>,
-    /// Set once a flight of another call failed, so that nobody fails with ever new ones.
+    /// Set after the computation of another request failed. This request then no longer joins others, so that it cannot
+    /// fail repeatedly with them.
     bypass_in_flight: bool,
+    /// Longest time spent tokenizing, queued and computing.
     durations: [Duration; 3],
 }
 
+/// One of the different texts of a request.
 struct DistinctText {
     key: EmbedCacheKey,
     text: String,
@@ -78,21 +82,22 @@ struct DistinctText {
     origin: CacheOutcome,
 }
 
+/// State of a text in a lookup.
 enum CacheState {
     Missing,
-    InFlight { flight: usize, slot: usize },
+    InFlight { computation: usize, slot: usize },
     Cached(Arc<PooledState>),
 }
 
-/// What an entry takes besides its numbers: its key, and what the memory spends on order and table. The growth of the
-/// process was 422 bytes for each of 500,000 entries, and up to 461 with a full memory that had dropped others.
+/// Memory of an entry without its numbers, in bytes: its key and the overhead of the table and the eviction policy.
+/// Measured as growth of the process: 422 bytes per entry for 500,000 entries, and up to 461 bytes after evictions.
 const ENTRY_BYTES: usize = 464;
 
-/// Looking a key up takes as long as hashing so much.
+/// Cost of one lookup, as the number of bytes that can be hashed in the same time.
 const LOOK_UP_BYTES: usize = 512;
 
 impl VectorCache {
-    /// None where it may hold nothing.
+    /// Creates a cache of at most `limit_bytes`. Returns `None` if that is 0.
     pub fn new(limit_bytes: usize, model: &ModelInfo, metrics: &EmbedMetrics) -> Option<VectorCache> {
         let evictions = metrics.clone();
         let cached = MokaCache::builder()
@@ -104,12 +109,12 @@ impl VectorCache {
                 }
             })
             .build();
-        let (flights, keys) = (InFlight::default(), CacheKeyHasher::for_model(model));
-        let shared = CacheShared { cached, flights, keys, metrics: metrics.clone() };
+        let (in_flight, keys) = (InFlight::default(), CacheKeyHasher::for_model(model));
+        let shared = CacheShared { cached, in_flight, keys, metrics: metrics.clone() };
         (limit_bytes > 0).then(|| VectorCache(Arc::new(shared)))
     }
 
-    /// Looks up `texts`; equal ones are one from here on.
+    /// Looks up `texts`. Equal texts are looked up once.
     pub async fn look_up(&self, texts: Vec<String>, options: &InputOptions) -> CacheLookup {
         let keys = self.0.keys.for_call(&options.prompt, options.truncation);
         let mut lookup = CacheLookup {
@@ -117,7 +122,7 @@ impl VectorCache {
             options: options.vector,
             inputs: Vec::with_capacity(texts.len()),
             texts: Vec::new(),
-            flights: Vec::new(),
+            computations: Vec::new(),
             own_computation: None,
             bypass_in_flight: false,
             durations: [Duration::ZERO; 3],
@@ -135,7 +140,7 @@ impl VectorCache {
         lookup
     }
 
-    /// Does what the memory has put off, so that the numbers are those of now.
+    /// Current size, after pending evictions.
     pub fn stats(&self) -> CacheStats {
         let cached = &self.0.cached;
         cached.run_pending_tasks();
@@ -155,21 +160,21 @@ impl CacheShared {
 }
 
 impl CacheLookup {
-    /// Texts that are neither known nor under way.
+    /// Texts that are neither cached nor in flight.
     pub fn missing(&self) -> impl Iterator<Item = &str> {
         let missing = self.texts.iter().filter(|text| matches!(text.state, CacheState::Missing));
         missing.map(|text| text.text.as_str())
     }
 
-    /// Gives `run` the texts that are still missing, and shares what it computes: whole states, in their order. It
-    /// is not called if none is missing any more.
+    /// Starts the computation of the missing texts with `run`, which returns their unchanged pooled states in order. Other
+    /// requests may join the computation. `run` is not called if no text is missing.
     pub fn compute(
         &mut self,
         run: impl FnOnce(Vec<String>) -> BoxFuture<'static, Result<Embedded, EmbedError>>,
     ) {
         let shared = Arc::clone(&self.shared);
-        // Between here and the take-off nobody else takes one of the texts.
-        let mut flights = shared.flights.lock();
+        // The table stays locked until the computation is registered, so no other request starts the same text.
+        let mut table = shared.in_flight.lock();
         let (mut keys, mut texts, mut positions) = (Vec::new(), Vec::new(), Vec::new());
         for position in 0..self.texts.len() {
             if !matches!(self.texts[position].state, CacheState::Missing) {
@@ -179,9 +184,9 @@ impl CacheLookup {
             if let Some(pooled) = shared.cached.get(&key) {
                 self.texts[position].state = CacheState::Cached(pooled);
             } else if !self.bypass_in_flight
-                && let Some((flight, slot)) = flights.find(&key)
+                && let Some((computation, slot)) = table.find(&key)
             {
-                self.join(position, flight, slot);
+                self.join(position, computation, slot);
             } else {
                 keys.push(key);
                 texts.push(std::mem::take(&mut self.texts[position].text));
@@ -191,24 +196,24 @@ impl CacheLookup {
         if keys.is_empty() {
             return;
         }
-        let flight = flights.start(&shared, keys, run(texts));
-        drop(flights);
-        self.own_computation = Some(self.flights.len());
+        let computation = table.start(&shared, keys, run(texts));
+        drop(table);
+        self.own_computation = Some(self.computations.len());
         for (slot, position) in positions.into_iter().enumerate() {
             self.texts[position].origin = CacheOutcome::Miss;
-            self.texts[position].state = CacheState::InFlight { flight: self.flights.len(), slot };
+            self.texts[position].state = CacheState::InFlight { computation: self.computations.len(), slot };
         }
-        self.flights.push(flight);
+        self.computations.push(computation);
     }
 
-    /// The answer, once all that is under way has landed; none if the flight of another call failed, and some texts
-    /// are missing again.
+    /// Waits for all computations and returns the vectors. Returns `None` if the computation of another request failed, so
+    /// that some texts are missing again.
     ///
     /// # Errors
-    /// Those of this call's own flight; [`EmbedError::TooLong`] whoever found it out.
+    /// The error of the computation that this request started, and [`EmbedError::TooLong`] of any computation.
     pub async fn results(&mut self) -> Result<Option<Embedded>, EmbedError> {
         let own_computation = self.own_computation.take();
-        let results = join_all(std::mem::take(&mut self.flights)).await;
+        let results = join_all(std::mem::take(&mut self.computations)).await;
         if let Some(Err(error)) = own_computation.map(|own_computation| &results[own_computation])
             && !matches!(error, EmbedError::TooLong(_))
         {
@@ -220,8 +225,8 @@ impl CacheLookup {
         }
         let mut too_long = HashMap::new();
         for (position, text) in self.texts.iter_mut().enumerate() {
-            let CacheState::InFlight { flight, slot } = text.state else { continue };
-            text.state = match &results[flight] {
+            let CacheState::InFlight { computation, slot } = text.state else { continue };
+            text.state = match &results[computation] {
                 Ok(results) => CacheState::Cached(Arc::clone(&results.states[slot])),
                 Err(error) => {
                     too_long.extend(too_long_at(error, slot).map(|found| (position, found)));
@@ -244,19 +249,19 @@ impl CacheLookup {
         });
         let is_missing = matches!(state, CacheState::Missing);
         self.texts.push(DistinctText { key, text, state, origin });
-        let found = is_missing.then(|| self.shared.flights.lock().find(&key)).flatten();
-        if let Some((flight, slot)) = found {
-            self.join(position, flight, slot);
+        let found = is_missing.then(|| self.shared.in_flight.lock().find(&key)).flatten();
+        if let Some((computation, slot)) = found {
+            self.join(position, computation, slot);
         }
     }
 
-    fn join(&mut self, position: usize, flight: SharedComputation, slot: usize) {
-        let same = self.flights.iter().position(|cached| cached.ptr_eq(&flight));
-        let flight = same.unwrap_or_else(|| {
-            self.flights.push(flight);
-            self.flights.len() - 1
+    fn join(&mut self, position: usize, computation: SharedComputation, slot: usize) {
+        let same = self.computations.iter().position(|cached| cached.ptr_eq(&computation));
+        let computation = same.unwrap_or_else(|| {
+            self.computations.push(computation);
+            self.computations.len() - 1
         });
-        self.texts[position].state = CacheState::InFlight { flight, slot };
+        self.texts[position].state = CacheState::InFlight { computation, slot };
     }
 
     fn too_long(&self, positions: &HashMap<usize, (usize, usize)>) -> EmbedError {
@@ -300,7 +305,7 @@ impl PooledState {
         EmbeddedInput { vector: Vector::new(state, options), tokens: *tokens, truncated: *truncated }
     }
 
-    /// What it takes in memory, table and order included.
+    /// Memory of the entry in bytes, overhead included.
     fn bytes(&self) -> usize {
         size_of_val(&*self.state) + ENTRY_BYTES
     }

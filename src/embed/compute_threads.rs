@@ -1,4 +1,4 @@
-//! Compute threads: batches from the queue, forward passes, answers. A panic costs its own input alone.
+//! The compute threads, which take batches from the queue and run forward passes. A panic fails only its own input.
 
 use std::{
     cell::Cell,
@@ -29,58 +29,67 @@ use crate::{
     priority::Priority,
 };
 
-/// One forward pass: packed tokens in, `[sequences * dimensions]` pooled numbers out, or why not. It calls the last
-/// argument between its layers.
+/// A forward pass: takes packed tokens and returns pooled states `[sequences * dimensions]`, or the reason of its failure.
+/// It calls the last argument between two layers.
 pub(super) type Forward = dyn Fn(&Packed, &Team, &dyn Fn()) -> Result<Vec<f32>, String> + Send + Sync;
 
-/// A forward pass of so many tokens may be preempted for one: short inputs do not wait for the end of a long pass, and
-/// no pass becomes much longer by them.
-const PREEMPTED_SHARE: usize = 8;
+/// Short inputs may preempt a forward pass with at most 1/8 of its tokens. They do not wait for the end of a long pass,
+/// and the pass takes little longer.
+const PREEMPTION_DIVISOR: usize = 8;
 
-/// One input on its way to a vector.
+/// One input to be embedded.
 pub(super) struct EmbedJob {
+    /// Token ids, special tokens included.
     pub ids: Vec<u32>,
     pub options: VectorOptions,
+    /// Index of the input in its request.
     pub index: usize,
     pub answers: Arc<Gather<Result<ComputedVector, ComputeDefect>>>,
     pub caller: Arc<EmbedCaller>,
+    /// Time at which the job was queued.
     pub queued: Instant,
-    /// Held until the job is answered or dropped, so abandoned work counts as long as it waits.
+    /// Held until the job is answered or dropped, so that abandoned work counts as long as it is queued.
     pub permit: TokenPermit,
 }
 
+/// A computed vector and its timing.
 pub(super) struct ComputedVector {
     pub vector: Vector,
+    /// Time from queueing to the start of the forward pass.
     pub queue: Duration,
+    /// Duration of the forward pass.
     pub compute: Duration,
     pub pass: ForwardPass,
 }
 
-/// The forward pass that an input went through, with inputs of whoever else waited.
+/// A forward pass, which may compute inputs of several requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ForwardPass {
-    /// Of this process.
+    /// Sequence number in this process.
     pub number: u64,
     pub started: Instant,
     pub inputs: usize,
     pub tokens: usize,
 }
 
-/// The forward pass of this input failed, alone too. The cause is in the log.
+/// The forward pass of an input failed, also when it was computed alone. The cause is in the log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ComputeDefect;
 
+/// The pool of compute threads.
 pub(super) struct ComputeThreads {
     queue: Arc<WorkQueue<EmbedJob>>,
     stop: Arc<StopSignal>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// Settings of the compute threads.
 pub(super) struct ComputeSettings {
+    /// Number of threads.
     pub threads: usize,
-    /// The most tokens of one forward pass.
+    /// Maximum tokens per forward pass.
     pub batch_tokens: usize,
-    /// Ids of a short text that every healthy worker can compute.
+    /// Token ids of a short text that every healthy thread can compute.
     pub probe: Vec<u32>,
 }
 
@@ -88,7 +97,7 @@ struct ComputeWorker {
     queue: Arc<WorkQueue<EmbedJob>>,
     forward: Arc<Forward>,
     batch_tokens: usize,
-    /// Forward passes that any thread began.
+    /// Number of forward passes started by all threads.
     passes: Arc<AtomicU64>,
     probe: Packed,
     status: StatusHandle,
@@ -96,7 +105,7 @@ struct ComputeWorker {
     stop: Arc<StopSignal>,
 }
 
-/// Ends the pauses between probes, of all threads at once.
+/// Interrupts the pauses between probes on all threads.
 #[derive(Default)]
 struct StopSignal {
     is_stopped: Mutex<bool>,
@@ -104,6 +113,10 @@ struct StopSignal {
 }
 
 impl ComputeThreads {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// An [`io::Error`] if the operating system cannot start a thread.
     pub fn start(
         settings: &ComputeSettings,
         forward: Arc<Forward>,
@@ -136,27 +149,28 @@ impl ComputeThreads {
         Ok(started)
     }
 
+    /// Queues jobs of one flow.
     pub fn push(&self, flow: FlowId, jobs: Vec<EmbedJob>) {
         self.queue.push(flow, jobs.into_iter().map(|job| (job.ids.len(), job)));
     }
 
-    /// Inputs and tokens that wait.
+    /// Number of queued inputs and their tokens.
     pub fn depth(&self) -> (usize, usize) {
         self.queue.depth()
     }
 
-    /// Ends the threads when what is queued is done, and waits for them.
+    /// Stops the threads after the queued jobs are done, and waits for them.
     pub fn stop(&self) {
         self.queue.close();
         self.stop.stop();
         for thread in self.threads.lock().drain(..) {
-            // A panic was logged where it happened.
+            // A panic was already logged.
             let _ = thread.join();
         }
     }
 }
 
-/// Also where a later thread could not be started.
+/// Stops the threads also if a later one could not be started.
 impl Drop for ComputeThreads {
     fn drop(&mut self) {
         self.stop();
@@ -171,11 +185,11 @@ impl ComputeWorker {
                 WorkItem::Batch(batch, team) => self.compute(batch, team),
                 WorkItem::Help(invitation) => invitation.help(),
             };
-            // Forward passes have their own guard; this one keeps the thread whatever else goes wrong.
+            // Panics of forward passes are caught separately; this keeps the thread alive after any other panic.
             if catch_unwind(AssertUnwindSafe(work)).is_err() {
                 static LINES: LogLimit = LogLimit::new(Site::BatchPanic);
                 if LINES.admits() {
-                    tracing::error!("answering a batch panicked; its calls are answered with UNAVAILABLE");
+                    tracing::error!("answering a batch panicked; its requests fail with UNAVAILABLE");
                 }
             }
         }
@@ -192,14 +206,14 @@ impl ComputeWorker {
     fn compute(&self, batch: Vec<EmbedJob>, team: Team) {
         let packed = pack(&batch);
         let pass = self.begin(&packed);
-        let room = Cell::new(packed.ids().len() / PREEMPTED_SHARE);
+        let room = Cell::new(packed.ids().len() / PREEMPTION_DIVISOR);
         let states = self.pass(&packed, &team, &|| self.compute_short(&room, &team));
-        // Who helped is idle before a caller, once answered, asks for more.
+        // The helpers are idle again before an answered caller sends its next request.
         drop(team);
         self.answer(batch, &packed, pass, states);
     }
 
-    /// Computes the short inputs whose turn it is, between two layers of the pass of `team`.
+    /// Computes the next inputs between two layers of a forward pass, at most `room` tokens.
     fn compute_short(&self, room: &Cell<usize>, team: &Team) {
         let (batch, tokens) = self.queue.next_short(room.get(), |job| self.is_wanted(job));
         if batch.is_empty() {
@@ -233,15 +247,15 @@ impl ComputeWorker {
         }
     }
 
-    /// Runs each input of a failed batch alone, so that only the culprit pays. The thread is broken, and says so, only
-    /// where its probe fails too.
+    /// Computes each input of a failed batch alone, so that only the input that causes the failure fails. The thread is
+    /// reported as unhealthy only if its probe fails too.
     fn quarantine(&self, batch: Vec<EmbedJob>, reason: &str) {
         static LINES: LogLimit = LogLimit::new(Site::Quarantine);
         if LINES.admits() {
             tracing::error!(
                 reason,
                 inputs = batch.len(),
-                "a forward pass failed; its inputs are tried one by one"
+                "a forward pass failed; its inputs are computed one by one"
             );
         }
         self.metrics.worker_failed();
@@ -254,7 +268,11 @@ impl ComputeWorker {
                 Err(reason) => {
                     static LINES: LogLimit = LogLimit::new(Site::Quarantine);
                     if LINES.admits() {
-                        tracing::error!(reason, tokens = job.ids.len(), "an input cannot be computed");
+                        tracing::error!(
+                            reason,
+                            tokens = job.ids.len(),
+                            "computing an input alone failed; its request fails with INTERNAL"
+                        );
                     }
                     failed += 1;
                     job.answers.put(job.index, Err(ComputeDefect));
@@ -271,14 +289,14 @@ impl ComputeWorker {
         }
     }
 
-    /// Until a probe passes, or the thread is to stop; `reason` is why the last one failed.
+    /// Repeats the probe until it succeeds or the thread is stopped. `reason` is the failure of the last probe.
     fn await_recovery(&self, mut reason: String) {
         let mut pause = Duration::from_millis(100);
         loop {
             tracing::error!(
                 reason,
                 ?pause,
-                "a compute thread's probe failed; it is tried again after the pause"
+                "the health probe of a compute thread failed; the thread is unhealthy and probes again after the pause"
             );
             if self.stop.is_stopped_within(pause) {
                 return;
@@ -307,7 +325,7 @@ impl ComputeWorker {
         if states.iter().all(|x| x.is_finite()) {
             Ok(states)
         } else {
-            Err("a vector has numbers that are not finite".into())
+            Err("the pooled states have values that are not finite".into())
         }
     }
 }
@@ -318,7 +336,7 @@ impl StopSignal {
         self.changed.notify_all();
     }
 
-    /// Any number of threads wait side by side.
+    /// Waits for `pause` or until stopped. Returns whether it was stopped. Several threads may wait concurrently.
     fn is_stopped_within(&self, pause: Duration) -> bool {
         let mut is_stopped = self.is_stopped.lock();
         let _ = self.changed.wait_while_for(&mut is_stopped, |is_stopped| !*is_stopped, pause);
@@ -331,7 +349,7 @@ impl EmbedJob {
         let queue = pass.started.saturating_duration_since(self.queued);
         let vector = Vector::new(state, self.options);
         let EmbedJob { permit, answers, index, .. } = self;
-        // The room is free before the caller can know that it is.
+        // The permit is released before the caller is answered, so that its next request finds the room free.
         drop(permit);
         answers.put(index, Ok(ComputedVector { vector, queue, compute, pass }));
     }
@@ -375,7 +393,7 @@ mod tests {
 
     type Answers = oneshot::Receiver<Vec<Result<ComputedVector, ComputeDefect>>>;
 
-    /// One thread, and the status that it reports to.
+    /// One compute thread, and the status that it reports to.
     fn start(
         forward: impl Fn(&Packed) -> Result<Vec<f32>, String> + Send + Sync + 'static,
     ) -> (ComputeThreads, StatusHandle) {
@@ -409,7 +427,7 @@ mod tests {
         (threads.expect("a thread"), status, metrics)
     }
 
-    /// Two numbers a sequence: its first id and its length.
+    /// Two numbers per sequence: its first id and its length.
     fn states(packed: &Packed) -> Vec<f32> {
         let bounds = packed.offsets().windows(2);
         bounds.flat_map(|b| [packed.ids()[b[0]] as f32, (b[1] - b[0]) as f32]).collect()
@@ -438,7 +456,7 @@ mod tests {
         (receiver, caller)
     }
 
-    /// The first number of each vector, none for a defect.
+    /// The first number of each vector, `None` for a failed input.
     fn first_numbers(answers: Answers) -> Vec<Option<f32>> {
         let first = |computed: Result<ComputedVector, ComputeDefect>| match computed.ok()?.vector {
             Vector::Values(values) => Some(values[0]),
@@ -451,13 +469,13 @@ mod tests {
         futures::executor::block_on(status.subscribe().wait_for(holds)).expect("it is still told");
     }
 
-    /// Whether the status has changed since.
+    /// Returns a function that tells whether the status has changed since.
     fn watch(status: &StatusHandle) -> impl Fn() -> bool {
         let changes = status.subscribe();
         move || changes.has_changed().expect("it is still told")
     }
 
-    fn check_only_the_culprit_pays(fail: fn() -> Result<Vec<f32>, String>) {
+    fn check_only_the_culprit_fails(fail: fn() -> Result<Vec<f32>, String>) {
         let (threads, status, metrics) = start_many(1, move |packed| match packed.ids() {
             ids if ids.contains(&CULPRIT) => fail(),
             _ => Ok(states(packed)),
@@ -465,16 +483,16 @@ mod tests {
         let has_changed = watch(&status);
         let (answers, _caller) = push(&threads, &[1, CULPRIT, 2]);
         assert_eq!(first_numbers(answers), [Some(1.0), None, Some(2.0)]);
-        // The thread is one, so it has done with its probe when it takes more.
+        // There is only one thread, so its probe is done when it takes the next job.
         let (answers, _caller) = push(&threads, &[3]);
         assert_eq!(first_numbers(answers), [Some(3.0)]);
-        assert!(!has_changed(), "one input says nothing about health");
+        assert!(!has_changed(), "one failing input does not make the thread unhealthy");
         assert_eq!((metrics.poisoned_inputs(), status.subscribe().borrow().is_serving()), (1, true));
         threads.stop();
     }
 
     #[test]
-    fn a_failed_probe_is_told_and_one_that_passes_brings_the_thread_back() {
+    fn a_thread_is_unhealthy_until_its_probe_succeeds() {
         let broken = Arc::new(AtomicBool::new(true));
         let is_broken = Arc::clone(&broken);
         let (threads, status, metrics) = start_many(1, move |packed| match packed.ids() {
@@ -493,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_between_probes_does_not_wait_for_that_of_another_thread() {
+    fn pauses_between_probes_are_independent() {
         const LONG: Duration = Duration::from_secs(3600);
         let stop = StopSignal::default();
         let (begun, has_begun) = mpsc::channel();
@@ -512,18 +530,18 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_costs_its_own_input_alone() {
-        check_only_the_culprit_pays(|| panic!("on purpose"));
+    fn a_panic_fails_only_its_own_input() {
+        check_only_the_culprit_fails(|| panic!("on purpose"));
     }
 
     #[test]
-    fn an_error_and_numbers_that_are_not_finite_cost_their_own_input_alone() {
-        check_only_the_culprit_pays(|| Err("on purpose".into()));
-        check_only_the_culprit_pays(|| Ok(vec![f32::NAN, 0.0]));
+    fn errors_and_non_finite_values_fail_only_their_own_input() {
+        check_only_the_culprit_fails(|| Err("on purpose".into()));
+        check_only_the_culprit_fails(|| Ok(vec![f32::NAN, 0.0]));
     }
 
     #[test]
-    fn a_thread_that_waits_for_its_probe_is_stopped_at_once() {
+    fn stopping_interrupts_the_pause_between_probes() {
         let (threads, status) = start(|_| Err("for ever".into()));
         let (answers, _caller) = push(&threads, &[1]);
         assert_eq!(first_numbers(answers), [None]);
@@ -532,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_input_preempts_a_long_pass_between_two_layers() {
+    fn a_short_input_preempts_a_long_pass() {
         let (begun, has_begun) = mpsc::channel();
         let (go, may_go) = mpsc::channel::<()>();
         let may_go = Mutex::new(may_go);
@@ -541,15 +559,15 @@ mod tests {
                 begun.send(()).map_err(|e| e.to_string())?;
                 may_go.lock().recv().map_err(|e| e.to_string())?;
                 between_layers();
-                // Were the short one not done by now, the test would wait for ever.
+                // The test would hang here if the short input were not done yet.
                 may_go.lock().recv().map_err(|e| e.to_string())?;
             }
             Ok(states(packed))
         });
         let (long, _caller) = push_in(&threads, FLOW, vec![vec![1; 64]]);
         has_begun.recv().expect("the long pass");
-        let (short, _caller) = push_in(&threads, FlowId(1), vec![vec![2; PREEMPTED_SHARE]]);
-        let (middle, _caller) = push_in(&threads, FlowId(2), vec![vec![3; PREEMPTED_SHARE + 1]]);
+        let (short, _caller) = push_in(&threads, FlowId(1), vec![vec![2; PREEMPTION_DIVISOR]]);
+        let (middle, _caller) = push_in(&threads, FlowId(2), vec![vec![3; PREEMPTION_DIVISOR + 1]]);
         go.send(()).expect("the thread waits");
         assert_eq!(first_numbers(short), [Some(2.0)]);
         go.send(()).expect("the thread waits");
@@ -558,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_left_costs_no_forward_pass() {
+    fn a_cancelled_caller_costs_no_forward_pass() {
         let passes = Arc::new(AtomicUsize::new(0));
         let (begun, has_begun) = mpsc::channel();
         let (go, may_go) = mpsc::channel::<()>();

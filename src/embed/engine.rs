@@ -1,4 +1,4 @@
-//! The way of a call through a warm model: what is known, admission, text threads, compute threads.
+//! The path of a request through a warm model: cache, admission, text threads, compute threads.
 
 use std::{
     io,
@@ -18,11 +18,12 @@ use super::{
     fair_queue::FlowId,
     gather::{CancelOnDrop, EmbedCaller, Gather},
     metrics::EmbedMetrics,
+    request::{EVALUATIONS, Embedded, EmbeddedInput, Flow, InputOptions, RequestScheduling},
     spans,
     status::StatusHandle,
     text_threads::TextThreads,
     token_semaphore::TokenPermit,
-    vector::{Vector, VectorOptions},
+    vector::VectorOptions,
 };
 use crate::{
     deadline::Deadline,
@@ -33,61 +34,54 @@ use crate::{
 };
 use futures::FutureExt;
 
-/// A warm model and its threads.
+/// A warm model and its threads. Cloning it is cheap.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use assay::{
+///     deadline::Deadline,
+///     embed::{Embedder, InputOptions, Vector, VectorEncoding, VectorOptions},
+///     model::Truncation,
+/// };
+///
+/// # async fn embed(embedder: Embedder) -> Result<(), Box<dyn std::error::Error>> {
+/// let engine = embedder.ready()?;
+/// let options = InputOptions {
+///     prompt: "".into(),
+///     truncation: Truncation::End,
+///     vector: VectorOptions {
+///         dimensions: engine.model().dimensions,
+///         normalize: true,
+///         encoding: VectorEncoding::Float32Values,
+///     },
+/// };
+/// let texts = vec!["What is a sidecar?".to_owned(), "A helper process.".to_owned()];
+/// let embedded = engine.embed(texts, options, Deadline::after(Duration::from_secs(5))).await?;
+/// for input in embedded.inputs {
+///     if let Vector::Values(values) = input.vector {
+///         println!("{} tokens, {} dimensions", input.tokens, values.len());
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Engine(pub(super) Arc<EngineInner>);
 
 pub(super) struct EngineInner {
     pub(super) model: Arc<Model>,
     text: TextThreads,
-    /// For Tokenize, which takes up to 7 µs a byte: what is embedded never waits for them, nor do compute threads.
+    /// Separate threads for Tokenize, which takes up to 7 µs per byte, so that Embed requests never wait for it.
     pub(super) tokenize: TextThreads,
     compute: ComputeThreads,
     pub(super) admission: Admission,
     cache: Option<VectorCache>,
+    /// Identifier of the next flow.
     flows: AtomicU64,
     metrics: EmbedMetrics,
-}
-
-/// Scheduling identity and deadline of a request.
-#[derive(Clone, Copy)]
-pub(super) struct RequestScheduling {
-    pub flow: Flow,
-    pub deadline: Deadline,
-}
-
-/// How the inputs of one call are embedded; checked against the model.
-#[derive(Clone, Debug)]
-pub struct InputOptions {
-    /// Put before each text.
-    pub prompt: Arc<str>,
-    pub truncation: Truncation,
-    pub vector: VectorOptions,
-}
-
-/// Vectors of one call, and where its time went.
-#[derive(Debug)]
-pub struct Embedded {
-    /// In the order of the inputs.
-    pub inputs: Vec<EmbeddedInput>,
-    pub tokenize: Duration,
-    pub queue: Duration,
-    pub compute: Duration,
-}
-
-#[derive(Debug)]
-pub struct EmbeddedInput {
-    pub vector: Vector,
-    /// Special tokens included, after truncation.
-    pub tokens: usize,
-    pub truncated: bool,
-}
-
-/// Whose inputs they are, for fairness: one stream is one flow, and so is one sample of an evaluation.
-#[derive(Clone, Copy, Debug)]
-pub struct Flow {
-    pub(super) lane: AdmissionClass,
-    pub(super) id: FlowId,
 }
 
 impl Engine {
@@ -112,7 +106,11 @@ impl Engine {
             text: TextThreads::start("assay-text", settings.text_threads, Priority::Text, metrics)?,
             tokenize: TextThreads::start("assay-token", settings.text_threads, Priority::Compute, metrics)?,
             compute: ComputeThreads::start(&compute, forward, status, metrics)?,
-            admission: Admission::new(AdmissionLimits::of(settings), model.info.max_tokens, metrics),
+            admission: Admission::new(
+                AdmissionLimits::from_settings(settings),
+                model.info.max_tokens,
+                metrics,
+            ),
             cache: VectorCache::new(settings.cache_bytes, &model.info, metrics),
             model,
             flows: AtomicU64::new(EVALUATIONS.0 + 1),
@@ -120,33 +118,38 @@ impl Engine {
         })))
     }
 
+    /// Description of the model.
     pub fn model(&self) -> &ModelInfo {
         &self.0.model.info
     }
 
-    /// A flow for one stream.
+    /// Creates a flow for one stream.
     pub fn stream_flow(&self) -> Flow {
         self.flow(AdmissionClass::Stream)
     }
 
-    /// A flow for one sample of an evaluation. Behind admission all evaluations together have the share of one caller.
+    /// Creates a flow for one sample of an evaluation. In the compute queue all evaluations share one flow.
     pub fn evaluation_flow(&self) -> Flow {
         self.flow(AdmissionClass::Evaluation)
     }
 
-    pub(super) fn flow(&self, lane: AdmissionClass) -> Flow {
-        Flow { lane, id: FlowId(self.0.flows.fetch_add(1, Ordering::Relaxed)) }
+    pub(super) fn flow(&self, class: AdmissionClass) -> Flow {
+        Flow { class, id: FlowId(self.0.flows.fetch_add(1, Ordering::Relaxed)) }
     }
 
-    /// Inputs and tokens that wait for a compute thread.
+    /// Number of inputs that wait for a compute thread, and their tokens.
     pub fn queue_depth(&self) -> (usize, usize) {
         self.0.compute.depth()
     }
 
-    /// Embeds the texts of one call, all or none; refuses at once where the queue has no room for what is not known.
+    /// Embeds the texts of one unary call. Returns vectors for all texts or an error.
+    ///
+    /// Texts that are not cached need room in the queue; the call is rejected immediately if there is none.
     ///
     /// # Errors
-    /// [`EmbedError`]; [`EmbedError::TooLong`] names every input that is too long.
+    /// [`EmbedError::QueueFull`] or [`EmbedError::TooLarge`] if the request is not admitted, [`EmbedError::TooLong`] with
+    /// every input that is too long, [`EmbedError::DeadlineExceeded`], [`EmbedError::Stopping`] or
+    /// [`EmbedError::Defect`].
     pub async fn embed(
         &self,
         texts: Vec<String>,
@@ -157,10 +160,10 @@ impl Engine {
         with_deadline(deadline, self.embed_texts(scheduling, texts, options)).await
     }
 
-    /// Embeds one text of a stream or an evaluation; waits where their part of the queue is full.
+    /// Embeds one text of a stream or an evaluation. Waits while the limit of its class is reached.
     ///
     /// # Errors
-    /// [`EmbedError`]
+    /// As for [`Engine::embed`], except that the text is never rejected because the queue is full.
     pub async fn embed_in_stream(
         &self,
         flow: Flow,
@@ -173,17 +176,17 @@ impl Engine {
         embedded.inputs.pop().ok_or(EmbedError::Defect)
     }
 
-    /// Tokens that are admitted, by kind of call.
+    /// Tokens in flight, by class of request.
     pub(super) fn admitted(&self) -> AdmittedTokens {
         self.0.admission.held()
     }
 
-    /// None where there is no cache.
+    /// Size of the cache, or `None` if it is disabled.
     pub(super) fn cached(&self) -> Option<CacheStats> {
         self.0.cache.as_ref().map(VectorCache::stats)
     }
 
-    /// Ends the threads and waits for them.
+    /// Stops the threads and waits for them.
     pub(super) fn stop(&self) {
         self.0.text.stop();
         self.0.tokenize.stop();
@@ -205,7 +208,8 @@ impl Engine {
         loop {
             let tokens = self.estimated_tokens(lookup.missing(), &options.prompt);
             if tokens > 0 {
-                // Only streams wait here, and those ask for one text each: they hold no flight that waits for them.
+                // Only streams and evaluations wait here. Each has a single text, so a waiting request never owns a
+                // shared computation that others wait for.
                 let permit = self.admit(scheduling, tokens).await?;
                 lookup.compute(|texts| self.run_shared(scheduling, permit, texts, &options).boxed());
             }
@@ -220,19 +224,20 @@ impl Engine {
         scheduling: RequestScheduling,
         tokens: usize,
     ) -> Result<TokenPermit, EmbedError> {
-        let Flow { lane, id } = scheduling.flow;
-        let span = match lane {
+        let Flow { class, id } = scheduling.flow;
+        let span = match class {
             AdmissionClass::Call => Span::default(),
             AdmissionClass::Stream | AdmissionClass::Evaluation | AdmissionClass::Tokenize => {
                 Scope::current().child(|| "admission")
             }
         };
-        let permit = self.0.admission.admit(lane, id, tokens).await;
+        let permit = self.0.admission.admit(class, id, tokens).await;
         span.end_with(&permit, EmbedError::kind);
         permit
     }
 
-    /// Whole states for whoever wants them: each has a deadline of its own, and the last that leaves drops this.
+    /// Computes unchanged pooled states that several requests may share. Each request has its own deadline, so this
+    /// computation has none; it is cancelled when its last waiter goes away.
     fn run_shared(
         &self,
         scheduling: RequestScheduling,
@@ -247,10 +252,10 @@ impl Engine {
         Scope::current().around(async move { engine.run(scheduling, permit, texts, options).await })
     }
 
-    /// Tokens before they are counted: about one for three bytes, at most what the model takes.
+    /// Estimates the tokens of texts before they are tokenized: one per three bytes, at most the limit of the model.
     fn estimated_tokens<'a>(&self, texts: impl Iterator<Item = &'a str>, prompt: &str) -> usize {
-        let most = self.0.model.tokenizer.max_tokens();
-        texts.map(|text| ((prompt.len() + text.len()) / 3 + 2).min(most)).sum()
+        let max_tokens = self.0.model.tokenizer.max_tokens();
+        texts.map(|text| ((prompt.len() + text.len()) / 3 + 2).min(max_tokens)).sum()
     }
 
     async fn run(
@@ -265,7 +270,7 @@ impl Engine {
         let _leave = CancelOnDrop(Arc::clone(&caller));
         let scope = Scope::current();
         let mut span = scope.child(|| "tokenize");
-        span.describe(|| [KeyValue::new("assay.inputs", spans::count(texts.len()))]);
+        span.describe(|| [KeyValue::new("assay.inputs", spans::to_attribute(texts.len()))]);
         let encoded = self.encode(flow, &caller, texts, &options).await;
         span.end_with(&encoded, EmbedError::kind);
         let encoded = encoded?;
@@ -313,7 +318,7 @@ impl Engine {
         encoded.into_iter().collect::<Result<_, _>>().map_err(|error| {
             static LINES: LogLimit = LogLimit::new(Site::Tokenize);
             if LINES.admits() {
-                tracing::error!(%error, "an input could not be tokenized");
+                tracing::error!(%error, "tokenizing an input failed; its request fails with INTERNAL");
             }
             EmbedError::Defect
         })
@@ -329,7 +334,7 @@ impl Engine {
     ) -> Result<Vec<ComputedVector>, EmbedError> {
         let (answers, receiver) = Gather::<Result<ComputedVector, ComputeDefect>>::new(encoded.len());
         let queued = Instant::now();
-        // From here on the tokens are counted, not estimated.
+        // The exact number of tokens replaces the estimate.
         permit.resize(encoded.iter().map(|encoded| encoded.ids.len()).sum());
         let jobs = encoded.into_iter().enumerate().map(|(index, encoded)| {
             let permit = permit.split(encoded.ids.len());
@@ -344,20 +349,6 @@ impl Engine {
     }
 }
 
-/// The flow of all evaluations behind admission.
-const EVALUATIONS: FlowId = FlowId(0);
-
-impl Flow {
-    /// Whoever embeds waits for at most one text of evaluations, however many there are; which evaluation is next was
-    /// decided by admission, which lets in little more than the threads compute at a time.
-    fn compute_flow(self) -> FlowId {
-        match self.lane {
-            AdmissionClass::Evaluation => EVALUATIONS,
-            AdmissionClass::Call | AdmissionClass::Stream | AdmissionClass::Tokenize => self.id,
-        }
-    }
-}
-
 fn too_long((index, encoded): (usize, &Result<Encoded, TokenizeError>)) -> Option<TooLong> {
     match encoded {
         Err(TokenizeError::TooLong { tokens, limit }) => {
@@ -367,12 +358,16 @@ fn too_long((index, encoded): (usize, &Result<Encoded, TokenizeError>)) -> Optio
     }
 }
 
+/// Runs `work` until `deadline`.
+///
+/// # Errors
+/// [`EmbedError::DeadlineExceeded`] if the deadline passes first, otherwise the error of `work`.
 pub(super) async fn with_deadline<T>(
     deadline: Deadline,
     work: impl Future<Output = Result<T, EmbedError>>,
 ) -> Result<T, EmbedError> {
     let embed_texts = tokio::time::timeout_at(deadline.instant().into(), work).await;
-    // Threads drop what is past its deadline on their own, and the timer may be the later of the two.
+    // The threads drop expired work on their own, possibly before this timer fires.
     match embed_texts.unwrap_or(Err(EmbedError::DeadlineExceeded)) {
         Err(EmbedError::Defect | EmbedError::Stopping) if deadline.has_passed() => {
             Err(EmbedError::DeadlineExceeded)

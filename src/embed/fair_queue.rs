@@ -1,4 +1,5 @@
-//! Fair queueing over flows, counted in tokens: who is admitted next, and which sequences share the next forward pass.
+//! Fair queueing between flows, weighted by tokens. It decides which request is admitted next and which inputs share the
+//! next forward pass.
 //!
 //! Every job has a start tag: the later of the virtual time at its arrival and the end tag of the previous job of its flow.
 //! Its end tag is the start tag plus its tokens. Jobs are served in the order of start tag plus tokens, where at most
@@ -17,10 +18,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 /// The tokens of a job that its position in the queue depends on, at most: about four times the median of passages.
 const PENALTY: usize = 144;
 
-/// A flow: one unary call, or one stream.
+/// Identifier of a flow: one unary call, one stream, or all evaluations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct FlowId(pub u64);
 
+/// A queue of jobs of type `T` that is fair between flows.
 pub(super) struct FairQueue<T> {
     /// Invariant: for each flow with a waiting job, the position and the arrival of its first job.
     heads: BTreeMap<(u64, u64), FlowId>,
@@ -31,28 +33,30 @@ pub(super) struct FairQueue<T> {
     tokens: usize,
 }
 
+/// The queued jobs of one flow.
 struct FlowQueue<T> {
-    /// The end tag of the job that left last, in units of the virtual time.
+    /// Finish tag of the job that left last, in units of the virtual time.
     end: u64,
     waiting: VecDeque<WaitingJob<T>>,
 }
 
 struct WaitingJob<T> {
+    /// Sequence number of the job in the queue.
     arrival: u64,
-    /// The virtual time at its arrival.
+    /// Virtual time of its arrival.
     since: u64,
     tokens: usize,
     job: T,
 }
 
-/// Finds a job that waits.
+/// Identifies a queued job, so that it can be removed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueTicket {
     flow: FlowId,
     arrival: u64,
 }
 
-/// Steps of the virtual time for one token, so that shares of it are exact enough.
+/// Units of virtual time per token. Large, so that the division by the number of flows is precise.
 const UNIT: u64 = 1 << 16;
 
 fn in_units(tokens: usize) -> u64 {
@@ -71,6 +75,7 @@ impl<T> FairQueue<T> {
         }
     }
 
+    /// Queues a job of `tokens` tokens at the end of its flow.
     pub fn push(&mut self, id: FlowId, tokens: usize, job: T) -> QueueTicket {
         self.arrivals += 1;
         let (arrival, since) = (self.arrivals, self.virtual_time);
@@ -88,26 +93,29 @@ impl<T> FairQueue<T> {
         self.jobs == 0
     }
 
+    /// Number of queued jobs.
     pub fn jobs(&self) -> usize {
         self.jobs
     }
 
+    /// Tokens of all queued jobs.
     pub fn tokens(&self) -> usize {
         self.tokens
     }
 
-    /// Takes the next jobs, at most `limit` tokens of them, but at least one job; `keep` drops those whose
-    /// callers left, which count for nothing.
+    /// Takes the next jobs: at most `limit` tokens, but at least one job. Jobs for which `keep` is false are dropped and
+    /// do not count.
     pub fn next_batch(&mut self, limit: usize, keep: impl Fn(&T) -> bool) -> Vec<T> {
         self.take(limit, keep, 1).0
     }
 
-    /// Takes the next jobs and says how many tokens they have: at most `limit`, so none where the next job has more.
+    /// Takes the next jobs, at most `limit` tokens, and returns them with their number of tokens. Returns no job if the
+    /// next one is longer than `limit`.
     pub fn next_short(&mut self, limit: usize, keep: impl Fn(&T) -> bool) -> (Vec<T>, usize) {
         self.take(limit, keep, 0)
     }
 
-    /// The first `at_least` jobs are taken whatever their size.
+    /// Takes jobs up to `limit` tokens. The first `at_least` jobs are taken regardless of their size.
     fn take(&mut self, limit: usize, keep: impl Fn(&T) -> bool, at_least: usize) -> (Vec<T>, usize) {
         let (mut batch, mut taken) = (Vec::new(), 0);
         let sharing = self.sharing();
@@ -126,7 +134,7 @@ impl<T> FairQueue<T> {
         (batch, taken)
     }
 
-    /// Takes the next job and its tokens, unless it has more than `room`: none goes before it then.
+    /// Takes the next job and its tokens. Returns `None` if it has more than `room` tokens; no other job overtakes it.
     pub fn next_within(&mut self, room: usize) -> Option<(usize, T)> {
         let sharing = self.sharing();
         self.first().filter(|next| next.tokens <= room)?;
@@ -135,7 +143,7 @@ impl<T> FairQueue<T> {
         Some((next.tokens, next.job))
     }
 
-    /// Takes a job out that is no longer wanted, which counts for nothing; none if it has left.
+    /// Removes a cancelled job without charging its flow. Returns `None` if the job has already left.
     pub fn remove(&mut self, ticket: QueueTicket) -> Option<T> {
         let flow = self.flows.get_mut(&ticket.flow)?;
         let index = flow.waiting.binary_search_by_key(&ticket.arrival, |waiting| waiting.arrival).ok()?;
@@ -157,7 +165,7 @@ impl<T> FairQueue<T> {
         self.flows.get(id)?.waiting.front()
     }
 
-    /// Takes the first job; its flow has used its tokens only where that `counts`.
+    /// Takes the first job. Its tokens are charged to its flow only if `counts`.
     fn pop(&mut self, counts: bool) -> Option<WaitingJob<T>> {
         let (_, id) = self.heads.pop_first()?;
         let flow = self.flows.get_mut(&id)?;
@@ -171,7 +179,7 @@ impl<T> FairQueue<T> {
         Some(next)
     }
 
-    /// Flows with a job that waits.
+    /// Number of backlogged flows, at least 1.
     fn sharing(&self) -> u64 {
         self.heads.len().max(1) as u64
     }
@@ -181,8 +189,8 @@ impl<T> FairQueue<T> {
         self.forget_idle_flows();
     }
 
-    /// A flow without waiting work that ended before now starts at the virtual time again, as an unknown one does;
-    /// and where nobody waits, nobody is owed anything.
+    /// Drops the state of idle flows. A flow whose finish tag has passed would start at the current virtual time, like a
+    /// new one, and no flow is owed service while the queue is empty.
     fn forget_idle_flows(&mut self) {
         if self.is_empty() {
             self.flows.clear();
@@ -221,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_call_overtakes_a_long_one_that_came_before() {
+    fn a_short_call_overtakes_an_earlier_long_one() {
         let mut queue = FairQueue::new();
         for _ in 0..5 {
             queue.push(FlowId(1), 100, "long");
@@ -263,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_above_the_limit_travels_alone() {
+    fn a_job_above_the_limit_is_taken_alone() {
         let mut queue = FairQueue::new();
         queue.push(FlowId(1), 500, "long");
         queue.push(FlowId(2), 5, "short");
@@ -323,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_job_waits_for_room_and_none_goes_before_it() {
+    fn no_job_overtakes_one_that_does_not_fit() {
         let mut queue = FairQueue::new();
         queue.push(FlowId(1), 10, "first");
         queue.push(FlowId(1), 1, "second");
@@ -334,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_is_taken_out_holds_those_behind_it_back_no_longer() {
+    fn a_removed_job_does_not_delay_the_jobs_behind_it() {
         let mut queue = FairQueue::new();
         let given_up: Vec<QueueTicket> = (0..50).map(|_| queue.push(FlowId(1), 100, "given up")).collect();
         queue.push(FlowId(1), 1, "wanted");
@@ -346,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_of_any_size_overflow_nothing() {
+    fn jobs_of_any_size_do_not_overflow() {
         let mut queue = FairQueue::new();
         for flow in 0..3 {
             queue.push(FlowId(flow), usize::MAX / 4, flow);
@@ -356,7 +364,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn jobs_that_stay_leave_in_the_order_they_would_have_without_those_that_were_taken_out(
+        fn removed_jobs_do_not_change_the_order_of_the_others(
             jobs in prop::collection::vec((0..5_u64, 1..200_usize, any::<bool>()), 1..100),
         ) {
             let (mut queue, mut without) = (FairQueue::new(), FairQueue::new());
@@ -379,7 +387,7 @@ mod tests {
         }
 
         #[test]
-        fn every_job_leaves_once_in_its_flows_order_and_batches_keep_the_limit(
+        fn jobs_leave_once_in_flow_order_within_the_limit(
             jobs in prop::collection::vec((0..5_u64, 1..200_usize), 1..100), limit in 1..400_usize,
         ) {
             let mut queue = FairQueue::new();
@@ -403,7 +411,7 @@ mod tests {
         }
 
         #[test]
-        fn before_a_new_flow_each_other_gets_its_tokens_and_one_job_at_most(
+        fn a_new_flow_waits_for_at_most_the_documented_bound(
             others in prop::collection::vec(1..200_usize, 1..20), own in 1..200_usize, served in 0..50_usize,
         ) {
             let mut queue = FairQueue::new();
@@ -421,7 +429,7 @@ mod tests {
             while let Some(flow) = queue.next_batch(1, |_| true).pop().filter(|&flow| flow != newcomer) {
                 before[flow] += others[flow];
             }
-            // What a flow was behind its share when the newcomer came is one job, too.
+            // A flow may be one job behind its share when the new flow arrives.
             for (tokens, job) in before.into_iter().zip(others) {
                 prop_assert!(tokens <= own + 2 * job, "{} tokens before {}, jobs of {}", tokens, own, job);
             }

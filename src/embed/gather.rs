@@ -1,4 +1,4 @@
-//! Collects the parts of one call from the threads that make them.
+//! Collects the parts of an answer from the threads that compute them.
 
 use std::sync::{
     Arc,
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::deadline::Deadline;
 
-/// Whether anyone still waits for a call's answer.
+/// The caller of one request: whether it still waits for the answer.
 #[derive(Debug)]
 pub(super) struct EmbedCaller {
     gone: AtomicBool,
@@ -22,12 +22,13 @@ impl EmbedCaller {
         Arc::new(EmbedCaller { gone: AtomicBool::new(false), deadline })
     }
 
+    /// Whether the caller is connected and its deadline has not passed.
     pub fn is_waiting(&self) -> bool {
         !self.gone.load(Ordering::Relaxed) && !self.deadline.has_passed()
     }
 }
 
-/// Tells the threads that the caller left, however its future ended.
+/// Marks the caller as gone when it is dropped, so that the threads skip its work.
 pub(super) struct CancelOnDrop(pub Arc<EmbedCaller>);
 
 impl Drop for CancelOnDrop {
@@ -36,7 +37,8 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// Slots that threads fill in any order. If all its handles are dropped before, the receiver gets an error.
+/// Slots that threads fill in any order. The receiver gets all values once the last slot is filled, or an error if all
+/// handles are dropped before.
 pub(super) struct Gather<T>(Mutex<Slots<T>>);
 
 struct Slots<T> {
@@ -46,13 +48,14 @@ struct Slots<T> {
 }
 
 impl<T> Gather<T> {
-    /// For at least one part.
+    /// Creates slots for `parts` values, at least one.
     pub fn new(parts: usize) -> (Arc<Gather<T>>, oneshot::Receiver<Vec<T>>) {
         let (done, receiver) = oneshot::channel();
         let slots = Slots { values: (0..parts).map(|_| None).collect(), missing: parts, done: Some(done) };
         (Arc::new(Gather(Mutex::new(slots))), receiver)
     }
 
+    /// Fills the slot `index`.
     pub fn put(&self, index: usize, value: T) {
         let mut slots = self.0.lock();
         if slots.values[index].replace(value).is_none() {
@@ -62,7 +65,7 @@ impl<T> Gather<T> {
             && let Some(done) = slots.done.take()
         {
             let values = std::mem::take(&mut slots.values).into_iter().flatten().collect();
-            // A caller that left needs no answer.
+            // The receiver is gone if the caller went away.
             let _ = done.send(values);
         }
     }
@@ -75,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_come_in_their_order_whatever_the_order_they_were_put() {
+    fn values_are_in_slot_order_regardless_of_arrival() {
         let (gather, mut receiver) = Gather::new(3);
         for index in [2, 0, 1] {
             assert!(receiver.try_recv().is_err());
@@ -85,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_never_comes_ends_in_an_error() {
+    fn a_dropped_part_ends_in_an_error() {
         let (gather, mut receiver) = Gather::new(2);
         gather.put(0, ());
         drop(gather);
@@ -93,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_is_gone_when_its_future_is_dropped_or_its_deadline_passed() {
+    fn a_caller_is_gone_after_cancellation_or_its_deadline() {
         let caller = EmbedCaller::new(Deadline::after(Duration::from_secs(60)));
         assert!(caller.is_waiting());
         drop(CancelOnDrop(caller.clone()));

@@ -1,4 +1,4 @@
-//! What the embedder counts.
+//! Counters and histograms of the embedder.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,14 +15,14 @@ use prometheus_client::{
 
 use crate::model::Packed;
 
-/// How a call came by the state of an input.
+/// Result of the cache lookup of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CacheOutcome {
-    /// It was in memory.
+    /// The state was in the cache.
     Hit,
-    /// It was computed for this call.
+    /// The state was computed for this request.
     Miss,
-    /// It was under way for another call, or for an equal input of this one.
+    /// The computation was already in flight for another request or an equal input.
     Joined,
 }
 
@@ -85,6 +85,7 @@ impl EmbedMetrics {
         EmbedMetrics(Arc::new(inner))
     }
 
+    /// Records a successful forward pass.
     pub fn batch(&self, packed: &Packed, took: Duration) {
         let (inputs, tokens) = (packed.sequences(), packed.ids().len());
         self.0.inputs.inc_by(inputs as u64);
@@ -94,10 +95,12 @@ impl EmbedMetrics {
         self.0.compute.observe(took.as_secs_f64());
     }
 
+    /// Records the tokenization of a request.
     pub fn tokenized(&self, took: Duration) {
         self.0.tokenize.observe(took.as_secs_f64());
     }
 
+    /// Records the wait of a request for its forward pass.
     pub fn queued(&self, waited: Duration) {
         self.0.queue.observe(waited.as_secs_f64());
     }
@@ -114,7 +117,7 @@ impl EmbedMetrics {
         self.0.refused.inc();
     }
 
-    /// An input that went through the cache and was answered.
+    /// Records the cache lookup of an answered input.
     pub fn looked_up(&self, origin: CacheOutcome) {
         match origin {
             CacheOutcome::Hit => self.0.cache_hits.inc(),
@@ -135,7 +138,7 @@ impl EmbedMetrics {
         self.0.worker_failures.inc();
     }
 
-    /// Inputs that failed alone, too, on a thread whose probe passed.
+    /// Records inputs that failed alone on a healthy thread.
     pub fn poisoned(&self, inputs: u64) {
         self.0.poisoned_inputs.inc_by(inputs);
     }
@@ -149,7 +152,8 @@ impl EmbedMetrics {
         self.0.warm_up_attempts.inc();
     }
 
-    pub fn warm(&self, took: Duration) {
+    /// Records the duration of the warm-up.
+    pub fn warm_up_done(&self, took: Duration) {
         self.0.warm_up_seconds.set(took.as_secs_f64());
     }
 
@@ -160,43 +164,71 @@ impl EmbedMetrics {
 
 impl EmbedMetricsInner {
     fn register(&self, registry: &mut Registry) {
-        registry.register("embedded_inputs", "Inputs that went through a forward pass", self.inputs.clone());
-        registry.register("embedded_tokens", "Tokens that went through a forward pass", self.tokens.clone());
-        registry.register("batch_tokens", "Tokens in one forward pass", self.batch_tokens.clone());
-        registry.register("batch_inputs", "Inputs in one forward pass", self.batch_inputs.clone());
-        registry.register("tokenize_seconds", "Arrival until all inputs are tokens", self.tokenize.clone());
-        registry.register("queue_seconds", "Wait of an input for a compute thread", self.queue.clone());
-        registry.register("compute_seconds", "Time of one forward pass", self.compute.clone());
+        registry.register("embedded_inputs", "Inputs computed by a forward pass", self.inputs.clone());
+        registry.register("embedded_tokens", "Tokens computed by a forward pass", self.tokens.clone());
+        registry.register("batch_tokens", "Tokens per forward pass", self.batch_tokens.clone());
+        registry.register("batch_inputs", "Inputs per forward pass", self.batch_inputs.clone());
+        registry.register(
+            "tokenize_seconds",
+            "Time to tokenize all inputs of a request, in seconds",
+            self.tokenize.clone(),
+        );
+        registry.register(
+            "queue_seconds",
+            "Longest wait of an input of a request for its forward pass, in seconds",
+            self.queue.clone(),
+        );
+        registry.register("compute_seconds", "Duration of a forward pass, in seconds", self.compute.clone());
         registry.register(
             "dropped",
-            "Inputs dropped as their caller left, by next phase",
+            "Inputs dropped because their caller went away or its deadline passed, by the phase that was next",
             self.dropped.clone(),
         );
-        registry.register("queue_refusals", "Calls refused as the queue was full", self.refused.clone());
+        registry.register(
+            "queue_refusals",
+            "Unary calls rejected because the queue was full",
+            self.refused.clone(),
+        );
         registry.register(
             "preemptions",
-            "Forward passes that short inputs preempted between two layers",
+            "Times that short inputs preempted a longer forward pass between two layers",
             self.preemptions.clone(),
         );
         registry.register("worker_failures", "Forward passes that failed", self.worker_failures.clone());
         registry.register(
             "poisoned_inputs",
-            "Inputs that no forward pass could compute, on a thread that computes others",
+            "Inputs that failed when computed alone on a healthy compute thread",
             self.poisoned_inputs.clone(),
         );
         registry.register("warm_up_attempts", "Attempts to load the model", self.warm_up_attempts.clone());
-        registry.register("warm_up_seconds", "Time until the model served", self.warm_up_seconds.clone());
-        registry.register("model_fetched_bytes", "Bytes of model files fetched", self.fetched_bytes.clone());
+        registry.register(
+            "warm_up_seconds",
+            "Time from the start of the warm-up until the model was ready, in seconds",
+            self.warm_up_seconds.clone(),
+        );
+        registry.register(
+            "model_fetched_bytes",
+            "Bytes of model files downloaded in the current attempt",
+            self.fetched_bytes.clone(),
+        );
         self.register_cache(registry);
     }
 
-    /// The share of hits is hits / (hits + misses + joined).
+    /// Registers the counters of the cache. The hit rate is hits / (hits + misses + joined).
     fn register_cache(&self, registry: &mut Registry) {
         for (name, help, counter) in [
-            ("embed_cache_hits", "Inputs answered from memory", &self.cache_hits),
-            ("embed_cache_misses", "Inputs answered that had to be computed", &self.cache_misses),
-            ("embed_cache_joined", "Inputs answered by the computing of an equal one", &self.cache_joined),
-            ("embed_cache_evictions", "Vectors dropped as memory was full", &self.cache_evictions),
+            ("embed_cache_hits", "Inputs answered from the cache", &self.cache_hits),
+            ("embed_cache_misses", "Inputs that were not in the cache and were computed", &self.cache_misses),
+            (
+                "embed_cache_joined",
+                "Inputs answered by a computation of the same input that was already in flight",
+                &self.cache_joined,
+            ),
+            (
+                "embed_cache_evictions",
+                "Vectors evicted from the cache to stay within its limit",
+                &self.cache_evictions,
+            ),
         ] {
             registry.register(name, help, counter.clone());
         }

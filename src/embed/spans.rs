@@ -1,4 +1,4 @@
-//! What a trace hears of the way of a call through the compute threads.
+//! OpenTelemetry spans for queueing and forward passes.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,8 @@ use super::{
 };
 use crate::trace::{KeyValue, Scope, Span};
 
-/// Spans of the wait for the first pass, and of each pass with the caller's part in it.
+/// Ends the span `waiting` at the start of the first forward pass, and adds one span for each forward pass of the request.
+/// Returns `computed` unchanged.
 pub(super) fn record_compute_spans(
     scope: &Scope,
     waiting: Span,
@@ -32,10 +33,10 @@ pub(super) fn record_compute_spans(
         let mut span = scope.child_since("compute", pass.started);
         span.describe(|| {
             [
-                KeyValue::new("assay.inputs", count(inputs)),
+                KeyValue::new("assay.inputs", to_attribute(inputs)),
                 KeyValue::new("assay.pass.number", i64::try_from(pass.number).unwrap_or(i64::MAX)),
-                KeyValue::new("assay.pass.inputs", count(pass.inputs)),
-                KeyValue::new("assay.pass.tokens", count(pass.tokens)),
+                KeyValue::new("assay.pass.inputs", to_attribute(pass.inputs)),
+                KeyValue::new("assay.pass.tokens", to_attribute(pass.tokens)),
             ]
         });
         span.end_before(pass.started + compute);
@@ -43,6 +44,7 @@ pub(super) fn record_compute_spans(
     computed
 }
 
-pub(super) fn count(number: usize) -> i64 {
+/// Converts a count to the integer type of span attributes.
+pub(super) fn to_attribute(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! How far the embedder is on its way to serving, for everyone who asks.
+//! Status of an embedder: the progress of its warm-up and the health of its compute threads.
 
 use std::{
     sync::Arc,
@@ -7,54 +7,58 @@ use std::{
 
 use tokio::sync::watch;
 
+/// Phase of the warm-up, or of serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// The model's files are being found or fetched.
+    /// The model files are being located or downloaded.
     Fetching,
-    /// The files are being checked and read.
+    /// The model files are being checked and read.
     Loading,
     /// The first forward passes are running.
     Warming,
-    /// The model serves.
+    /// The model is ready to serve.
     Ready,
-    /// The last attempt failed; another one follows.
+    /// The last attempt failed; the next one follows after a pause.
     Retrying,
-    /// A compute thread failed; a probe brings it back.
+    /// At least one compute thread is unhealthy and waits for its probe to succeed.
     Unhealthy,
 }
 
+/// Status of an embedder at one moment.
 #[derive(Clone, Debug)]
 pub struct EmbedderStatus {
     pub phase: Phase,
-    /// What it does or waits for.
+    /// Current activity, as text for people.
     pub detail: String,
-    /// From 1.
+    /// Number of the current attempt to load the model, from 1.
     pub attempt: u32,
-    /// Why the attempt before failed, and what to do about it.
+    /// Error of the last attempt, with what to do about it.
     pub last_error: Option<String>,
+    /// Bytes of model files downloaded in this attempt.
     pub fetched_bytes: u64,
-    /// 0 while it is not known.
+    /// Bytes of all model files; 0 while unknown.
     pub total_bytes: u64,
+    /// Start of the warm-up.
     pub started: Instant,
-    /// How long the warm-up took, once it is done.
+    /// Duration of the warm-up, once it is done.
     pub took: Option<Duration>,
-    /// When the next attempt begins, while retrying.
+    /// Start of the next attempt, while retrying.
     pub retry_at: Option<Instant>,
     failed_workers: usize,
 }
 
 impl EmbedderStatus {
-    /// Whether a call would be computed now.
+    /// Whether requests are served now.
     pub fn is_serving(&self) -> bool {
         self.phase == Phase::Ready
     }
 
-    /// Compute threads that wait for their probe to pass.
+    /// Number of unhealthy compute threads.
     pub(super) fn failed_workers(&self) -> usize {
         self.failed_workers
     }
 
-    /// When it makes sense to ask again.
+    /// Pause after which a client should retry.
     pub fn retry_in(&self) -> Duration {
         const SOON: Duration = Duration::from_secs(1);
         let next = self.retry_at.map_or(SOON, |at| at.saturating_duration_since(Instant::now()));
@@ -62,7 +66,7 @@ impl EmbedderStatus {
     }
 }
 
-/// Shared by the warm-up and the compute threads.
+/// Handle with which the warm-up and the compute threads update the status.
 #[derive(Clone)]
 pub(super) struct StatusHandle(Arc<watch::Sender<EmbedderStatus>>);
 
@@ -82,14 +86,17 @@ impl StatusHandle {
         })))
     }
 
+    /// Subscribes to changes.
     pub fn subscribe(&self) -> watch::Receiver<EmbedderStatus> {
         self.0.subscribe()
     }
 
+    /// Applies a change and notifies subscribers.
     pub fn update(&self, change: impl FnOnce(&mut EmbedderStatus)) {
         self.0.send_modify(change);
     }
 
+    /// Sets the phase and its description.
     pub fn enter(&self, phase: Phase, detail: impl Into<String>) {
         self.update(|status| {
             status.phase = phase;
@@ -97,15 +104,17 @@ impl StatusHandle {
         });
     }
 
+    /// Records that a compute thread became unhealthy.
     pub fn worker_failed(&self, reason: &str) {
         self.update(|status| {
             status.failed_workers += 1;
             status.phase = Phase::Unhealthy;
             status.last_error = Some(format!("a forward pass failed: {reason}"));
-            status.detail = "a compute thread waits for its probe to pass".into();
+            status.detail = "a compute thread is unhealthy and waits for its probe to succeed".into();
         });
     }
 
+    /// Records that a compute thread is healthy again.
     pub fn worker_recovered(&self) {
         self.update(|status| {
             status.failed_workers -= 1;

@@ -1,4 +1,4 @@
-//! Threads that cut texts into tokens, so that neither the reactor nor the compute threads do.
+//! Threads for tokenization, which keep this work off the reactor and the compute threads.
 
 use std::{
     io,
@@ -21,28 +21,32 @@ use crate::{
     priority::Priority,
 };
 
-/// Work on texts, spread over threads; callers share them fairly by bytes.
+/// A pool of threads that process texts. Flows share it fairly, weighted by bytes.
 pub(super) struct TextThreads {
     queue: Arc<WorkQueue<TextTask>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// The processing of one text.
 struct TextTask {
     caller: Arc<EmbedCaller>,
     run: Box<dyn FnOnce() + Send>,
 }
 
-/// Bytes that a thread takes from the queue at a time.
-const BYTES_AT_A_TIME: usize = 4096;
-/// All texts of a call together that are cut where they are: less than 100 µs of work, of the order of what it costs
-/// to wake a thread and be woken by it.
-const BYTES_IN_PLACE: usize = 96;
-/// Longer words are not: the `tokenizers` crate looks for every part of a word in the vocabulary, which took 660 µs for
-/// one of 99 letters.
-const WORD_BYTES_IN_PLACE: usize = 16;
+/// Maximum bytes that a thread takes from the queue at once.
+const BATCH_BYTES: usize = 4096;
+/// Maximum bytes of all texts of a request that are processed on the calling thread. That is less than 100 µs of work,
+/// about the cost of handing over to another thread and back.
+const INLINE_BYTES: usize = 96;
+/// Maximum bytes of a word that is processed on the calling thread. The `tokenizers` crate looks up every part of a word
+/// in the vocabulary, which took 660 µs for a word of 99 letters.
+const INLINE_WORD_BYTES: usize = 16;
 
 impl TextThreads {
-    /// `count` threads of this name and a number.
+    /// Starts `count` threads named `name` and a number.
+    ///
+    /// # Errors
+    /// An [`io::Error`] if the operating system cannot start a thread.
     pub fn start(
         name: &str,
         count: usize,
@@ -59,9 +63,9 @@ impl TextThreads {
         Ok(started)
     }
 
-    /// Applies `apply` to each text; the answers come in the order of the texts. The receiver gets an error if
-    /// the caller is gone, the threads are stopped, or `apply` panicked. What is very short is done at once, on the
-    /// calling thread.
+    /// Applies `apply` to each text and sends the results in the order of the texts. Very short texts are processed
+    /// immediately on the calling thread. The receiver gets an error if the caller is gone, the threads are stopped or
+    /// `apply` panics.
     pub fn map<T: Send + 'static>(
         &self,
         flow: FlowId,
@@ -85,17 +89,17 @@ impl TextThreads {
         receiver
     }
 
-    /// Ends the threads and waits for them.
+    /// Stops the threads and waits for them.
     pub fn stop(&self) {
         self.queue.close();
         for thread in self.threads.lock().drain(..) {
-            // A panic was logged where it happened.
+            // A panic was already logged.
             let _ = thread.join();
         }
     }
 }
 
-/// Also where a later thread could not be started, or a part that comes after.
+/// Stops the threads also if a later part of the start fails.
 impl Drop for TextThreads {
     fn drop(&mut self) {
         self.stop();
@@ -105,7 +109,7 @@ impl Drop for TextThreads {
 fn are_short(texts: &[String]) -> bool {
     let mut words = texts.iter().flat_map(|text| text.split_whitespace());
     let bytes: usize = texts.iter().map(String::len).sum();
-    bytes <= BYTES_IN_PLACE && words.all(|word| word.len() <= WORD_BYTES_IN_PLACE)
+    bytes <= INLINE_BYTES && words.all(|word| word.len() <= INLINE_WORD_BYTES)
 }
 
 fn work(queue: &WorkQueue<TextTask>, priority: Priority, metrics: &EmbedMetrics) {
@@ -117,7 +121,7 @@ fn work(queue: &WorkQueue<TextTask>, priority: Priority, metrics: &EmbedMetrics)
         }
         waiting
     };
-    while let Some(tasks) = queue.next_batch(BYTES_AT_A_TIME, wanted) {
+    while let Some(tasks) = queue.next_batch(BATCH_BYTES, wanted) {
         for task in tasks.into_iter().filter(wanted) {
             run(task.run);
         }
@@ -128,7 +132,7 @@ fn run(task: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(task)).is_err() {
         static LINES: LogLimit = LogLimit::new(Site::Tokenize);
         if LINES.admits() {
-            tracing::error!("tokenizing a text panicked; its call is answered with INTERNAL");
+            tracing::error!("tokenizing a text panicked; its request fails with INTERNAL");
         }
     }
 }
@@ -153,17 +157,17 @@ mod tests {
     }
 
     #[test]
-    fn short_texts_are_cut_where_they_are_and_long_ones_on_a_thread() {
+    fn short_texts_run_inline_and_long_ones_on_a_thread() {
         let here = std::thread::current().id();
         let is_here = move |_: &str| std::thread::current().id() == here;
         assert_eq!(map(&["a", "b"], is_here), Some(vec![true; 2]));
-        assert_eq!(map(&["a", &"b ".repeat(BYTES_IN_PLACE / 2)], is_here), Some(vec![false; 2]));
-        assert_eq!(map(&["a", &"b".repeat(WORD_BYTES_IN_PLACE + 1)], is_here), Some(vec![false; 2]));
+        assert_eq!(map(&["a", &"b ".repeat(INLINE_BYTES / 2)], is_here), Some(vec![false; 2]));
+        assert_eq!(map(&["a", &"b".repeat(INLINE_WORD_BYTES + 1)], is_here), Some(vec![false; 2]));
     }
 
     #[test]
-    fn answers_come_in_the_order_of_the_texts_and_a_panic_costs_the_call_alone() {
-        for length in [1, BYTES_IN_PLACE] {
+    fn results_are_in_order_and_a_panic_fails_only_its_call() {
+        for length in [1, INLINE_BYTES] {
             let texts = ["a", "b", "c"].map(|text| text.repeat(length));
             let texts = texts.each_ref().map(String::as_str);
             let first = |text: &str| text[..1].to_owned();

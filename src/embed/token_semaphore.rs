@@ -1,4 +1,4 @@
-//! A bounded number of tokens, and those who wait for some: fair among flows, as forward passes are.
+//! A weighted semaphore over tokens that is fair between flows.
 
 use std::sync::Arc;
 
@@ -7,31 +7,32 @@ use tokio::sync::oneshot;
 
 use super::fair_queue::{FairQueue, FlowId, QueueTicket};
 
-/// Room for tokens.
+/// A semaphore with `capacity` tokens. Waiters are served fairly between flows.
 pub(super) struct TokenSemaphore {
     state: Mutex<TokenSemaphoreState>,
     capacity: usize,
 }
 
 struct TokenSemaphoreState {
-    /// Tokens of all permits; above the capacity while permits are in debt.
+    /// Tokens of all permits. Exceeds the capacity after a permit grew beyond it.
     held: usize,
     waiting: FairQueue<oneshot::Sender<TokenPermit>>,
 }
 
-/// Tokens that are given back when it is dropped.
+/// Tokens that are released when the permit is dropped.
 pub(super) struct TokenPermit {
     gate: Arc<TokenSemaphore>,
     tokens: usize,
 }
 
-/// A place in the queue, which is left when it is dropped.
+/// A queued request for a permit. It leaves the queue when it is dropped.
 struct QueuedPermit<'a> {
     gate: &'a Arc<TokenSemaphore>,
     ticket: QueueTicket,
 }
 
 impl TokenSemaphore {
+    /// Creates a semaphore with `capacity` free tokens.
     pub fn new(capacity: usize) -> Arc<TokenSemaphore> {
         Arc::new(TokenSemaphore {
             state: Mutex::new(TokenSemaphoreState { held: 0, waiting: FairQueue::new() }),
@@ -39,6 +40,7 @@ impl TokenSemaphore {
         })
     }
 
+    /// Maximum tokens in flight.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -48,13 +50,13 @@ impl TokenSemaphore {
         self.lock().held
     }
 
-    /// None where there is no room, or others wait for it.
+    /// Acquires `tokens` without waiting. Returns `None` if they are not free or others wait.
     pub fn try_acquire(self: &Arc<TokenSemaphore>, tokens: usize) -> Option<TokenPermit> {
         self.lock().take(self, tokens)
     }
 
-    /// Waits for its turn: flows that wait get equal shares of the tokens that become free, and a flow of few tokens
-    /// goes before those of many. More tokens than the capacity count as the capacity, or they would wait for ever.
+    /// Waits for `tokens`. Waiting flows receive equal shares of the tokens that become free, so a request with few tokens
+    /// overtakes flows with many. Requests above the capacity are reduced to it, since they could never be granted.
     pub async fn acquire(self: &Arc<TokenSemaphore>, flow: FlowId, tokens: usize) -> TokenPermit {
         let tokens = tokens.min(self.capacity);
         loop {
@@ -67,7 +69,7 @@ impl TokenSemaphore {
                 let ticket = state.waiting.push(flow, tokens, grant);
                 (QueuedPermit { gate: self, ticket }, granted)
             };
-            // Dropped before the place is: what was granted meanwhile is given back with it.
+            // On cancellation this is dropped before `queued`, which releases a permit that was granted meanwhile.
             let granted = granted.await;
             drop(queued);
             if let Ok(permit) = granted {
@@ -82,7 +84,7 @@ impl TokenSemaphore {
         self.grant(state);
     }
 
-    /// Gives what is free to those whose turn it is.
+    /// Grants free tokens to the next waiters.
     fn grant<'a>(self: &'a Arc<TokenSemaphore>, mut state: MutexGuard<'a, TokenSemaphoreState>) {
         loop {
             let mut grants = Vec::new();
@@ -91,8 +93,8 @@ impl TokenSemaphore {
                 grants.push((TokenPermit { gate: Arc::clone(self), tokens }, waiting));
             }
             drop(state);
-            // Sent without the lock, which a permit takes as it is dropped; in a loop, not from there, as each permit
-            // that nobody took any more may let in others.
+            // Permits are sent without the lock, because dropping one takes it. A permit whose receiver is gone is
+            // returned here, in a loop rather than recursively, because it may admit further waiters.
             let refused = grants.into_iter().filter_map(|(permit, waiting)| waiting.send(permit).err());
             let unused: usize = refused.map(TokenPermit::forget).sum();
             if unused == 0 {
@@ -103,7 +105,7 @@ impl TokenSemaphore {
         }
     }
 
-    /// Nothing panics while it is held, so the state is whole.
+    // No operation under the lock can panic half-way, so the state is always consistent.
     fn lock(&self) -> MutexGuard<'_, TokenSemaphoreState> {
         self.state.lock()
     }
@@ -129,11 +131,11 @@ impl TokenPermit {
         self.tokens
     }
 
-    /// Holds `tokens` from now on, be it more or less.
+    /// Changes the size of the permit to `tokens`.
     ///
-    /// More than there is room for is taken all the same: newcomers wait until the debt is paid back. Waiting for it
-    /// while holding the rest would have two callers wait for each other, and to admit every text by the most tokens
-    /// that its bytes could be would leave most of the room unused.
+    /// Growing never waits and may exceed the capacity; new requests then wait until the excess is released. If growing
+    /// waited, two callers could deadlock, each holding what the other needs. Admitting each text by the maximum number of
+    /// tokens of its bytes would leave most of the capacity unused.
     pub fn resize(&mut self, tokens: usize) {
         let before = std::mem::replace(&mut self.tokens, tokens);
         if tokens > before {
@@ -144,14 +146,14 @@ impl TokenPermit {
         }
     }
 
-    /// Splits off at most `tokens`.
+    /// Splits off a permit of at most `tokens`.
     pub fn split(&mut self, tokens: usize) -> TokenPermit {
         let tokens = tokens.min(self.tokens);
         self.tokens -= tokens;
         TokenPermit { gate: Arc::clone(&self.gate), tokens }
     }
 
-    /// Its tokens, which are for the caller to give back.
+    /// Consumes the permit without releasing its tokens, and returns their number.
     fn forget(mut self) -> usize {
         std::mem::take(&mut self.tokens)
     }
@@ -168,7 +170,7 @@ impl Drop for TokenPermit {
 impl Drop for QueuedPermit<'_> {
     fn drop(&mut self) {
         let mut state = self.gate.lock();
-        // It may have been all that stood before others.
+        // The cancelled request may have been what blocked the others.
         if state.waiting.remove(self.ticket).is_some() {
             self.gate.grant(state);
         }
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_given_at_once_while_there_is_some_and_nobody_waits() {
+    fn free_tokens_are_granted_unless_others_wait() {
         let gate = TokenSemaphore::new(10);
         let first = gate.try_acquire(6).expect("room");
         assert!(gate.try_acquire(5).is_none() && gate.try_acquire(usize::MAX).is_none());
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_text_of_a_new_flow_goes_before_thousands_that_wait() {
+    fn a_short_text_of_a_new_flow_overtakes_thousands() {
         let gate = TokenSemaphore::new(100);
         let full = gate.try_acquire(100).expect("room");
         let mut flood: Vec<_> = (0..5000).map(|_| acquire(&gate, 1, 50)).collect();
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_gives_up_leaves_the_queue_and_lets_those_behind_it_in() {
+    fn a_cancelled_waiter_lets_in_those_behind_it() {
         let gate = TokenSemaphore::new(10);
         let held = gate.try_acquire(5).expect("room");
         let large = acquire(&gate, 1, 10);
@@ -238,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_that_is_not_taken_is_given_back() {
+    fn an_unused_grant_is_released() {
         let gate = TokenSemaphore::new(10);
         let held = gate.try_acquire(10).expect("room");
         let (granted, mut next) = (acquire(&gate, 1, 10), acquire(&gate, 1, 10));
@@ -250,10 +252,10 @@ mod tests {
     }
 
     #[test]
-    fn a_permit_in_debt_keeps_newcomers_waiting_and_nobody_for_ever() {
+    fn an_oversized_permit_delays_new_requests_without_deadlock() {
         let gate = TokenSemaphore::new(10);
         let mut permits = [gate.try_acquire(5).expect("room"), gate.try_acquire(5).expect("room")];
-        // Both need more at once: had either to wait, neither would end.
+        // Both need more: if either waited, neither would finish.
         permits.iter_mut().for_each(|permit| permit.resize(9));
         assert_eq!(gate.held(), 18);
         let mut newcomer = acquire(&gate, 1, 2);
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_estimated_too_high_is_free_at_once() {
+    fn shrinking_a_permit_frees_tokens_immediately() {
         let gate = TokenSemaphore::new(10);
         let mut permit = gate.try_acquire(10).expect("room");
         let mut waiting = acquire(&gate, 1, 6);
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_capacity_is_admitted_alone() {
+    fn a_request_above_the_capacity_is_admitted_alone() {
         let gate = TokenSemaphore::new(10);
         let held = gate.try_acquire(1).expect("room");
         let mut large = acquire(&gate, 1, usize::MAX);
@@ -284,42 +286,42 @@ mod tests {
         assert_eq!(poll(&mut large).map(|permit| permit.tokens()), Some(10));
     }
 
-    /// One thing that a caller does.
+    /// One action of a caller.
     #[derive(Clone, Debug)]
-    enum Act {
+    enum Action {
         Ask { flow: u64, tokens: usize },
         GiveUp(usize),
         Resize(usize, usize),
         Release(usize),
     }
 
-    fn act() -> impl Strategy<Value = Act> {
+    fn action() -> impl Strategy<Value = Action> {
         prop_oneof![
-            3 => (0..4_u64, 1..60_usize).prop_map(|(flow, tokens)| Act::Ask { flow, tokens }),
-            1 => any::<usize>().prop_map(Act::GiveUp),
-            1 => (any::<usize>(), 1..60_usize).prop_map(|(which, tokens)| Act::Resize(which, tokens)),
-            2 => any::<usize>().prop_map(Act::Release),
+            3 => (0..4_u64, 1..60_usize).prop_map(|(flow, tokens)| Action::Ask { flow, tokens }),
+            1 => any::<usize>().prop_map(Action::GiveUp),
+            1 => (any::<usize>(), 1..60_usize).prop_map(|(which, tokens)| Action::Resize(which, tokens)),
+            2 => any::<usize>().prop_map(Action::Release),
         ]
     }
 
     proptest! {
         #[test]
-        fn tokens_are_neither_lost_nor_made_and_all_who_wait_are_served(
-            acts in prop::collection::vec(act(), 1..200),
+        fn tokens_are_conserved_and_every_waiter_is_served(
+            acts in prop::collection::vec(action(), 1..200),
         ) {
             let gate = TokenSemaphore::new(100);
             let (mut waiting, mut held): (Vec<Acquire<'_>>, Vec<TokenPermit>) = (Vec::new(), Vec::new());
             let mut debt = 0;
             for act in acts {
                 match act {
-                    Act::Ask { flow, tokens } => waiting.push(Box::pin(gate.acquire(FlowId(flow), tokens))),
-                    Act::GiveUp(which) if !waiting.is_empty() => drop(waiting.remove(which % waiting.len())),
-                    Act::Resize(which, tokens) if !held.is_empty() => {
+                    Action::Ask { flow, tokens } => waiting.push(Box::pin(gate.acquire(FlowId(flow), tokens))),
+                    Action::GiveUp(which) if !waiting.is_empty() => drop(waiting.remove(which % waiting.len())),
+                    Action::Resize(which, tokens) if !held.is_empty() => {
                         let which = which % held.len();
                         debt += tokens.saturating_sub(held[which].tokens());
                         held[which].resize(tokens);
                     }
-                    Act::Release(which) if !held.is_empty() => drop(held.swap_remove(which % held.len())),
+                    Action::Release(which) if !held.is_empty() => drop(held.swap_remove(which % held.len())),
                     _ => {}
                 }
                 waiting.retain_mut(|waiting| poll(waiting).map(|permit| held.push(permit)).is_none());
@@ -336,7 +338,7 @@ mod tests {
         }
 
         #[test]
-        fn before_a_newcomer_each_other_flow_gets_its_tokens_and_one_text_at_most(
+        fn a_new_flow_waits_for_at_most_the_documented_bound(
             others in prop::collection::vec(1..60_usize, 1..8), own in 1..60_usize, served in 0..50_usize,
         ) {
             let gate = TokenSemaphore::new(60);
@@ -366,7 +368,7 @@ mod tests {
                     None => true,
                 });
             }
-            // What a flow was behind its share when the newcomer came is one text, too.
+            // A flow may be one text behind its share when the new flow arrives.
             for (tokens, text) in before.into_iter().zip(others) {
                 prop_assert!(tokens <= own + 2 * text, "{} tokens before {}, texts of {}", tokens, own, text);
             }

@@ -1,13 +1,14 @@
-//! Tokenize: all tokens of the texts of one call, in bounded pieces.
+//! Tokenize requests: all tokens of the texts of one request, in bounded pieces.
 
 use std::sync::Arc;
 
 use super::{
     Engine,
     admission::AdmissionClass,
-    engine::{RequestScheduling, with_deadline},
+    engine::with_deadline,
     error::EmbedError,
     gather::{CancelOnDrop, EmbedCaller},
+    request::RequestScheduling,
     token_semaphore::TokenPermit,
 };
 use crate::{
@@ -17,28 +18,31 @@ use crate::{
     trace::Scope,
 };
 
-/// Bytes of the texts that are tokenized before the tokens are counted: little enough that a request that makes too
-/// many is stopped soon, and enough for all its threads.
+/// Maximum bytes of texts that are tokenized between two checks of the limit. Small enough to stop a request with too
+/// many tokens early, and large enough to keep all threads busy.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Tokens that are counted, and what is left of the texts.
+/// Progress of a Tokenize request.
 #[derive(Clone, Copy, Debug, Default)]
 struct TokenCount {
+    /// Tokens counted so far.
     tokens: usize,
+    /// Bytes of the texts that were tokenized.
     bytes: usize,
+    /// Bytes of the texts that remain.
     bytes_left: usize,
 }
 
 impl Engine {
-    /// Makes `convert` of all tokens of each text, in the order of the texts; nothing is cut off. It runs on
-    /// threads of its own.
+    /// Tokenizes each text without truncation, and returns the results of `convert` in the order of the texts. `convert`
+    /// receives all tokens of a text and runs on the threads of Tokenize.
     ///
-    /// Holds as many tokens as the texts could have at most, and less as they are counted, so that what all requests
-    /// have in memory is bounded by what is admitted.
+    /// The request first holds as many tokens as its texts could have at most, and fewer as they are counted. Memory of
+    /// all requests is therefore bounded by admission.
     ///
     /// # Errors
-    /// [`EmbedError::TooLarge`] as soon as more tokens are counted than one request may have; never for a text that is
-    /// too long for the model.
+    /// [`EmbedError::TooLarge`] once more tokens are counted than one request may have. A text may have more tokens than
+    /// the model accepts.
     pub async fn tokenize<T: Send + 'static>(
         &self,
         texts: Vec<String>,
@@ -61,9 +65,9 @@ impl Engine {
         convert: impl Fn(Vec<Token>) -> T + Send + Sync + 'static,
     ) -> Result<Vec<T>, EmbedError> {
         let scheduling = RequestScheduling { flow: self.flow(AdmissionClass::Tokenize), deadline };
-        let most = self.0.admission.capacity();
+        let limit = self.0.admission.capacity();
         let mut count = TokenCount::of(&texts, &prompt);
-        let mut permit = self.admit(scheduling, count.at_most().min(most)).await?;
+        let mut permit = self.admit(scheduling, count.upper_bound().min(limit)).await?;
         let caller = EmbedCaller::new(deadline);
         let _leave = CancelOnDrop(Arc::clone(&caller));
         let model = Arc::clone(&self.0.model);
@@ -83,19 +87,19 @@ impl Engine {
             let piece = piece.map_err(|error| {
                 static LINES: LogLimit = LogLimit::new(Site::Tokenize);
                 if LINES.admits() {
-                    tracing::error!(%error, "an input could not be tokenized");
+                    tracing::error!(%error, "tokenizing an input failed; its request fails with INTERNAL");
                 }
                 EmbedError::Defect
             })?;
             count.add(piece.iter().map(|(tokens, _)| tokens).sum(), bytes);
-            count.hold(&mut permit, most)?;
+            count.hold(&mut permit, limit)?;
             results.extend(piece.into_iter().map(|(_, result)| result));
         }
         Ok(results)
     }
 }
 
-/// Bytes of a text with its prompt; two more stand for the special tokens.
+/// Bytes of a text with its prompt, plus two that account for the special tokens.
 fn bytes_of(text: &str, prompt_bytes: usize) -> usize {
     text.len() + prompt_bytes + 2
 }
@@ -112,30 +116,32 @@ impl TokenCount {
         self.bytes_left -= bytes;
     }
 
-    /// A token has a byte of its text or more, unless normalizing makes the text longer.
-    fn at_most(self) -> usize {
+    /// Upper bound of the tokens: each covers at least one byte of its text, unless normalization lengthens the text.
+    fn upper_bound(self) -> usize {
         self.tokens + self.bytes_left
     }
 
-    /// If the rest is as what is counted.
+    /// Expected tokens of all texts, extrapolated from those counted so far.
     fn expected(self) -> usize {
         let all = self.bytes + self.bytes_left;
         let expected = self.tokens as u128 * all as u128 / self.bytes.max(1) as u128;
         usize::try_from(expected).unwrap_or(usize::MAX)
     }
 
+    /// Resizes the permit to the upper bound of the tokens, at most `limit`.
+    ///
     /// # Errors
-    /// [`EmbedError::TooLarge`] with the expected tokens, where more than `most` are counted.
-    fn hold(self, permit: &mut TokenPermit, most: usize) -> Result<(), EmbedError> {
-        if self.tokens > most {
-            return Err(EmbedError::TooLarge { tokens: self.expected(), capacity: most });
+    /// [`EmbedError::TooLarge`] with the expected tokens if more than `limit` are counted.
+    fn hold(self, permit: &mut TokenPermit, limit: usize) -> Result<(), EmbedError> {
+        if self.tokens > limit {
+            return Err(EmbedError::TooLarge { tokens: self.expected(), capacity: limit });
         }
-        permit.resize(self.at_most().min(most));
+        permit.resize(self.upper_bound().min(limit));
         Ok(())
     }
 }
 
-/// Neighbouring texts of up to [`PIECE_BYTES`] together, or one that is longer.
+/// Groups consecutive texts into pieces of at most [`PIECE_BYTES`]; a longer text is a piece of its own.
 fn pieces(texts: Vec<String>) -> impl Iterator<Item = Vec<String>> {
     let mut texts = texts.into_iter().peekable();
     std::iter::from_fn(move || {
@@ -165,10 +171,10 @@ mod tests {
     }
 
     #[test]
-    fn a_permit_follows_the_count_and_ends_where_too_many_are_counted() {
+    fn a_permit_follows_the_count_up_to_the_limit() {
         let gate = TokenSemaphore::new(100);
         let mut count = TokenCount::of(&["x".repeat(38), "x".repeat(158)], "");
-        let mut permit = gate.try_acquire(count.at_most().min(100)).expect("room");
+        let mut permit = gate.try_acquire(count.upper_bound().min(100)).expect("room");
         assert_eq!(permit.tokens(), 100);
         count.add(10, 40);
         count.hold(&mut permit, 100).expect("few");

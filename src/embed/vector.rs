@@ -1,53 +1,59 @@
-//! From a pooled state to the numbers that a caller asked for.
+//! Conversion of a pooled state to the vector that a caller requested.
 
 use half::f16;
 
-/// What a caller wants of its vectors.
+/// Options of a requested vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VectorOptions {
-    /// Leading numbers to keep; at most the model's. Source: Matryoshka Representation Learning,
+    /// Number of leading dimensions to keep, at most those of the model. Source: Matryoshka Representation Learning,
     /// arXiv:2205.13147.
     pub dimensions: usize,
-    /// Whether the vector, after the cut, is scaled to unit length.
+    /// Whether the vector is scaled to unit length, after it was reduced to `dimensions`.
     pub normalize: bool,
+    /// Number format.
     pub encoding: VectorEncoding,
 }
 
-/// How the numbers are written.
+/// Number format of a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VectorEncoding {
+    /// 32-bit floats as numbers.
     Float32Values,
+    /// 32-bit floats as little-endian bytes.
     Float32Bytes,
+    /// 16-bit floats as little-endian bytes.
     Float16Bytes,
+    /// Signed 8-bit integers with one scale.
     Int8Bytes,
+    /// One bit per dimension: 1 for a positive number. The first dimension is the highest bit.
     BinaryBytes,
 }
 
-/// One vector as the caller asked for it.
+/// One vector in the requested format.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Vector {
+    /// 32-bit floats.
     Values(Vec<f32>),
-    /// Little-endian.
+    /// Little-endian floats, or bits.
     Bytes(Vec<u8>),
-    /// Signed bytes; each times `scale` gives the number back to within half a scale.
-    Int8 {
-        bytes: Vec<u8>,
-        scale: f32,
-    },
+    /// Signed integers, one per byte. A number is its integer times `scale`, within half of `scale`.
+    Int8 { bytes: Vec<u8>, scale: f32 },
 }
 
 impl VectorOptions {
-    /// The whole state as it is.
+    /// The unchanged state of a model with `dimensions` dimensions.
     pub(super) fn unchanged(dimensions: usize) -> VectorOptions {
         VectorOptions { dimensions, normalize: false, encoding: VectorEncoding::Float32Values }
     }
 }
 
 impl Vector {
-    /// Cuts, scales and writes `state`, which is `[model dimensions]`.
+    /// Truncates, scales and encodes `state`, which is `[model dimensions]`.
     ///
-    /// Each number is read once for the length and once to be written where it leaves from: no vector is made on
-    /// the way to another.
+    /// Each number is read once for the norm and once for the result; there is no intermediate vector.
+    ///
+    /// # Panics
+    /// If `options.dimensions` exceeds the length of `state`.
     pub fn new(state: &[f32], options: VectorOptions) -> Vector {
         let kept = &state[..options.dimensions];
         let factor = if options.normalize { 1.0 / length(kept) } else { 1.0 };
@@ -64,12 +70,12 @@ impl Vector {
     }
 }
 
-/// A zero vector has no direction; it stays as it is, as in PyTorch.
+/// Euclidean norm, at least 1e-12 as in PyTorch, so that a zero vector stays zero.
 fn length(values: &[f32]) -> f64 {
     values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt().max(1e-12)
 }
 
-/// With no room to spare, so that the bytes become the answer's own without a copy.
+/// Encodes values with exact capacity, so that the bytes become part of the answer without a copy.
 fn written<const N: usize>(
     values: impl ExactSizeIterator<Item = f32>,
     bytes: impl Fn(f32) -> [u8; N],
@@ -79,7 +85,7 @@ fn written<const N: usize>(
     all
 }
 
-/// Symmetric: the largest magnitude becomes 127.
+/// Symmetric quantization: the largest magnitude becomes 127.
 fn int8(values: impl Iterator<Item = f32> + Clone) -> Vector {
     let largest = values.clone().fold(0.0_f32, |m, x| m.max(x.abs()));
     let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
@@ -87,7 +93,7 @@ fn int8(values: impl Iterator<Item = f32> + Clone) -> Vector {
     Vector::Int8 { bytes, scale }
 }
 
-/// Up to 8 numbers; the first stands in the highest bit.
+/// Signs of up to 8 numbers; the first is the highest bit.
 fn sign_bits(values: &[f32]) -> u8 {
     values.iter().enumerate().fold(0, |byte, (i, &x)| byte | (u8::from(x > 0.0) << (7 - i)))
 }
@@ -103,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cut_comes_before_the_scaling() {
+    fn truncation_comes_before_scaling() {
         assert_eq!(vector(2, true, VectorEncoding::Float32Values), Vector::Values(vec![0.6, -0.8]));
     }
 
@@ -117,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_have_no_room_to_spare() {
+    fn encoded_bytes_have_exact_capacity() {
         for encoding in [
             VectorEncoding::Float32Bytes,
             VectorEncoding::Float16Bytes,
@@ -139,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn int8_gives_each_number_back_to_within_half_a_scale() {
+    fn int8_is_accurate_within_half_a_scale() {
         let Vector::Int8 { bytes, scale } = vector(9, false, VectorEncoding::Int8Bytes) else {
             panic!("another encoding")
         };
@@ -149,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_sign_stands_in_the_highest_bit() {
+    fn the_first_sign_is_the_highest_bit() {
         assert_eq!(
             vector(9, false, VectorEncoding::BinaryBytes),
             Vector::Bytes(vec![0b1001_0110, 0b1000_0000])

@@ -1,4 +1,4 @@
-//! From nothing to a model that serves, on a thread of its own, again and again until it works.
+//! Warm-up of the model on its own thread: locate, load and run it, with retries until it succeeds.
 
 use std::{
     io,
@@ -21,6 +21,7 @@ use crate::model::{
     source::{self, FetchProgress, ModelFiles, SourceError},
 };
 
+/// One warm-up.
 pub(super) struct WarmUp {
     pub settings: EmbedSettings,
     pub status: StatusHandle,
@@ -34,16 +35,16 @@ enum WarmUpError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Model(#[from] ModelError),
-    #[error("the threads could not be started: {0}")]
+    #[error("cannot start a thread: {0}; raise the limit of threads of the process")]
     Threads(#[from] io::Error),
-    #[error("the first forward pass failed: {0}")]
+    #[error("the first forward pass failed: {0}; check the model files, or set precision to f32")]
     Forward(String),
-    #[error("a defect: {0}")]
+    #[error("the warm-up panicked: {0}; this is a bug, please report it")]
     Panic(String),
 }
 
 impl WarmUpError {
-    /// Whether only a change by the operator can help.
+    /// Whether a retry succeeds only after the operator has changed something.
     fn is_permanent(&self) -> bool {
         match self {
             WarmUpError::Source(error) => error.is_permanent(),
@@ -53,7 +54,10 @@ impl WarmUpError {
     }
 }
 
-/// Calls `ready` once, when the model has computed its first vectors.
+/// Starts the warm-up thread. Calls `ready` once, after the first forward passes.
+///
+/// # Errors
+/// An [`io::Error`] if the operating system cannot start the thread.
 pub(super) fn spawn(
     context: WarmUp,
     ready: impl FnOnce(Engine) + Send + 'static,
@@ -61,7 +65,7 @@ pub(super) fn spawn(
     std::thread::Builder::new().name("assay-warm-up".into()).spawn(move || {
         if let Some(engine) = context.until_ready() {
             ready(engine.clone());
-            // Whoever stopped the embedder just before has not seen it.
+            // An embedder that was stopped just before did not know this engine.
             if context.cancel.is_cancelled() {
                 engine.stop();
             } else {
@@ -72,7 +76,7 @@ pub(super) fn spawn(
 }
 
 impl WarmUp {
-    /// None if it was cancelled.
+    /// Repeats attempts until one succeeds. Returns `None` if the warm-up was cancelled.
     fn until_ready(&self) -> Option<Engine> {
         for attempt in 1_u32.. {
             let pause = pause_after(attempt, self.settings.retry_pause);
@@ -97,7 +101,7 @@ impl WarmUp {
     }
 
     fn attempt(&self) -> Result<Engine, WarmUpError> {
-        self.status.enter(Phase::Fetching, format!("looking for the model {}", self.settings.source.model));
+        self.status.enter(Phase::Fetching, format!("locating the model {}", self.settings.source.model));
         let files =
             source::locate(&self.settings.source, &self.cancel, &|progress| self.fetching(&progress))?;
         let model = Arc::new(self.load(&files)?);
@@ -129,9 +133,9 @@ impl WarmUp {
 
     fn failed(&self, error: &WarmUpError, attempt: u32, pause: Duration) {
         if error.is_permanent() {
-            tracing::error!(%error, attempt, ?pause, "the model cannot be served until this is changed; trying again");
+            tracing::error!(%error, attempt, ?pause, "the model cannot be loaded until the operator fixes this; retrying after the pause");
         } else {
-            tracing::warn!(%error, attempt, ?pause, "the model is not ready; trying again");
+            tracing::warn!(%error, attempt, ?pause, "loading the model failed; retrying after the pause");
         }
         self.status.update(|status| {
             status.phase = Phase::Retrying;
@@ -144,7 +148,7 @@ impl WarmUp {
     fn announce(&self, model: &crate::model::ModelInfo) {
         self.status.update(|status| {
             let took = status.started.elapsed();
-            self.metrics.warm(took);
+            self.metrics.warm_up_done(took);
             tracing::info!(
                 model = model.id,
                 revision = model.revision.as_deref().unwrap_or_default(),
@@ -158,7 +162,7 @@ impl WarmUp {
                 ?took,
                 "serving"
             );
-            // A compute thread may have failed already; its recovery sets the phase then.
+            // If a compute thread is already unhealthy, its recovery sets the phase.
             if status.failed_workers() == 0 {
                 status.phase = Phase::Ready;
                 status.detail = "serving".into();
@@ -175,19 +179,19 @@ impl WarmUp {
             if left.is_zero() {
                 return false;
             }
-            // Ended early by whoever cancels.
+            // Cancellation unparks the thread.
             std::thread::park_timeout(left);
         }
         true
     }
 }
 
-/// One second, twice as long each time, up to `longest`.
+/// Pause after an attempt: 1 s after the first, doubling up to `longest`.
 fn pause_after(attempt: u32, longest: Duration) -> Duration {
     Duration::from_secs(1_u64.checked_shl(attempt - 1).unwrap_or(u64::MAX)).min(longest)
 }
 
-/// A short and a full-length pass, so that the first caller pays for neither memory nor lazy set-up.
+/// Runs a short and a full-length forward pass, so that memory is allocated and lazily initialised before the first request.
 fn warm(model: &Model) -> Result<(), WarmUpError> {
     let ids = model.tokenizer.encode("", "warm-up", Truncation::End);
     let ids = ids.map_err(|error| WarmUpError::Forward(error.to_string()))?.ids;
@@ -196,7 +200,7 @@ fn warm(model: &Model) -> Result<(), WarmUpError> {
         batch.push(&ids.repeat(repeats));
         let states = model.encode(&batch, &Team::alone(), &|| {});
         if !states.iter().all(|x| x.is_finite()) {
-            return Err(WarmUpError::Forward("its numbers are not finite".into()));
+            return Err(WarmUpError::Forward("the vectors have values that are not finite".into()));
         }
     }
     Ok(())
@@ -207,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_the_longest_however_many_attempts_fail() {
+    fn pauses_double_up_to_the_maximum() {
         let longest = Duration::from_secs(60);
         for (attempt, seconds) in [(1, 1), (2, 2), (6, 32), (7, 60), (64, 60), (65, 60), (u32::MAX, 60)] {
             assert_eq!(pause_after(attempt, longest), Duration::from_secs(seconds), "{attempt}");

@@ -1,19 +1,19 @@
-//! A fair queue that threads wait on.
+//! A fair queue shared by a pool of threads, which wait on it for work.
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::fair_queue::{FairQueue, FlowId};
 use crate::model::{Invitation, Team};
 
-/// What a thread is to do next.
+/// Work that a thread takes from the queue.
 pub(super) enum WorkItem<T> {
-    /// A forward pass, with those that may join it.
+    /// A batch to compute, with the team of threads that may help.
     Batch(Vec<T>, Team),
-    /// Another thread's forward pass.
+    /// An invitation to help with another thread's forward pass.
     Help(Invitation),
 }
 
-/// Bounded by what admission lets in: every job in it holds its permits.
+/// A queue for a pool of threads, fair between flows. Its length is bounded by admission: every job holds a permit.
 pub(super) struct WorkQueue<T> {
     state: Mutex<WorkQueueState<T>>,
     changed: Condvar,
@@ -23,16 +23,17 @@ pub(super) struct WorkQueue<T> {
 struct WorkQueueState<T> {
     queue: FairQueue<T>,
     idle_threads: usize,
-    /// To the pass that began last, one for each other thread: whoever has nothing else to do takes one.
+    /// Invitations to the forward pass that began last, one per other thread. An idle thread takes one.
     invitations: Vec<Invitation>,
     closed: bool,
 }
 
-/// Below this many tokens, cutting a batch in two costs more than it gains: each pass reads all weights.
-const SMALLEST_SHARE: usize = 64;
+/// Minimum tokens per thread when a batch is split. Every forward pass reads all weights, so smaller batches cost more
+/// than they gain.
+const MIN_SHARE_TOKENS: usize = 64;
 
 impl<T> WorkQueue<T> {
-    /// For so many threads.
+    /// Creates a queue for `threads` threads.
     pub fn new(threads: usize) -> WorkQueue<T> {
         let state = WorkQueueState {
             queue: FairQueue::new(),
@@ -43,7 +44,8 @@ impl<T> WorkQueue<T> {
         WorkQueue { state: Mutex::new(state), changed: Condvar::new(), threads }
     }
 
-    /// Drops the jobs if the queue is closed, which tells their callers.
+    /// Queues jobs of one flow, each with its cost in tokens or bytes. Drops them if the queue is closed; their callers
+    /// then get an error.
     pub fn push(&self, flow: FlowId, jobs: impl IntoIterator<Item = (usize, T)>) {
         let mut state = self.lock();
         if state.closed {
@@ -61,28 +63,30 @@ impl<T> WorkQueue<T> {
         }
     }
 
-    /// Waits for the next jobs, at most `limit` tokens of them; none once the queue is closed and empty.
+    /// Waits for the next jobs, at most `limit` tokens. Returns `None` once the queue is closed and empty.
     ///
-    /// While other threads are idle too, each takes only its share of what waits.
+    /// If other threads are idle too, each takes only its share of the queued tokens.
     pub fn next_batch(&self, limit: usize, keep: impl Fn(&T) -> bool) -> Option<Vec<T>> {
         match self.wait(|state| state.share().min(limit), keep, |_| Team::alone())? {
             WorkItem::Batch(batch, _) => Some(batch),
-            WorkItem::Help(_) => unreachable!("nobody is invited here"),
+            WorkItem::Help(_) => unreachable!("this pool sends no invitations"),
         }
     }
 
-    /// The same for forward passes, but what fits one is not cut: where nothing is left for the other threads, they
-    /// are invited to help, now or when they become idle. Together they read the weights once, and however unequal the
-    /// jobs, all end at once.
+    /// Waits for the next forward pass, at most `limit` tokens. Returns `None` once the queue is closed and empty.
+    ///
+    /// Jobs that fit one pass are not split between threads. If no job is left for the other threads, they are invited to
+    /// help, immediately or when they become idle. The team reads the weights once and finishes together, even if the
+    /// jobs have different lengths.
     pub fn next_pass(&self, limit: usize, keep: impl Fn(&T) -> bool) -> Option<WorkItem<T>> {
-        let most = |state: &WorkQueueState<T>| {
+        let limit_for = |state: &WorkQueueState<T>| {
             if state.queue.tokens() <= limit { limit } else { state.share().min(limit) }
         };
-        self.wait(most, keep, |state| self.invite(state))
+        self.wait(limit_for, keep, |state| self.invite(state))
     }
 
-    /// The next jobs and their tokens, where those are at most `limit`. None are taken while another thread is idle,
-    /// which was woken for them.
+    /// Takes the next jobs, at most `limit` tokens, without waiting. Returns no job while another thread is idle, since
+    /// that thread was woken for them.
     pub fn next_short(&self, limit: usize, keep: impl Fn(&T) -> bool) -> (Vec<T>, usize) {
         let mut state = self.lock();
         if state.idle_threads > 0 { (Vec::new(), 0) } else { state.queue.next_short(limit, keep) }
@@ -90,15 +94,15 @@ impl<T> WorkQueue<T> {
 
     fn wait(
         &self,
-        most: impl Fn(&WorkQueueState<T>) -> usize,
+        limit: impl Fn(&WorkQueueState<T>) -> usize,
         keep: impl Fn(&T) -> bool,
         team: impl Fn(&mut WorkQueueState<T>) -> Team,
     ) -> Option<WorkItem<T>> {
         let mut state = self.lock();
         loop {
             if !state.queue.is_empty() {
-                let most = most(&state);
-                let batch = state.queue.next_batch(most, &keep);
+                let limit = limit(&state);
+                let batch = state.queue.next_batch(limit, &keep);
                 if !batch.is_empty() {
                     let team = team(&mut state);
                     return Some(WorkItem::Batch(batch, team));
@@ -123,7 +127,7 @@ impl<T> WorkQueue<T> {
             return Team::alone();
         }
         let (team, invitation) = Team::with_helpers(others);
-        // Whoever was invited before and has not come is too late.
+        // Invitations to an earlier pass have expired.
         state.invitations = vec![invitation; others];
         if state.idle_threads > 0 {
             self.changed.notify_all();
@@ -131,29 +135,28 @@ impl<T> WorkQueue<T> {
         team
     }
 
-    /// Lets the waiting threads end; what is queued is still handed out.
+    /// Closes the queue. Queued jobs are still handed out, and then the waiting threads end.
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
     }
 
-    /// Jobs and tokens that wait.
+    /// Number of queued jobs and their tokens.
     pub fn depth(&self) -> (usize, usize) {
         let state = self.lock();
         (state.queue.jobs(), state.queue.tokens())
     }
 
-    /// A thread that panicked while it held the lock left the queue whole: every change of it is complete
-    /// before anything that could panic runs.
+    // No operation under the lock can panic half-way, so the state is always consistent.
     fn lock(&self) -> MutexGuard<'_, WorkQueueState<T>> {
         self.state.lock()
     }
 }
 
 impl<T> WorkQueueState<T> {
-    /// Tokens for each of those that could take them.
+    /// Tokens per thread if the queue is split between this thread and the idle ones.
     fn share(&self) -> usize {
-        self.queue.tokens().div_ceil(self.idle_threads + 1).max(SMALLEST_SHARE)
+        self.queue.tokens().div_ceil(self.idle_threads + 1).max(MIN_SHARE_TOKENS)
     }
 }
 
@@ -174,7 +177,7 @@ mod tests {
             while queue.lock().idle_threads == 0 {
                 std::thread::yield_now();
             }
-            // Pushed without waking anyone, so that this thread is the one that takes it.
+            // Pushed without waking the other thread, so that this one takes the job.
             queue.lock().queue.push(FLOW, 10, ());
             let Some(WorkItem::Batch(batch, team)) = queue.next_pass(100, |_| true) else {
                 panic!("no batch")
@@ -186,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_is_joined_by_whoever_becomes_idle_while_it_runs() {
+    fn a_thread_that_becomes_idle_joins_a_running_pass() {
         let queue = WorkQueue::new(2);
         queue.push(FLOW, [(10, ())]);
         let Some(WorkItem::Batch(_, team)) = queue.next_pass(100, |_| true) else { panic!("no batch") };
@@ -211,22 +214,22 @@ mod tests {
     }
 
     #[test]
-    fn idle_threads_share_what_is_too_much_for_one_pass() {
+    fn idle_threads_split_more_tokens_than_one_pass_takes() {
         let queue = WorkQueue::new(2);
-        queue.push(FLOW, (0..4).map(|_| (SMALLEST_SHARE, ())));
+        queue.push(FLOW, (0..4).map(|_| (MIN_SHARE_TOKENS, ())));
         queue.lock().idle_threads = 1;
         let pass = |limit| match queue.next_pass(limit, |_| true) {
             Some(WorkItem::Batch(batch, team)) => (batch.len(), team.size()),
             _ => panic!("no batch"),
         };
-        assert_eq!(pass(4 * SMALLEST_SHARE - 1), (2, 1));
-        assert_eq!(pass(2 * SMALLEST_SHARE), (2, 2));
+        assert_eq!(pass(4 * MIN_SHARE_TOKENS - 1), (2, 1));
+        assert_eq!(pass(2 * MIN_SHARE_TOKENS), (2, 2));
     }
 
     #[test]
-    fn idle_threads_share_what_waits_where_nobody_can_help() {
+    fn idle_text_threads_split_the_queued_texts() {
         let queue = WorkQueue::new(2);
-        queue.push(FLOW, (0..4).map(|_| (SMALLEST_SHARE, ())));
+        queue.push(FLOW, (0..4).map(|_| (MIN_SHARE_TOKENS, ())));
         queue.lock().idle_threads = 1;
         assert_eq!(queue.next_batch(1000, |_| true).map(|batch| batch.len()), Some(2));
     }

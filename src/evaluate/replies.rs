@@ -5,12 +5,12 @@ use serde::Deserialize;
 
 use crate::judge::{
     Verdict,
-    lenient::{Id, Rating, Texts, Yes, text},
+    lenient::{Id, Rating, TextList, Yes, text},
 };
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub(super) struct ClaimsReply {
-    pub claims: Texts,
+    pub claims: TextList,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -51,7 +51,7 @@ pub(super) struct QuestionReply {
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub(super) struct EntitiesReply {
-    pub entities: Texts,
+    pub entities: TextList,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -70,12 +70,12 @@ pub(super) struct RelevanceReply {
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub(super) struct KeyphrasesReply {
-    pub keyphrases: Texts,
+    pub keyphrases: TextList,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub(super) struct SummaryQuestionsReply {
-    pub questions: Texts,
+    pub questions: TextList,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -1,6 +1,4 @@
-//! One question from its prompt to its verdicts: looked up first, asked only then.
-
-mod question;
+//! Answers a question from the cache, or from the endpoint on a cache miss.
 
 use std::{
     sync::Arc,
@@ -10,20 +8,20 @@ use std::{
 use serde_json::{Value, json};
 use tokio::time::timeout_at;
 
-use self::question::{Question, read};
 use super::{
-    Call, Inner, JudgeError, Prompt, Reply, Verdict,
-    cost::{Cost, Tally},
+    Call, JudgeError, JudgeInner, Prompt, Reply, Verdict,
+    cost::{Cost, CostTally},
     offload,
-    store::{Answer, Hit, Key, KeyParts},
-    wire::Request,
+    question::{Question, read},
+    store::{AnswerKey, AnswerKeyParts, AnswerSource, StoredAnswer},
+    wire::ChatRequest,
 };
 
-/// For several samples where none is set: 0 would make them all alike. RAGAS has the same.
+/// Temperature for several samples if the configured one is 0, which would make them identical. RAGAS uses the same.
 const SAMPLING_TEMPERATURE: f32 = 0.3;
 
-impl Inner {
-    /// A reply for each sample.
+impl JudgeInner {
+    /// Returns one reply per sample.
     pub(super) async fn ask<V: Verdict>(
         &self,
         prompt: &Prompt,
@@ -32,7 +30,7 @@ impl Inner {
     ) -> Vec<Reply<V>> {
         let started = Instant::now();
         let prices = self.settings.prices.as_ref();
-        let tallies: Vec<Tally> = (0..samples).map(|_| Tally::new(prices)).collect();
+        let tallies: Vec<CostTally> = (0..samples).map(|_| CostTally::new(prices)).collect();
         let verdicts = match self.prepare::<V>(prompt, samples).await {
             Ok((key, request)) => self.answer(key, request, prompt, call, &tallies).await,
             Err(error) => vec![Err(error); samples],
@@ -42,26 +40,26 @@ impl Inner {
         replies.map(|(verdict, tally)| reply(verdict, tally, wall, call)).collect()
     }
 
-    /// From what was answered before, or from the endpoint.
+    /// Takes the answer from the cache, or asks the endpoint.
     async fn answer<V: Verdict>(
         &self,
-        key: Key,
-        request: Request,
+        key: AnswerKey,
+        request: ChatRequest,
         prompt: &Prompt,
         call: &Call,
-        tallies: &[Tally],
+        tallies: &[CostTally],
     ) -> Vec<Result<V, JudgeError>> {
         let samples = tallies.len();
         let question = Question::<V>::new(&self.endpoint, prompt, call, request, tallies);
         let answered = self.store.get_or_ask(key, call.use_cache, question.run());
-        // Another caller's request for the same may outlast this one's deadline.
+        // The wait for another caller's identical request may outlast this deadline.
         let answered = timeout_at(call.deadline.instant().into(), answered).await;
         if let Some(verdicts) = question.outcome() {
             return verdicts;
         }
         match answered {
-            Ok(Ok((answer, hit))) => {
-                if hit != Hit::Asked {
+            Ok(Ok((answer, source))) => {
+                if source != AnswerSource::Asked {
                     self.metrics.cache_hit();
                     tallies.iter().for_each(|tally| tally.add(&Cost { cache_hits: 1, ..Cost::default() }));
                 }
@@ -76,8 +74,8 @@ impl Inner {
         &self,
         prompt: &Prompt,
         samples: usize,
-    ) -> Result<(Key, Request), JudgeError> {
-        let schema = self.schemas.of::<V>().await?;
+    ) -> Result<(AnswerKey, ChatRequest), JudgeError> {
+        let schema = self.schemas.get::<V>().await?;
         let bytes =
             prompt.system.len() + prompt.parts.iter().map(|part| text_bytes(&part.value)).sum::<usize>();
         let (owned, nonces, form) = (prompt.clone(), self.nonces.clone(), schema.clone());
@@ -86,10 +84,10 @@ impl Inner {
             (owned.render(&nonces), owned.schema_note(&form.value), digests)
         };
         let (messages, schema_note, digests) = offload(bytes, work).await?;
-        let request = Request {
+        let request = ChatRequest {
             model: self.settings.model.as_str().into(),
             messages: Arc::new(messages),
-            again: None,
+            reask: None,
             schema,
             schema_note: schema_note.into(),
             samples: u32::try_from(samples).unwrap_or(u32::MAX),
@@ -98,7 +96,7 @@ impl Inner {
             max_answer_tokens: self.settings.max_answer_tokens,
         };
         let (prompt_digest, template_hash) = digests;
-        let key = Key::new(&KeyParts {
+        let key = AnswerKey::new(&AnswerKeyParts {
             endpoint: &self.endpoint.url(),
             model: &request.model,
             prompt: prompt_digest,
@@ -121,8 +119,8 @@ impl Inner {
     }
 }
 
-/// What the words of an answer depend on beside the prompt.
-fn decoding(request: &Request) -> Value {
+/// Decoding parameters that the answer depends on, for the cache key.
+fn decoding(request: &ChatRequest) -> Value {
     json!({
         "max_tokens": request.max_answer_tokens,
         "schema": request.schema.digest,
@@ -130,16 +128,16 @@ fn decoding(request: &Request) -> Value {
     })
 }
 
-fn reply<V>(verdict: Result<V, JudgeError>, tally: &Tally, wall: Duration, call: &Call) -> Reply<V> {
+fn reply<V>(verdict: Result<V, JudgeError>, tally: &CostTally, wall: Duration, call: &Call) -> Reply<V> {
     let cost = Cost { wall, ..tally.sum() };
-    // Calls and tokens were booked when they were spent.
+    // Calls and tokens were recorded when they were spent.
     let rest = Cost { retries: cost.retries, cache_hits: cost.cache_hits, wall, ..Cost::default() };
-    call.budget.note(&rest);
+    call.budget.record(&rest);
     Reply { verdict, cost }
 }
 
-/// Reads once more what could be read when it came.
-async fn read_all<V: Verdict>(answer: Answer, samples: usize) -> Vec<Result<V, JudgeError>> {
+/// Parses a cached answer, which was valid when it was stored.
+async fn read_all<V: Verdict>(answer: StoredAnswer, samples: usize) -> Vec<Result<V, JudgeError>> {
     let mut verdicts = Vec::with_capacity(samples);
     for message in answer.messages {
         verdicts.push(read(message).await.map(|(verdict, _)| verdict).map_err(JudgeError::from));
@@ -148,7 +146,7 @@ async fn read_all<V: Verdict>(answer: Answer, samples: usize) -> Vec<Result<V, J
     verdicts
 }
 
-/// About as long as its JSON.
+/// Approximate length of the JSON of `value`.
 fn text_bytes(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len(),

@@ -1,4 +1,4 @@
-//! Keeps requests away from an endpoint that is down (the time is an argument).
+//! Circuit breaker of one endpoint (pure: the time is an argument).
 
 use std::{
     sync::Arc,
@@ -7,10 +7,11 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-/// In a row, from all callers.
+/// Consecutive failures, over all callers, that open the breaker.
 const FAILURES_TO_OPEN: u32 = 5;
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_OPEN_TIME: Duration = Duration::from_secs(30);
 
+/// State of the circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerState {
     Closed,
@@ -18,43 +19,52 @@ pub enum BreakerState {
     HalfOpen,
 }
 
-/// Shared by all calls to one endpoint.
+/// Circuit breaker, shared by all calls to one endpoint.
 #[derive(Clone)]
-pub(super) struct Breaker(Arc<Mutex<State>>);
+pub(super) struct Breaker(Arc<Mutex<BreakerInner>>);
 
-struct State {
-    first_pause: Duration,
-    pause: Duration,
+struct BreakerInner {
+    initial_open_time: Duration,
+    open_time: Duration,
     failures: u32,
     open_until: Option<Instant>,
     probing: bool,
 }
 
 impl Breaker {
-    /// `first_pause` is how long it stays open at first; it doubles while probes fail.
-    pub fn new(first_pause: Duration) -> Breaker {
-        let first_pause = first_pause.min(LONGEST_PAUSE);
-        let state = State { first_pause, pause: first_pause, failures: 0, open_until: None, probing: false };
+    /// `initial_open_time` is the time for which it stays open at first; it doubles while probes fail.
+    pub fn new(initial_open_time: Duration) -> Breaker {
+        let initial_open_time = initial_open_time.min(MAX_OPEN_TIME);
+        let state = BreakerInner {
+            initial_open_time,
+            open_time: initial_open_time,
+            failures: 0,
+            open_until: None,
+            probing: false,
+        };
         Breaker(Arc::new(Mutex::new(state)))
     }
 
-    /// Lets a request through, or says when to come back.
-    pub fn pass(&self, now: Instant) -> Result<Pass, Duration> {
+    /// Admits a request.
+    ///
+    /// # Errors
+    /// The time until a retry makes sense, if the breaker is open or a probe is in flight.
+    pub fn try_acquire(&self, now: Instant) -> Result<BreakerPermit, Duration> {
         let mut state = self.lock();
         let Some(until) = state.open_until else {
-            return Ok(Pass { breaker: self.clone(), is_probe: false });
+            return Ok(BreakerPermit { breaker: self.clone(), is_probe: false });
         };
         if now < until {
             return Err(until - now);
         }
         if state.probing {
-            return Err(state.first_pause);
+            return Err(state.initial_open_time);
         }
         state.probing = true;
-        Ok(Pass { breaker: self.clone(), is_probe: true })
+        Ok(BreakerPermit { breaker: self.clone(), is_probe: true })
     }
 
-    /// When to come back, if it is of no use now. Takes no probe.
+    /// Time until a retry makes sense, if the breaker is open. Does not start a probe.
     pub fn retry_in(&self, now: Instant) -> Option<Duration> {
         match self.state(now) {
             BreakerState::Open { retry_in } => Some(retry_in),
@@ -70,42 +80,42 @@ impl Breaker {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BreakerInner> {
         self.0.lock()
     }
 }
 
-/// One request that was let through. Dropped without a word, it says nothing about the endpoint.
-pub(super) struct Pass {
+/// Admission of one request. If it is dropped without an outcome, the breaker's state does not change.
+pub(super) struct BreakerPermit {
     breaker: Breaker,
     is_probe: bool,
 }
 
-impl Pass {
+impl BreakerPermit {
     pub fn succeeded(self) {
         let mut state = self.breaker.lock();
         state.failures = 0;
-        // An answer to a request from before it opened is as good a sign as a probe's.
+        // A success of a request that was sent before the breaker opened closes it, like a probe's.
         state.open_until = None;
-        state.pause = state.first_pause;
+        state.open_time = state.initial_open_time;
     }
 
-    /// True if that opened it.
+    /// Records a failure; returns true if it opened the breaker.
     pub fn failed(self, now: Instant) -> bool {
         let mut state = self.breaker.lock();
         state.failures = state.failures.saturating_add(1);
         let opens = self.is_probe || (state.open_until.is_none() && state.failures >= FAILURES_TO_OPEN);
         if self.is_probe {
-            state.pause = (state.pause * 2).min(LONGEST_PAUSE);
+            state.open_time = (state.open_time * 2).min(MAX_OPEN_TIME);
         }
         if opens {
-            state.open_until = Some(now + state.pause);
+            state.open_until = Some(now + state.open_time);
         }
         opens
     }
 }
 
-impl Drop for Pass {
+impl Drop for BreakerPermit {
     fn drop(&mut self) {
         if self.is_probe {
             self.breaker.lock().probing = false;
@@ -121,10 +131,10 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// As often as it takes.
+    /// Fails as often as it takes to open the breaker.
     fn fail(breaker: &Breaker, now: Instant) {
         for failure in 1..=FAILURES_TO_OPEN {
-            let opens = breaker.pass(now).expect("it is closed").failed(now);
+            let opens = breaker.try_acquire(now).expect("it is closed").failed(now);
             assert_eq!(opens, failure == FAILURES_TO_OPEN);
         }
     }
@@ -136,51 +146,52 @@ mod tests {
     }
 
     #[test]
-    fn failures_in_a_row_open_it_and_a_success_between_them_does_not() {
+    fn only_consecutive_failures_open_the_breaker() {
         let now = Instant::now();
         assert_eq!(opened(now).state(now), BreakerState::Open { retry_in: SECOND });
         let breaker = Breaker::new(SECOND);
         for _ in 0..3 {
-            (1..FAILURES_TO_OPEN).for_each(|_| assert!(!breaker.pass(now).expect("closed").failed(now)));
-            breaker.pass(now).expect("closed").succeeded();
+            (1..FAILURES_TO_OPEN)
+                .for_each(|_| assert!(!breaker.try_acquire(now).expect("closed").failed(now)));
+            breaker.try_acquire(now).expect("closed").succeeded();
         }
         assert_eq!(breaker.state(now), BreakerState::Closed);
     }
 
     #[test]
-    fn open_it_says_when_to_come_back() {
+    fn an_open_breaker_returns_the_time_to_retry() {
         let now = Instant::now();
         let breaker = opened(now);
-        assert_eq!(breaker.pass(now + SECOND / 4).err(), Some(SECOND * 3 / 4));
+        assert_eq!(breaker.try_acquire(now + SECOND / 4).err(), Some(SECOND * 3 / 4));
         assert_eq!(breaker.retry_in(now), Some(SECOND));
     }
 
     #[test]
-    fn after_the_pause_one_probe_goes_at_a_time() {
+    fn a_half_open_breaker_admits_one_probe_at_a_time() {
         let now = Instant::now();
         let breaker = opened(now);
         let later = now + SECOND;
-        let probe = breaker.pass(later).expect("the probe");
-        assert!(breaker.pass(later).is_err());
-        // Its caller went away: the next one is the probe.
+        let probe = breaker.try_acquire(later).expect("the probe");
+        assert!(breaker.try_acquire(later).is_err());
+        // The probe was cancelled, so the next request is the probe.
         drop(probe);
-        breaker.pass(later).expect("the next probe").succeeded();
+        breaker.try_acquire(later).expect("the next probe").succeeded();
         assert_eq!(breaker.state(later), BreakerState::Closed);
-        assert!(breaker.pass(later).is_ok() && breaker.pass(later).is_ok());
+        assert!(breaker.try_acquire(later).is_ok() && breaker.try_acquire(later).is_ok());
     }
 
     #[test]
-    fn pauses_double_while_probes_fail_and_start_anew_after_a_success() {
+    fn the_open_time_doubles_while_probes_fail() {
         let mut now = Instant::now();
         let breaker = opened(now);
         for seconds in [2, 4, 8, 16, 30, 30] {
             now += Duration::from_secs(60);
-            assert!(breaker.pass(now).expect("a probe").failed(now));
+            assert!(breaker.try_acquire(now).expect("a probe").failed(now));
             let retry_in = Duration::from_secs(seconds);
             assert_eq!(breaker.state(now), BreakerState::Open { retry_in });
         }
         now += Duration::from_secs(60);
-        breaker.pass(now).expect("a probe").succeeded();
+        breaker.try_acquire(now).expect("a probe").succeeded();
         fail(&breaker, now);
         assert_eq!(breaker.state(now), BreakerState::Open { retry_in: SECOND });
     }

@@ -1,19 +1,19 @@
-//! What an endpoint can do, learnt from its answers and shared by all calls.
-
-mod naming;
+//! Request parameters that an endpoint supports, learnt from its answers and shared by all calls.
 
 use parking_lot::{Mutex, MutexGuard};
 
-use self::naming::{is_too_long, named};
-use super::wire::Complaint;
+use super::{
+    rejected_parameter::{is_too_long, named},
+    wire::ErrorDetails,
+};
 
-/// How answers are held to their form, the strictest first.
+/// Structured-output mode, the strictest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Structured {
     JsonSchema,
     JsonObject,
     Tools,
-    /// By words alone.
+    /// No parameter; the prompt alone describes the schema.
     Text,
 }
 
@@ -38,140 +38,146 @@ impl Structured {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TokenLimit {
+pub(super) enum TokenLimitParameter {
     MaxTokens,
     MaxCompletionTokens,
     Unset,
 }
 
-impl TokenLimit {
+impl TokenLimitParameter {
     fn name(self) -> Option<&'static str> {
         match self {
-            TokenLimit::MaxTokens => Some("max_tokens"),
-            TokenLimit::MaxCompletionTokens => Some("max_completion_tokens"),
-            TokenLimit::Unset => None,
+            TokenLimitParameter::MaxTokens => Some("max_tokens"),
+            TokenLimitParameter::MaxCompletionTokens => Some("max_completion_tokens"),
+            TokenLimitParameter::Unset => None,
         }
     }
 
-    fn next(self) -> TokenLimit {
+    fn next(self) -> TokenLimitParameter {
         match self {
-            TokenLimit::MaxTokens => TokenLimit::MaxCompletionTokens,
-            TokenLimit::MaxCompletionTokens | TokenLimit::Unset => TokenLimit::Unset,
+            TokenLimitParameter::MaxTokens => TokenLimitParameter::MaxCompletionTokens,
+            TokenLimitParameter::MaxCompletionTokens | TokenLimitParameter::Unset => {
+                TokenLimitParameter::Unset
+            }
         }
     }
 }
 
-/// What a request makes use of.
+/// Optional parameters that requests use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Features {
+pub(super) struct EndpointFeatures {
     pub structured: Structured,
-    pub token_limit: TokenLimit,
+    pub token_limit: TokenLimitParameter,
     pub temperature: bool,
     pub seed: bool,
-    /// Several choices at once, by `n`.
-    pub many: bool,
-    /// The form stands in words too, as the mode alone has not held answers to it.
-    pub in_words: bool,
+    /// Several choices per request (`n`).
+    pub multiple_choices: bool,
+    /// The prompt describes the schema, because the mode alone did not enforce it.
+    pub schema_in_prompt: bool,
 }
 
-/// One step down.
+/// Degradation of one parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Step {
+pub(super) enum Degradation {
     Structured,
     TokenLimit,
     Temperature,
     Seed,
-    Many,
+    MultipleChoices,
 }
 
-impl Step {
+impl Degradation {
     pub fn name(self) -> &'static str {
         match self {
-            Step::Structured => "response_format",
-            Step::TokenLimit => "max_tokens",
-            Step::Temperature => "temperature",
-            Step::Seed => "seed",
-            Step::Many => "n",
+            Degradation::Structured => "response_format",
+            Degradation::TokenLimit => "max_tokens",
+            Degradation::Temperature => "temperature",
+            Degradation::Seed => "seed",
+            Degradation::MultipleChoices => "n",
         }
     }
 }
 
-/// What one request carried, of the things an endpoint may not know.
+/// Optional parameters that one request carried.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sent {
-    pub features: Features,
+pub(super) struct SentFeatures {
+    pub features: EndpointFeatures,
     pub seed: bool,
-    pub many: bool,
+    pub multiple_choices: bool,
 }
 
-impl Features {
-    const ALL: Features = Features {
+impl EndpointFeatures {
+    const ALL: EndpointFeatures = EndpointFeatures {
         structured: Structured::JsonSchema,
-        token_limit: TokenLimit::MaxTokens,
+        token_limit: TokenLimitParameter::MaxTokens,
         temperature: true,
         seed: true,
-        many: true,
-        in_words: false,
+        multiple_choices: true,
+        schema_in_prompt: false,
     };
 
-    fn without(mut self, step: Step) -> Features {
-        match step {
-            Step::Structured => self.structured = self.structured.next().unwrap_or(Structured::Text),
-            Step::TokenLimit => self.token_limit = self.token_limit.next(),
-            Step::Temperature => self.temperature = false,
-            Step::Seed => self.seed = false,
-            Step::Many => self.many = false,
+    fn without(mut self, degradation: Degradation) -> EndpointFeatures {
+        match degradation {
+            Degradation::Structured => self.structured = self.structured.next().unwrap_or(Structured::Text),
+            Degradation::TokenLimit => self.token_limit = self.token_limit.next(),
+            Degradation::Temperature => self.temperature = false,
+            Degradation::Seed => self.seed = false,
+            Degradation::MultipleChoices => self.multiple_choices = false,
         }
         self
     }
 
-    /// Whether `step` was taken between `self` and `later`.
-    fn differs_in(&self, later: &Features, step: Step) -> bool {
-        match step {
-            Step::Structured => self.structured != later.structured,
-            Step::TokenLimit => self.token_limit != later.token_limit,
-            Step::Temperature => self.temperature != later.temperature,
-            Step::Seed => self.seed != later.seed,
-            Step::Many => self.many != later.many,
+    /// Whether `degradation` happened between `self` and `later`.
+    fn differs_in(&self, later: &EndpointFeatures, degradation: Degradation) -> bool {
+        match degradation {
+            Degradation::Structured => self.structured != later.structured,
+            Degradation::TokenLimit => self.token_limit != later.token_limit,
+            Degradation::Temperature => self.temperature != later.temperature,
+            Degradation::Seed => self.seed != later.seed,
+            Degradation::MultipleChoices => self.multiple_choices != later.multiple_choices,
         }
     }
 }
 
-/// What a request is to do after the endpoint has refused it.
+/// How to continue after the endpoint rejected a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Advice {
-    /// Go on without it. `first` for the one who is to tell of it: all others find it done.
+pub(super) enum RejectionAdvice {
+    /// Omit the parameter for all requests. `first` is true for the request that caused the degradation and logs it.
     Drop {
-        step: Step,
+        degradation: Degradation,
         first: bool,
     },
-    /// Nothing was named; perhaps it is this. To be learnt only if the endpoint answers then.
+    /// No parameter was named. Try this mode, and keep it for all requests only if the endpoint answers.
     Try(Structured),
-    /// The answer's limit and the prompt do not fit together; without one, the endpoint gives what is left.
-    Unlimited,
+    /// Prompt and token limit together exceed the context; omit the limit for this request.
+    OmitTokenLimit,
     GiveUp,
 }
 
-/// Shared by all calls to one endpoint and model.
-pub(super) struct Capability(Mutex<State>);
+/// Capabilities of one endpoint and model, shared by all calls.
+pub(super) struct Capability(Mutex<CapabilityState>);
 
-struct State {
-    features: Features,
-    /// The mode in which the endpoint has answered.
+struct CapabilityState {
+    features: EndpointFeatures,
+    /// Mode in which the endpoint has answered.
     answered: Option<Structured>,
     dropped: Vec<&'static str>,
 }
 
 impl Capability {
     pub fn new() -> Capability {
-        Capability(Mutex::new(State { features: Features::ALL, answered: None, dropped: Vec::new() }))
+        Capability(Mutex::new(CapabilityState {
+            features: EndpointFeatures::ALL,
+            answered: None,
+            dropped: Vec::new(),
+        }))
     }
 
-    pub fn features(&self) -> Features {
+    pub fn features(&self) -> EndpointFeatures {
         self.lock().features
     }
 
-    /// None before the first answer.
+    /// Mode in which the endpoint has answered; `None` before the first answer.
     pub fn structured(&self) -> Option<Structured> {
         self.lock().answered
     }
@@ -180,170 +186,184 @@ impl Capability {
         self.lock().dropped.clone()
     }
 
-    /// The endpoint has answered a request of this mode. True if that is news that leaves a stricter mode behind.
+    /// Records an answer in this mode; returns true if this degrades the mode for all requests.
     pub fn answered(&self, structured: Structured) -> bool {
         let mut state = self.lock();
         let loosened = structured > state.features.structured && state.answered.is_none();
         if loosened {
             state.features.structured = structured;
-            state.dropped.push(Step::Structured.name());
+            state.dropped.push(Degradation::Structured.name());
         }
         state.answered = Some(state.features.structured);
         loosened
     }
 
-    /// From now on the form is told in words too. True if that is news.
-    pub fn tell_in_words(&self) -> bool {
-        !std::mem::replace(&mut self.lock().features.in_words, true)
+    /// Adds the schema to the prompt of all later requests; returns true the first time.
+    pub fn require_schema_in_prompt(&self) -> bool {
+        !std::mem::replace(&mut self.lock().features.schema_in_prompt, true)
     }
 
-    /// Takes back what the endpoint says that it does not take.
-    pub fn refused(&self, sent: &Sent, complaint: &Complaint) -> Advice {
-        if is_too_long(complaint) {
-            let limited = sent.features.token_limit != TokenLimit::Unset;
-            return if limited { Advice::Unlimited } else { Advice::GiveUp };
+    /// Degrades the parameter that the rejection names, and returns how to continue.
+    pub fn handle_rejection(&self, sent: &SentFeatures, details: &ErrorDetails) -> RejectionAdvice {
+        if is_too_long(details) {
+            let limited = sent.features.token_limit != TokenLimitParameter::Unset;
+            return if limited { RejectionAdvice::OmitTokenLimit } else { RejectionAdvice::GiveUp };
         }
-        match named(sent, complaint) {
-            Some(step) => Advice::Drop { step, first: self.drop_step(&sent.features, step) },
+        match named(sent, details) {
+            Some(degradation) => {
+                RejectionAdvice::Drop { degradation, first: self.degrade(&sent.features, degradation) }
+            }
             None => self.guess(sent.features.structured),
         }
     }
 
-    /// True for the one who drops it first.
-    pub fn drop_step(&self, sent: &Features, step: Step) -> bool {
+    /// Degrades all requests; returns false if another request already did.
+    pub fn degrade(&self, sent: &EndpointFeatures, degradation: Degradation) -> bool {
         let mut state = self.lock();
-        if sent.differs_in(&state.features, step) {
+        if sent.differs_in(&state.features, degradation) {
             return false;
         }
-        state.features = state.features.without(step);
-        if step == Step::Structured && state.answered.is_some() {
+        state.features = state.features.without(degradation);
+        if degradation == Degradation::Structured && state.answered.is_some() {
             state.answered = Some(state.features.structured);
         }
-        let name = dropped_name(sent, step);
+        let name = dropped_name(sent, degradation);
         if !state.dropped.contains(&name) {
             state.dropped.push(name);
         }
         true
     }
 
-    fn guess(&self, sent: Structured) -> Advice {
+    fn guess(&self, sent: Structured) -> RejectionAdvice {
         let state = self.lock();
-        // Where the mode has worked before, the request's content is to blame.
+        // If the mode has worked before, the content of the request is the cause.
         if state.answered == Some(sent) {
-            return Advice::GiveUp;
+            return RejectionAdvice::GiveUp;
         }
-        sent.next().map_or(Advice::GiveUp, Advice::Try)
+        sent.next().map_or(RejectionAdvice::GiveUp, RejectionAdvice::Try)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, CapabilityState> {
         self.0.lock()
     }
 }
 
-fn dropped_name(sent: &Features, step: Step) -> &'static str {
-    match step {
-        Step::Structured => sent.structured.name(),
-        Step::TokenLimit => sent.token_limit.name().unwrap_or("max_tokens"),
+fn dropped_name(sent: &EndpointFeatures, degradation: Degradation) -> &'static str {
+    match degradation {
+        Degradation::Structured => sent.structured.name(),
+        Degradation::TokenLimit => sent.token_limit.name().unwrap_or("max_tokens"),
         other => other.name(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Advice, Capability, Complaint, Features, Sent, Step, Structured, TokenLimit};
+    use super::{
+        Capability, Degradation, EndpointFeatures, ErrorDetails, RejectionAdvice, SentFeatures, Structured,
+        TokenLimitParameter,
+    };
 
-    fn all() -> Sent {
-        Sent { features: Features::ALL, seed: true, many: true }
+    fn all() -> SentFeatures {
+        SentFeatures { features: EndpointFeatures::ALL, seed: true, multiple_choices: true }
     }
 
-    fn message(text: &str) -> Complaint {
-        Complaint { message: text.to_owned(), ..Complaint::default() }
+    fn message(text: &str) -> ErrorDetails {
+        ErrorDetails { message: text.to_owned(), ..ErrorDetails::default() }
     }
 
     #[test]
-    fn what_a_complaint_names_is_dropped() {
-        let check = |text: &str, step: Step| {
-            let advice = Capability::new().refused(&all(), &message(text));
-            assert_eq!(advice, Advice::Drop { step, first: true }, "{text}");
+    fn a_parameter_that_the_rejection_names_is_dropped() {
+        let check = |text: &str, degradation: Degradation| {
+            let advice = Capability::new().handle_rejection(&all(), &message(text));
+            assert_eq!(advice, RejectionAdvice::Drop { degradation, first: true }, "{text}");
         };
-        check("'response_format' is not supported", Step::Structured);
-        check("This model does not support json_schema", Step::Structured);
-        check("Invalid schema for response_format 'x'", Step::Structured);
+        check("'response_format' is not supported", Degradation::Structured);
+        check("This model does not support json_schema", Degradation::Structured);
+        check("Invalid schema for response_format 'x'", Degradation::Structured);
         check(
             "Unsupported parameter: 'max_tokens' is not supported with this model. \
              Use 'max_completion_tokens' instead.",
-            Step::TokenLimit,
+            Degradation::TokenLimit,
         );
-        check("temperature must be strictly positive", Step::Temperature);
-        check("Unrecognized request argument supplied: seed", Step::Seed);
-        check("`n` must be 1", Step::Many);
-        check("only n=1 is supported", Step::Many);
-        check("unknown parameter: n", Step::Many);
-        check("[{'type': 'extra_forbidden', 'loc': ('body', 'n')}]", Step::Many);
+        check("temperature must be strictly positive", Degradation::Temperature);
+        check("Unrecognized request argument supplied: seed", Degradation::Seed);
+        check("`n` must be 1", Degradation::MultipleChoices);
+        check("only n=1 is supported", Degradation::MultipleChoices);
+        check("unknown parameter: n", Degradation::MultipleChoices);
+        check("[{'type': 'extra_forbidden', 'loc': ('body', 'n')}]", Degradation::MultipleChoices);
     }
 
     #[test]
-    fn the_named_parameter_outranks_the_words() {
-        let complaint = Complaint { param: Some("seed".into()), ..message("temperature 0 with seed") };
-        let advice = Capability::new().refused(&all(), &complaint);
-        assert_eq!(advice, Advice::Drop { step: Step::Seed, first: true });
-        let deep = Complaint { param: Some("response_format.json_schema".into()), ..message("no") };
-        let advice = Capability::new().refused(&all(), &deep);
-        assert_eq!(advice, Advice::Drop { step: Step::Structured, first: true });
+    fn the_param_field_takes_precedence_over_the_message() {
+        let details = ErrorDetails { param: Some("seed".into()), ..message("temperature 0 with seed") };
+        let advice = Capability::new().handle_rejection(&all(), &details);
+        assert_eq!(advice, RejectionAdvice::Drop { degradation: Degradation::Seed, first: true });
+        let deep = ErrorDetails { param: Some("response_format.json_schema".into()), ..message("no") };
+        let advice = Capability::new().handle_rejection(&all(), &deep);
+        assert_eq!(advice, RejectionAdvice::Drop { degradation: Degradation::Structured, first: true });
     }
 
     #[test]
     fn a_parameter_that_was_not_sent_is_not_blamed() {
-        let sent = Sent { seed: false, many: false, ..all() };
+        let sent = SentFeatures { seed: false, multiple_choices: false, ..all() };
         for text in ["seed is not supported", "`n` must be 1", "n tokens", "an error"] {
-            let advice = Capability::new().refused(&sent, &message(text));
-            assert_eq!(advice, Advice::Try(Structured::JsonObject), "{text}");
+            let advice = Capability::new().handle_rejection(&sent, &message(text));
+            assert_eq!(advice, RejectionAdvice::Try(Structured::JsonObject), "{text}");
         }
     }
 
     #[test]
-    fn a_drop_is_told_once_whoever_finds_it_next() {
+    fn only_the_first_request_reports_a_degradation() {
         let capability = Capability::new();
-        let complaint = message("seed?");
-        assert_eq!(capability.refused(&all(), &complaint), Advice::Drop { step: Step::Seed, first: true });
-        assert_eq!(capability.refused(&all(), &complaint), Advice::Drop { step: Step::Seed, first: false });
+        let details = message("seed?");
+        assert_eq!(
+            capability.handle_rejection(&all(), &details),
+            RejectionAdvice::Drop { degradation: Degradation::Seed, first: true }
+        );
+        assert_eq!(
+            capability.handle_rejection(&all(), &details),
+            RejectionAdvice::Drop { degradation: Degradation::Seed, first: false }
+        );
         assert!(!capability.features().seed);
         assert_eq!(capability.dropped(), ["seed"]);
     }
 
     #[test]
-    fn modes_go_down_one_by_one_to_plain_text() {
+    fn modes_degrade_one_by_one_to_text() {
         let capability = Capability::new();
-        let complaint = message("response_format, tools: unknown");
+        let details = message("response_format, tools: unknown");
         for (from, to) in [
             (Structured::JsonSchema, Structured::JsonObject),
             (Structured::JsonObject, Structured::Tools),
             (Structured::Tools, Structured::Text),
         ] {
-            let sent = Sent { features: capability.features(), ..all() };
+            let sent = SentFeatures { features: capability.features(), ..all() };
             assert_eq!(sent.features.structured, from);
-            capability.refused(&sent, &complaint);
+            capability.handle_rejection(&sent, &details);
             assert_eq!(capability.features().structured, to);
         }
-        let sent = Sent { features: capability.features(), ..all() };
-        assert_eq!(capability.refused(&sent, &complaint), Advice::GiveUp);
+        let sent = SentFeatures { features: capability.features(), ..all() };
+        assert_eq!(capability.handle_rejection(&sent, &details), RejectionAdvice::GiveUp);
         assert_eq!(capability.dropped(), ["json_schema", "json_object", "tools"]);
     }
 
     #[test]
-    fn the_token_limit_has_two_names_before_it_is_left_out() {
+    fn the_token_limit_is_renamed_before_it_is_omitted() {
         let capability = Capability::new();
-        capability.refused(&all(), &message("max_tokens is deprecated"));
-        assert_eq!(capability.features().token_limit, TokenLimit::MaxCompletionTokens);
-        let sent = Sent { features: capability.features(), ..all() };
-        capability.refused(&sent, &message("max_completion_tokens: unknown field"));
-        assert_eq!(capability.features().token_limit, TokenLimit::Unset);
+        capability.handle_rejection(&all(), &message("max_tokens is deprecated"));
+        assert_eq!(capability.features().token_limit, TokenLimitParameter::MaxCompletionTokens);
+        let sent = SentFeatures { features: capability.features(), ..all() };
+        capability.handle_rejection(&sent, &message("max_completion_tokens: unknown field"));
+        assert_eq!(capability.features().token_limit, TokenLimitParameter::Unset);
     }
 
     #[test]
-    fn a_guess_is_learnt_only_from_an_answer() {
+    fn a_tried_mode_is_kept_only_after_an_answer() {
         let capability = Capability::new();
-        assert_eq!(capability.refused(&all(), &message("bad")), Advice::Try(Structured::JsonObject));
+        assert_eq!(
+            capability.handle_rejection(&all(), &message("bad")),
+            RejectionAdvice::Try(Structured::JsonObject)
+        );
         assert_eq!(capability.features().structured, Structured::JsonSchema);
         assert!(capability.answered(Structured::JsonObject));
         assert!(!capability.answered(Structured::JsonObject));
@@ -352,21 +372,20 @@ mod tests {
     }
 
     #[test]
-    fn a_mode_that_has_worked_is_not_doubted() {
+    fn a_mode_that_has_worked_is_not_degraded() {
         let capability = Capability::new();
         capability.answered(Structured::JsonSchema);
-        assert_eq!(capability.refused(&all(), &message("bad")), Advice::GiveUp);
+        assert_eq!(capability.handle_rejection(&all(), &message("bad")), RejectionAdvice::GiveUp);
     }
 
     #[test]
-    fn a_prompt_that_is_too_long_changes_nothing_for_others() {
+    fn a_prompt_that_is_too_long_does_not_degrade_other_requests() {
         let capability = Capability::new();
-        let complaint =
-            message("This model's maximum context length is 8192 tokens; max_tokens is too large");
-        assert_eq!(capability.refused(&all(), &complaint), Advice::Unlimited);
-        let unlimited = Features { token_limit: TokenLimit::Unset, ..Features::ALL };
-        let sent = Sent { features: unlimited, ..all() };
-        assert_eq!(capability.refused(&sent, &complaint), Advice::GiveUp);
-        assert_eq!(capability.features(), Features::ALL);
+        let details = message("This model's maximum context length is 8192 tokens; max_tokens is too large");
+        assert_eq!(capability.handle_rejection(&all(), &details), RejectionAdvice::OmitTokenLimit);
+        let unlimited = EndpointFeatures { token_limit: TokenLimitParameter::Unset, ..EndpointFeatures::ALL };
+        let sent = SentFeatures { features: unlimited, ..all() };
+        assert_eq!(capability.handle_rejection(&sent, &details), RejectionAdvice::GiveUp);
+        assert_eq!(capability.features(), EndpointFeatures::ALL);
     }
 }

@@ -1,22 +1,22 @@
-//! What asking costs: counted per question, and held to a budget per request.
+//! Cost of questions, and budgets that bound it per request.
 
 use std::{fmt, ops::AddAssign, sync::Arc, time::Duration};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{error::JudgeError, wire::Usage};
+use super::{error::JudgeError, wire::TokenUsage};
 
-/// US dollars per million tokens.
+/// Prices in US dollars per million tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prices {
     pub prompt_usd: f64,
-    /// For the part of the prompt that the endpoint had cached.
+    /// Price of prompt tokens that the endpoint served from its cache.
     pub cached_prompt_usd: f64,
     pub completion_usd: f64,
 }
 
 impl Prices {
-    pub(super) fn usd(&self, usage: &Usage) -> f64 {
+    pub(super) fn usd(&self, usage: &TokenUsage) -> f64 {
         let cached = usage.cached_tokens.min(usage.prompt_tokens);
         let fresh = usage.prompt_tokens - cached;
         let million_usd = fresh as f64 * self.prompt_usd
@@ -26,27 +26,28 @@ impl Prices {
     }
 }
 
+/// Calls, tokens, time and money spent on questions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cost {
-    /// HTTP requests that were sent.
+    /// HTTP requests sent.
     pub calls: u32,
-    /// Those of them that repeated one which had failed.
+    /// The part of `calls` that are retries.
     pub retries: u32,
-    /// Answers that came from the cache or a recording, or were shared with another caller.
+    /// Answers from the cache, from a recording, or shared with another caller.
     pub cache_hits: u32,
     pub prompt_tokens: u64,
-    /// The part of the prompt tokens that the endpoint had cached.
+    /// The part of `prompt_tokens` that the endpoint served from its cache.
     pub cached_tokens: u64,
     pub completion_tokens: u64,
-    /// The part of the completion tokens that went into thinking.
+    /// The part of `completion_tokens` spent on reasoning.
     pub reasoning_tokens: u64,
     pub wall: Duration,
-    /// None where no prices are set.
+    /// `None` if no prices are configured.
     pub usd: Option<f64>,
 }
 
 impl Cost {
-    pub(super) fn of(usage: &Usage, prices: Option<&Prices>) -> Cost {
+    pub(super) fn from_usage(usage: &TokenUsage, prices: Option<&Prices>) -> Cost {
         Cost {
             prompt_tokens: usage.prompt_tokens,
             cached_tokens: usage.cached_tokens,
@@ -85,12 +86,12 @@ impl AddAssign for Cost {
     }
 }
 
-/// Adds up what one question costs while it is asked.
-pub(super) struct Tally(Mutex<Cost>);
+/// Accumulates the cost of one question.
+pub(super) struct CostTally(Mutex<Cost>);
 
-impl Tally {
-    pub fn new(prices: Option<&Prices>) -> Tally {
-        Tally(Mutex::new(Cost { usd: prices.map(|_| 0.0), ..Cost::default() }))
+impl CostTally {
+    pub fn new(prices: Option<&Prices>) -> CostTally {
+        CostTally(Mutex::new(Cost { usd: prices.map(|_| 0.0), ..Cost::default() }))
     }
 
     pub fn add(&self, cost: &Cost) {
@@ -102,6 +103,7 @@ impl Tally {
     }
 }
 
+/// Limits of a budget; `None` means unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BudgetLimits {
     pub calls: Option<u32>,
@@ -109,6 +111,7 @@ pub struct BudgetLimits {
     pub usd: Option<f64>,
 }
 
+/// Unit of a budget limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BudgetKind {
     Calls,
@@ -126,23 +129,23 @@ impl fmt::Display for BudgetKind {
     }
 }
 
-/// What one request may spend on judges, shared by all its questions.
+/// Budget of one request for judges, shared by all its questions. Cheap to clone.
 #[derive(Clone)]
-pub struct Budget(Arc<Account>);
+pub struct Budget(Arc<BudgetInner>);
 
-struct Account {
+struct BudgetInner {
     limits: BudgetLimits,
-    /// Which pays as well.
-    whole: Option<Budget>,
-    state: Mutex<State>,
+    /// Budget whose limits apply as well, and which records the same spending.
+    parent: Option<Budget>,
+    state: Mutex<BudgetState>,
 }
 
 #[derive(Default)]
-struct State {
+struct BudgetState {
     spent: Cost,
-    /// For calls that wait for their turn.
+    /// Reserved for queued calls.
     reserved_calls: u32,
-    /// For calls that wait or are under way.
+    /// Reserved for calls that are queued or in flight.
     reserved_tokens: u64,
     reserved_usd: f64,
 }
@@ -155,63 +158,64 @@ impl fmt::Debug for Budget {
 
 impl Budget {
     pub fn new(limits: BudgetLimits) -> Budget {
-        Budget(Arc::new(Account { limits, whole: None, state: Mutex::default() }))
+        Budget(Arc::new(BudgetInner { limits, parent: None, state: Mutex::default() }))
     }
 
-    /// Counts for itself what it spends, which is this budget's as well and held to its limits.
-    pub fn part(&self) -> Budget {
+    /// Creates a budget without limits of its own; its spending is recorded in this budget, too, and bound by its limits.
+    pub fn child(&self) -> Budget {
         let limits = BudgetLimits::default();
-        Budget(Arc::new(Account { limits, whole: Some(self.clone()), state: Mutex::default() }))
+        Budget(Arc::new(BudgetInner { limits, parent: Some(self.clone()), state: Mutex::default() }))
     }
 
     pub fn unlimited() -> Budget {
         Budget::new(BudgetLimits::default())
     }
 
-    /// All that was spent so far; calls under way count as calls, their tokens only once they are known.
+    /// Spending so far. Calls in flight are included, their tokens only when the endpoint has reported them.
     pub fn spent(&self) -> Cost {
         self.lock().spent.clone()
     }
 
-    /// Calls that may still be made; None where they aren't limited.
+    /// Calls left; `None` if calls are unlimited.
     pub fn calls_left(&self) -> Option<u32> {
-        let whole = self.0.whole.as_ref().and_then(Budget::calls_left);
+        let parent = self.0.parent.as_ref().and_then(Budget::calls_left);
         let state = self.lock();
         let used = state.spent.calls + state.reserved_calls;
         let own = self.0.limits.calls.map(|limit| limit.saturating_sub(used));
-        own.into_iter().chain(whole).min()
+        own.into_iter().chain(parent).min()
     }
 
-    /// Sets aside one call of about so many tokens and dollars.
+    /// Reserves one call with estimated tokens and US dollars.
     ///
     /// # Errors
-    /// [`JudgeError::BudgetExhausted`] if a limit would be passed.
-    pub(super) fn debit(&self, tokens: u64, usd: f64) -> Result<Debit, JudgeError> {
-        let whole = self.0.whole.as_ref().map(|whole| whole.debit(tokens, usd)).transpose()?.map(Box::new);
+    /// [`JudgeError::BudgetExhausted`] if a limit would be exceeded.
+    pub(super) fn reserve(&self, tokens: u64, usd: f64) -> Result<BudgetReservation, JudgeError> {
+        let parent =
+            self.0.parent.as_ref().map(|parent| parent.reserve(tokens, usd)).transpose()?.map(Box::new);
         let mut state = self.lock();
         self.0.check(&state, tokens, usd)?;
         state.reserved_calls += 1;
         state.reserved_tokens += tokens;
         state.reserved_usd += usd;
-        Ok(Debit { budget: self.clone(), whole, tokens, usd, sent: false })
+        Ok(BudgetReservation { budget: self.clone(), parent, tokens, usd, sent: false })
     }
 
-    /// What costs no call of its own: time, retries, hits.
-    pub(super) fn note(&self, cost: &Cost) {
+    /// Records spending that needs no reservation.
+    pub(super) fn record(&self, cost: &Cost) {
         self.lock().spent += cost;
-        if let Some(whole) = &self.0.whole {
-            whole.note(cost);
+        if let Some(parent) = &self.0.parent {
+            parent.record(cost);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BudgetState> {
         self.0.state.lock()
     }
 }
 
-impl Account {
-    fn check(&self, state: &State, tokens: u64, usd: f64) -> Result<(), JudgeError> {
-        let State { spent, reserved_calls, reserved_tokens, reserved_usd } = state;
+impl BudgetInner {
+    fn check(&self, state: &BudgetState, tokens: u64, usd: f64) -> Result<(), JudgeError> {
+        let BudgetState { spent, reserved_calls, reserved_tokens, reserved_usd } = state;
         let calls = spent.calls + reserved_calls;
         let tokens = spent.tokens() + reserved_tokens + tokens;
         let usd = spent.usd.unwrap_or_default() + reserved_usd + usd;
@@ -229,34 +233,34 @@ impl Account {
     }
 }
 
-/// What is set aside for one call; given back when it is dropped, but for what was used.
-pub(super) struct Debit {
+/// Reservation for one call. On drop, the unused part is released.
+pub(super) struct BudgetReservation {
     budget: Budget,
-    whole: Option<Box<Debit>>,
+    parent: Option<Box<BudgetReservation>>,
     tokens: u64,
     usd: f64,
     sent: bool,
 }
 
-impl Debit {
-    /// The call goes out, so it counts as one whatever becomes of it.
-    pub fn send(&mut self) {
+impl BudgetReservation {
+    /// Marks the call as sent, so that it counts whatever its outcome.
+    pub fn mark_sent(&mut self) {
         self.sent = true;
-        if let Some(whole) = &mut self.whole {
-            whole.send();
+        if let Some(parent) = &mut self.parent {
+            parent.mark_sent();
         }
         let mut state = self.budget.lock();
         state.reserved_calls -= 1;
         state.spent.calls += 1;
     }
 
-    /// Books what the call really used in place of the guess.
+    /// Records the actual usage in place of the estimate.
     pub fn settle(self, used: &Cost) {
-        self.budget.note(used);
+        self.budget.record(used);
     }
 }
 
-impl Drop for Debit {
+impl Drop for BudgetReservation {
     fn drop(&mut self) {
         let mut state = self.budget.lock();
         state.reserved_calls -= u32::from(!self.sent);
@@ -269,13 +273,13 @@ impl Drop for Debit {
 #[cfg(test)]
 mod tests {
     use super::{Budget, BudgetKind, BudgetLimits, Cost, Prices};
-    use crate::judge::{JudgeError, wire::Usage};
+    use crate::judge::{JudgeError, wire::TokenUsage};
 
-    fn usage(prompt_tokens: u64, cached_tokens: u64, completion_tokens: u64) -> Usage {
-        Usage { prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens: 0 }
+    fn usage(prompt_tokens: u64, cached_tokens: u64, completion_tokens: u64) -> TokenUsage {
+        TokenUsage { prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens: 0 }
     }
 
-    fn which(outcome: Result<super::Debit, JudgeError>) -> BudgetKind {
+    fn which(outcome: Result<super::BudgetReservation, JudgeError>) -> BudgetKind {
         match outcome.err() {
             Some(JudgeError::BudgetExhausted { which, .. }) => which,
             other => panic!("{other:?}"),
@@ -286,61 +290,61 @@ mod tests {
     fn cached_prompt_tokens_have_a_price_of_their_own() {
         let prices = Prices { prompt_usd: 2.0, cached_prompt_usd: 0.5, completion_usd: 8.0 };
         assert_eq!(prices.usd(&usage(1_000_000, 400_000, 250_000)), 0.6 * 2.0 + 0.4 * 0.5 + 2.0);
-        // More cached than there were: an endpoint's miscount must not pay money back.
+        // An endpoint that reports more cached tokens than prompt tokens must not lower the cost.
         assert_eq!(prices.usd(&usage(1_000_000, 2_000_000, 0)), 0.5);
     }
 
     #[test]
-    fn a_budget_of_calls_allows_just_so_many() {
+    fn a_budget_of_calls_is_exact() {
         let budget = Budget::new(BudgetLimits { calls: Some(2), ..BudgetLimits::default() });
-        let mut first = budget.debit(10, 0.0).expect("the first");
-        let second = budget.debit(10, 0.0).expect("the second");
-        assert_eq!(which(budget.debit(10, 0.0)), BudgetKind::Calls);
-        first.send();
+        let mut first = budget.reserve(10, 0.0).expect("the first");
+        let second = budget.reserve(10, 0.0).expect("the second");
+        assert_eq!(which(budget.reserve(10, 0.0)), BudgetKind::Calls);
+        first.mark_sent();
         drop(first);
-        assert_eq!(which(budget.debit(10, 0.0)), BudgetKind::Calls);
-        // It never went out, so another may.
+        assert_eq!(which(budget.reserve(10, 0.0)), BudgetKind::Calls);
+        // It was never sent, so another call is possible.
         drop(second);
-        budget.debit(10, 0.0).expect("the second again").send();
-        assert_eq!(which(budget.debit(10, 0.0)), BudgetKind::Calls);
+        budget.reserve(10, 0.0).expect("the second again").mark_sent();
+        assert_eq!(which(budget.reserve(10, 0.0)), BudgetKind::Calls);
         assert_eq!(budget.spent().calls, 2);
     }
 
     #[test]
-    fn what_is_set_aside_counts_until_it_is_settled_or_dropped() {
+    fn reservations_count_until_settled_or_dropped() {
         let budget = Budget::new(BudgetLimits { tokens: Some(100), ..BudgetLimits::default() });
-        let first = budget.debit(60, 0.0).expect("60 of 100");
-        assert_eq!(which(budget.debit(60, 0.0)), BudgetKind::Tokens);
-        first.settle(&Cost::of(&usage(20, 0, 10), None));
-        let second = budget.debit(60, 0.0).expect("30 used, 60 more");
+        let first = budget.reserve(60, 0.0).expect("60 of 100");
+        assert_eq!(which(budget.reserve(60, 0.0)), BudgetKind::Tokens);
+        first.settle(&Cost::from_usage(&usage(20, 0, 10), None));
+        let second = budget.reserve(60, 0.0).expect("30 used, 60 more");
         drop(second);
         assert_eq!((budget.spent().prompt_tokens, budget.spent().completion_tokens), (20, 10));
-        assert!(budget.debit(70, 0.0).is_ok());
+        assert!(budget.reserve(70, 0.0).is_ok());
     }
 
     #[test]
-    fn a_part_counts_for_itself_and_is_held_to_the_limits_of_the_whole() {
-        let whole = Budget::new(BudgetLimits { calls: Some(2), ..BudgetLimits::default() });
-        let (one, other) = (whole.part(), whole.part());
-        for part in [&one, &other] {
-            let mut debit = part.debit(10, 0.0).expect("two calls");
-            debit.send();
-            debit.settle(&Cost::of(&usage(20, 0, 10), None));
+    fn a_child_budget_is_bound_by_its_parent() {
+        let parent = Budget::new(BudgetLimits { calls: Some(2), ..BudgetLimits::default() });
+        let (one, other) = (parent.child(), parent.child());
+        for child in [&one, &other] {
+            let mut reservation = child.reserve(10, 0.0).expect("two calls");
+            reservation.mark_sent();
+            reservation.settle(&Cost::from_usage(&usage(20, 0, 10), None));
         }
-        assert_eq!(which(one.debit(10, 0.0)), BudgetKind::Calls);
+        assert_eq!(which(one.reserve(10, 0.0)), BudgetKind::Calls);
         let tokens = |budget: &Budget| (budget.spent().calls, budget.spent().prompt_tokens);
-        assert_eq!((tokens(&one), tokens(&other), tokens(&whole)), ((1, 20), (1, 20), (2, 40)));
-        assert_eq!((one.calls_left(), whole.calls_left()), (Some(0), Some(0)));
-        assert!(whole.0.check(&whole.lock(), 0, 0.0).is_err() && whole.lock().reserved_tokens == 0);
+        assert_eq!((tokens(&one), tokens(&other), tokens(&parent)), ((1, 20), (1, 20), (2, 40)));
+        assert_eq!((one.calls_left(), parent.calls_left()), (Some(0), Some(0)));
+        assert!(parent.0.check(&parent.lock(), 0, 0.0).is_err() && parent.lock().reserved_tokens == 0);
     }
 
     #[test]
-    fn money_runs_out() {
+    fn a_dollar_budget_is_enforced() {
         let budget = Budget::new(BudgetLimits { usd: Some(0.01), ..BudgetLimits::default() });
         let prices = Prices { prompt_usd: 10.0, cached_prompt_usd: 1.0, completion_usd: 10.0 };
-        let used = Cost::of(&usage(900, 0, 0), Some(&prices));
-        budget.debit(900, 0.009).expect("less than a cent").settle(&used);
-        assert_eq!(which(budget.debit(900, 0.009)), BudgetKind::Usd);
+        let used = Cost::from_usage(&usage(900, 0, 0), Some(&prices));
+        budget.reserve(900, 0.009).expect("less than a cent").settle(&used);
+        assert_eq!(which(budget.reserve(900, 0.009)), BudgetKind::Usd);
         assert_eq!(budget.spent().usd, Some(0.009));
     }
 

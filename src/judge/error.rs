@@ -1,4 +1,4 @@
-//! Why there is no verdict, by what someone can do about it.
+//! Errors of the judge client, one variant for each possible remedy.
 
 use std::time::Duration;
 
@@ -6,55 +6,61 @@ use thiserror::Error;
 
 use super::{cost::BudgetKind, store::StoreError};
 
-/// Why a judge cannot be set up at all.
+/// Error while creating a judge client.
 #[derive(Debug, Error)]
 pub enum StartError {
-    #[error("judge {name}: the URL is neither http nor https; check --judge-url")]
+    #[error("judge {name}: the URL must begin with http:// or https://; check judge-url")]
     BadUrl { name: String },
-    #[error("judge {name}: the key has characters that no header can carry")]
+    #[error(
+        "judge {name}: the API key has characters that an HTTP header cannot carry; check judge-key-file"
+    )]
     BadKey { name: String },
-    #[error("judge {name}: cannot prepare an HTTPS client: {reason}; check the system's CA certificates")]
+    #[error("judge {name}: cannot create the HTTPS client: {reason}; check the system's CA certificates")]
     Client { name: String, reason: String },
     #[error("judge {name}: {cause}")]
     Store { name: String, cause: StoreError },
 }
 
-/// Why one question has no verdict. Never holds texts, prompts or keys.
+/// Error of one question. Never contains texts, prompts or keys.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum JudgeError {
-    /// It answered, also when asked again, with something that is no verdict.
-    #[error("the judge's answer cannot be read: {detail}")]
+    /// The answer holds no valid verdict, and neither does the answer to the repeated question.
+    #[error("the judge's answer cannot be parsed: {detail}")]
     Unreadable { detail: String },
-    /// The answer reached its token limit; a smaller question may fit.
-    #[error("the judge's answer was cut at its token limit")]
+    /// The answer reached its token limit; a shorter question may fit.
+    #[error(
+        "the judge's answer was truncated at its token limit; shorten the input or raise judge-max-tokens"
+    )]
     Truncated,
-    #[error("the judge refuses to answer")]
+    #[error("the judge refused to answer")]
     Refused,
-    /// `quota` where waiting does not help.
-    #[error("the judge's {} is used up", if *quota { "quota" } else { "rate limit" })]
+    /// `quota` is true if the account's quota is exhausted, so that a retry does not help.
+    #[error("the judge's {}", if *quota { "quota is exhausted" } else { "rate limit is exceeded" })]
     RateLimited { retry_in: Option<Duration>, quota: bool },
-    #[error("the budget of {limit} {which} is used up")]
+    #[error("the budget of {limit} {which} is exhausted")]
     BudgetExhausted { which: BudgetKind, limit: f64 },
-    #[error("the deadline passed before the judge had answered")]
+    #[error("the deadline passed before the judge answered")]
     DeadlineExceeded,
-    #[error("too many questions wait for the judge")]
+    #[error("the judge's queue is full; retry later or raise judge-queue")]
     QueueFull { retry_in: Duration },
-    #[error("the judge is not available: {detail}")]
+    #[error("the judge is unavailable: {detail}")]
     Unavailable { detail: String, retry_in: Option<Duration> },
-    #[error("the judge answered {status}: its key is missing, wrong or not allowed to use this model")]
+    #[error(
+        "the judge answered with status {status}: the API key is missing, invalid or not authorized for this model"
+    )]
     Auth { status: u16 },
-    #[error("the judge answered {status}: its URL or the name of its model is wrong")]
+    #[error("the judge answered with status {status}: the URL or the model name is wrong")]
     Model { status: u16 },
-    #[error("the judge answered {status} to the request")]
+    #[error("the judge rejected the request with status {status}")]
     Rejected { status: u16 },
-    #[error("the recorded answers have none for this question")]
+    #[error("the recorded answers contain no answer to this question")]
     NotRecorded,
-    #[error("a defect in the judge's client")]
+    #[error("internal error in the judge client")]
     Defect,
 }
 
 impl JudgeError {
-    /// Its kind in a word, for a span.
+    /// Value of the span attribute `error.type`.
     pub fn kind(&self) -> &'static str {
         match self {
             JudgeError::Unreadable { .. } => "unreadable",

@@ -1,133 +1,134 @@
-//! Verdicts out of what a judge wrote (pure).
+//! Extracts a verdict from a judge's answer (pure).
 //!
-//! The content is read first, without the model's thinking; then a tool's arguments; then the thinking. In
-//! each, the last object that fits the verdict wins, so neither an example nor a draft in front of it does;
-//! one that doesn't fit, such as an afterthought, hides none that does.
+//! The order of sources: the content without the model's thinking, the arguments of a tool call, the thinking. In
+//! each, the last JSON value that matches the verdict's type is used, so that an example or a draft before it is
+//! ignored. Values that do not match are skipped.
 
-mod fit;
-mod mend;
+mod decode;
+mod repair;
 mod scan;
-mod think;
+mod thinking;
 
 use super::{
     Verdict,
-    wire::{Finish, Message},
+    wire::{ChatMessage, FinishReason},
 };
 
 use self::{
-    fit::Form,
-    scan::{Source, candidates},
+    decode::TopLevel,
+    scan::{ScannedText, candidates},
 };
 
-/// Why a message holds no verdict.
+/// Reason why a message holds no verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unread {
-    /// The answer hit its length limit before a whole verdict stood there.
+pub(super) enum ExtractError {
+    /// The answer reached its token limit before the verdict was complete.
     Truncated,
-    /// The judge, or a filter in front of it, declined.
+    /// The judge or its content filter refused to answer.
     Refused,
-    /// What is wrong, in words a judge can act on when it is asked again; none of its own text.
+    /// Description of the problem, sent to the judge when the question is repeated. Contains none of its text.
     Unreadable(String),
 }
 
-/// How far into an answer a refusal says so.
+/// Number of leading characters that are searched for a refusal.
 const REFUSAL_CHARS: usize = 200;
 
-/// Reads the verdict that a message holds, in time linear in the message's length.
+/// Extracts the verdict of a message, in time linear in its length.
 ///
 /// # Errors
-/// See [`Unread`]. A message that was cut off is only read up to a whole value, and never in its thinking.
-pub(super) fn verdict<V: Verdict>(message: &Message) -> Result<V, Unread> {
+/// See [`ExtractError`]. A message that was cut off is only read up to a whole value, and never in its thinking.
+pub(super) fn verdict<V: Verdict>(message: &ChatMessage) -> Result<V, ExtractError> {
     let has_refusal = message.refusal.as_deref().is_some_and(|refusal| !refusal.trim().is_empty());
-    if has_refusal || message.finish == Finish::ContentFilter {
-        return Err(Unread::Refused);
+    if has_refusal || message.finish == FinishReason::ContentFilter {
+        return Err(ExtractError::Refused);
     }
-    let form = Form::of::<V>();
-    let was_cut = message.finish == Finish::Length;
+    let form = TopLevel::for_verdict::<V>();
+    let was_cut = message.finish == FinishReason::Length;
     let content = message.content.as_deref().unwrap_or_default();
-    let answer = think::without_thinking(content);
-    // What stands in front of thinking that never ended may stop in the middle.
-    let in_content = Source { text: &answer.text, may_close: !was_cut && !answer.is_open };
-    let in_tool = Source { text: message.tool_arguments.as_deref().unwrap_or_default(), may_close: !was_cut };
+    let answer = thinking::without_thinking(content);
+    // Text before an unclosed thinking tag may be incomplete.
+    let in_content = ScannedText { text: &answer.text, allow_unclosed: !was_cut && !answer.is_unclosed };
+    let in_tool =
+        ScannedText { text: message.tool_arguments.as_deref().unwrap_or_default(), allow_unclosed: !was_cut };
 
-    let mut trouble = Trouble::default();
+    let mut failures = ReadFailures::default();
     for source in [in_content, in_tool] {
-        if let Some(verdict) = trouble.note(read(source, form)) {
+        if let Some(verdict) = failures.note(read(source, form)) {
             return Ok(verdict);
         }
     }
     if was_cut {
-        return Err(Unread::Truncated);
+        return Err(ExtractError::Truncated);
     }
-    if !trouble.saw_json && is_refusal(&answer.text) {
-        return Err(Unread::Refused);
+    if !failures.saw_json && is_refusal(&answer.text) {
+        return Err(ExtractError::Refused);
     }
-    let whole = if answer.is_part { content } else { "" };
+    let whole = if answer.had_tags { content } else { "" };
     for text in [whole, message.reasoning.as_deref().unwrap_or_default()] {
-        if let Some(verdict) = trouble.note(read(Source { text, may_close: false }, form)) {
+        if let Some(verdict) = failures.note(read(ScannedText { text, allow_unclosed: false }, form)) {
             return Ok(verdict);
         }
     }
-    Err(Unread::Unreadable(trouble.what()))
+    Err(ExtractError::Unreadable(failures.description()))
 }
 
-/// What was found where no verdict was.
+/// Findings of the sources that held no verdict.
 #[derive(Default)]
-struct Trouble {
+struct ReadFailures {
     saw_json: bool,
     saw_text: bool,
-    misfit: Option<String>,
+    mismatch: Option<String>,
 }
 
-enum Read<V> {
+enum ReadOutcome<V> {
     Verdict(V),
-    Misfit(String),
+    Mismatch(String),
     NoJson,
     NoText,
 }
 
-impl Trouble {
-    /// The first misfit is kept: it is from where an answer belongs.
-    fn note<V>(&mut self, read: Read<V>) -> Option<V> {
-        self.saw_text |= !matches!(read, Read::NoText);
+impl ReadFailures {
+    /// Records an outcome and returns its verdict. The first mismatch is kept: it is from the preferred source.
+    fn note<V>(&mut self, read: ReadOutcome<V>) -> Option<V> {
+        self.saw_text |= !matches!(read, ReadOutcome::NoText);
         match read {
-            Read::Verdict(verdict) => return Some(verdict),
-            Read::Misfit(what) => {
+            ReadOutcome::Verdict(verdict) => return Some(verdict),
+            ReadOutcome::Mismatch(what) => {
                 self.saw_json = true;
-                self.misfit.get_or_insert(what);
+                self.mismatch.get_or_insert(what);
             }
-            Read::NoJson | Read::NoText => {}
+            ReadOutcome::NoJson | ReadOutcome::NoText => {}
         }
         None
     }
 
-    fn what(self) -> String {
+    fn description(self) -> String {
         let without_json = if self.saw_text { "it holds no JSON value" } else { "it is empty" };
-        self.misfit.unwrap_or_else(|| without_json.to_owned())
+        self.mismatch.unwrap_or_else(|| without_json.to_owned())
     }
 }
 
-fn read<V: Verdict>(source: Source, form: Form) -> Read<V> {
+fn read<V: Verdict>(source: ScannedText, form: TopLevel) -> ReadOutcome<V> {
     if source.text.trim().is_empty() {
-        return Read::NoText;
+        return ReadOutcome::NoText;
     }
-    // Some endpoints encode the answer once more, as a JSON string.
+    // Some endpoints encode the answer a second time, as a JSON string.
     if let Ok(text) = serde_json::from_str::<String>(source.text) {
-        return read(Source { text: &text, ..source }, form);
+        return read(ScannedText { text: &text, ..source }, form);
     }
-    let mut misfit = None;
-    for quotes in [mend::Quotes::Strict, mend::Quotes::Loose] {
+    let mut mismatch = None;
+    for quotes in [repair::Quotes::Strict, repair::Quotes::Loose] {
         for json in candidates(source, quotes) {
-            match fit::read(&json, form) {
-                Ok(verdict) => return Read::Verdict(verdict),
-                Err(what) => misfit = misfit.or(Some(what)),
+            match decode::read(&json, form) {
+                Ok(verdict) => return ReadOutcome::Verdict(verdict),
+                Err(what) => mismatch = mismatch.or(Some(what)),
             }
         }
     }
-    misfit.map_or(Read::NoJson, Read::Misfit)
+    mismatch.map_or(ReadOutcome::NoJson, ReadOutcome::Mismatch)
 }
 
-/// Prose that declines, in the words that models use for it.
+/// Whether the text begins with a typical refusal.
 fn is_refusal(text: &str) -> bool {
     let start: String = text.trim().chars().take(REFUSAL_CHARS).collect();
     let start = start.to_lowercase().replace('’', "'");

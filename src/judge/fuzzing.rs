@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Verdict, extract,
-    lenient::{Id, Rating, Texts, Yes},
-    wire::{self, Finish, Message},
+    lenient::{Id, Rating, TextList, Yes},
+    wire::{self, ChatMessage, FinishReason},
 };
 
 /// A form of answer that has a field of every lenient type.
@@ -18,7 +18,7 @@ struct EveryType {
     #[serde(default)]
     rating: Option<Rating>,
     #[serde(default)]
-    quotes: Texts,
+    quotes: TextList,
     #[serde(default)]
     reason: String,
 }
@@ -40,23 +40,23 @@ impl Verdict for ListOfTexts {
 
 /// Reads `text` as the content of a judge's answer, in two forms, whole and cut off at the length limit.
 pub fn judge_answer(text: &str) {
-    for finish in [Finish::Stop, Finish::Length] {
-        read_both_forms(&Message { content: Some(text.to_owned()), finish, ..Message::default() });
+    for finish in [FinishReason::Stop, FinishReason::Length] {
+        read_both_forms(&ChatMessage { content: Some(text.to_owned()), finish, ..ChatMessage::default() });
     }
-    read_both_forms(&Message { reasoning: Some(text.to_owned()), ..Message::default() });
+    read_both_forms(&ChatMessage { reasoning: Some(text.to_owned()), ..ChatMessage::default() });
 }
 
 /// Reads `body` as an HTTP response of a chat-completions endpoint, and each of its messages as an answer.
 pub fn judge_response(body: &[u8]) {
-    let _ = wire::complaint(body);
+    let _ = wire::error_details(body);
     let Ok(completion) = wire::read(body) else { return };
     assert!(!completion.messages.is_empty(), "a completion without messages");
     completion.messages.iter().for_each(read_both_forms);
 }
 
-fn read_both_forms(message: &Message) {
+fn read_both_forms(message: &ChatMessage) {
     if let Ok(verdict) = extract::verdict::<EveryType>(message) {
-        // The judge's answers are cached as JSON: what was read once must be readable again.
+        // A verdict is written in its strict form, which reads as the same verdict.
         let json = serde_json::to_string(&verdict).expect("plain structures are JSON");
         let again: EveryType = serde_json::from_str(&json).expect("a verdict can be read back");
         assert_eq!(again, verdict);

@@ -1,7 +1,7 @@
-//! Values as judges really write them, read without guessing (pure).
+//! Values in the forms in which judges write them, deserialized without guessing (pure).
 //!
-//! The schema of each is the strict form, so a judge is asked for that; what comes close enough to have one
-//! meaning alone is read as well, and all else is an error. None of the errors repeats what the judge wrote.
+//! The schema of each type asks for the strict form. Other forms are accepted if they have only one meaning; all else
+//! is an error. Errors do not repeat what the judge wrote.
 
 use std::{borrow::Cow, fmt};
 
@@ -12,25 +12,25 @@ use serde::{
 };
 use unicode_normalization::UnicodeNormalization;
 
-/// Yes or no: `true`, 1, `"1"`, `"yes"`, `"是"`, `"支持"`, ... and their opposites; never 2 or 0.5.
+/// A boolean: `true`, 1, `"1"`, `"yes"`, `"是"`, `"支持"`, ... and their opposites; never 2 or 0.5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Yes(pub bool);
 
-/// One whole number: 4, 4.0, `"4"`, `"4.0"` or `"４"`; never a fraction, nor a number among words.
+/// An integer: 4, 4.0, `"4"`, `"4.0"` or `"４"`; never a fraction or a number in prose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Rating(pub i64);
 
-/// The id of a claim or a context, with the differences folded that mean nothing: `" [C1] "` is `"c1"`, 1 is `"1"`.
+/// The id of a claim or a context, normalized: `" [C1] "` is `"c1"`, 1 is `"1"`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Id(String);
 
-/// A list of texts; one text alone is a list of one, and null is an empty list.
+/// A list of texts. A single text is a list of one, and null is an empty list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Texts(pub Vec<String>);
+pub struct TextList(pub Vec<String>);
 
 const YES: [&str; 12] =
     ["true", "yes", "y", "1", "1.0", "是", "是的", "对", "正确", "支持", "有用", "supported"];
@@ -72,14 +72,15 @@ impl Rating {
 
 impl Id {
     pub fn new(text: &str) -> Id {
-        Id(fold(text).trim_matches(['[', ']', '(', ')', '#', '"', '\'', ' ']).to_owned())
+        let is_around = |c: char| c.is_whitespace() || ['[', ']', '(', ')', '#', '"', '\''].contains(&c);
+        Id(fold(text).trim_matches(is_around).to_owned())
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether this, as a judge wrote it, means `id`: `1` means `c1` too, since judges drop the letter.
+    /// Whether this id, as a judge wrote it, refers to `id`. `1` also matches `c1`, because judges drop the letter.
     pub fn names(&self, id: &str) -> bool {
         let id = Id::new(id);
         let digits = id.0.trim_start_matches(|c: char| c.is_ascii_alphabetic());
@@ -87,12 +88,12 @@ impl Id {
     }
 }
 
-/// Full width, case and outer white space make no difference.
+/// Normalizes full-width characters, case and outer white space.
 fn fold(text: &str) -> String {
     text.trim().nfkc().collect::<String>().trim().to_lowercase()
 }
 
-/// Text that a judge may leave out: null is empty. For `#[serde(default, deserialize_with = "...")]`.
+/// Deserializes optional text; null is empty. For `#[serde(default, deserialize_with = "...")]`.
 ///
 /// # Errors
 /// If it is neither text nor null.
@@ -209,35 +210,35 @@ impl Visitor<'_> for IdVisitor {
     }
 }
 
-impl<'de> Deserialize<'de> for Texts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Texts, D::Error> {
-        deserializer.deserialize_any(TextsVisitor)
+impl<'de> Deserialize<'de> for TextList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<TextList, D::Error> {
+        deserializer.deserialize_any(TextListVisitor)
     }
 }
 
-struct TextsVisitor;
+struct TextListVisitor;
 
-impl<'de> Visitor<'de> for TextsVisitor {
-    type Value = Texts;
+impl<'de> Visitor<'de> for TextListVisitor {
+    type Value = TextList;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("a list of strings")
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Texts, E> {
-        Ok(Texts::default())
+    fn visit_unit<E: Error>(self) -> Result<TextList, E> {
+        Ok(TextList::default())
     }
 
-    fn visit_str<E: Error>(self, value: &str) -> Result<Texts, E> {
-        Ok(Texts(vec![value.to_owned()]))
+    fn visit_str<E: Error>(self, value: &str) -> Result<TextList, E> {
+        Ok(TextList(vec![value.to_owned()]))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Texts, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<TextList, A::Error> {
         let mut texts = Vec::new();
         while let Some(text) = items.next_element()? {
             texts.push(text);
         }
-        Ok(Texts(texts))
+        Ok(TextList(texts))
     }
 }
 
@@ -264,7 +265,7 @@ impl JsonSchema for Rating {
         "Rating".into()
     }
 
-    /// Without a format: strict endpoints refuse `int64`.
+    /// Omits the format, because strict endpoints reject `int64`.
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "integer" })
     }
@@ -284,13 +285,13 @@ impl JsonSchema for Id {
     }
 }
 
-impl JsonSchema for Texts {
+impl JsonSchema for TextList {
     fn inline_schema() -> bool {
         true
     }
 
     fn schema_name() -> Cow<'static, str> {
-        "Texts".into()
+        "TextList".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn yes_and_no_are_read_in_every_common_form() {
+    fn yes_and_no_are_accepted_in_every_common_form() {
         for json in
             ["true", "1", "1.0", r#""1""#, r#""True""#, r#"" YES. ""#, r#""是""#, r#""支持""#, r#""１""#]
         {
@@ -323,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_yes_nor_no_is_refused() {
+    fn values_other_than_yes_and_no_are_rejected() {
         for json in
             ["2", "-1", "0.5", "null", r#""maybe""#, r#""2""#, r#""""#, r#""部分支持""#, "[]", "{}", "[true]"]
         {
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rating_is_one_whole_number() {
+    fn a_rating_is_an_integer() {
         for json in ["4", "4.0", r#""4""#, r#""4.0""#, r#""4.00""#, r#""４""#, r#"" 4 ""#, "4e0"] {
             check(json, Some(Rating(4)));
         }
@@ -351,8 +352,8 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_folded() {
-        for json in [r#""c1""#, r#""C1""#, r#"" c1 ""#, r#""[c1]""#, r#""ｃ１""#] {
+    fn ids_are_normalized() {
+        for json in [r#""c1""#, r#""C1""#, r#"" c1 ""#, r#""[c1]""#, r#""[c1\t]""#, r#""ｃ１""#] {
             check(json, Some(Id("c1".to_owned())));
         }
         check("1", Some(Id("1".to_owned())));
@@ -363,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_without_its_letter_means_the_same() {
+    fn an_id_without_its_letter_matches() {
         for (written, id, expected) in [
             ("c1", "c1", true),
             ("1", "c1", true),
@@ -378,16 +379,16 @@ mod tests {
     }
 
     #[test]
-    fn one_text_is_a_list_of_one() {
-        check(r#""a""#, Some(Texts(vec!["a".to_owned()])));
-        check(r#"["a", "b"]"#, Some(Texts(vec!["a".to_owned(), "b".to_owned()])));
-        check("null", Some(Texts::default()));
-        check::<Texts>("[1]", None);
-        check::<Texts>("{}", None);
+    fn a_single_text_is_a_list_of_one() {
+        check(r#""a""#, Some(TextList(vec!["a".to_owned()])));
+        check(r#"["a", "b"]"#, Some(TextList(vec!["a".to_owned(), "b".to_owned()])));
+        check("null", Some(TextList::default()));
+        check::<TextList>("[1]", None);
+        check::<TextList>("{}", None);
     }
 
     #[test]
-    fn a_verdict_may_lack_its_reason_and_have_fields_of_its_own() {
+    fn a_missing_reason_and_extra_fields_are_accepted() {
         #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
         struct Item {
             verdict: Yes,
@@ -407,6 +408,6 @@ mod tests {
         assert_eq!(kind(schemars::schema_for!(Yes)), Some("boolean".into()));
         assert_eq!(kind(schemars::schema_for!(Rating)), Some("integer".into()));
         assert_eq!(kind(schemars::schema_for!(Id)), Some("string".into()));
-        assert_eq!(kind(schemars::schema_for!(Texts)), Some("array".into()));
+        assert_eq!(kind(schemars::schema_for!(TextList)), Some("array".into()));
     }
 }

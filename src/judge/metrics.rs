@@ -1,4 +1,4 @@
-//! What is counted about judges.
+//! Prometheus metrics of judges.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{breaker::BreakerState, wire::Usage};
+use super::{breaker::BreakerState, wire::TokenUsage};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct JudgeLabel {
@@ -40,9 +40,9 @@ struct ParameterLabel {
 
 type Histograms = Family<JudgeLabel, Histogram, fn() -> Histogram>;
 
-/// What is counted of all judges, told apart by the label `judge`: a name of a metric is registered once.
+/// Metric families of all judges, distinguished by the label `judge`.
 #[derive(Clone)]
-pub(super) struct Families {
+pub(super) struct JudgeMetricFamilies {
     attempts: Family<OutcomeLabel, Counter>,
     attempt: Histograms,
     tokens: Family<KindLabel, Counter>,
@@ -57,11 +57,11 @@ pub(super) struct Families {
     waiting: Family<JudgeLabel, Gauge>,
 }
 
-/// What is counted of one judge.
+/// Metrics of one judge.
 #[derive(Clone)]
-pub(super) struct Metrics(Arc<Inner>);
+pub(super) struct JudgeMetrics(Arc<JudgeMetricsInner>);
 
-struct Inner {
+struct JudgeMetricsInner {
     judge: String,
     attempts: Family<OutcomeLabel, Counter>,
     attempt: Histogram,
@@ -77,10 +77,10 @@ struct Inner {
     waiting: Gauge,
 }
 
-impl Families {
-    pub fn register(registry: &mut Registry) -> Families {
+impl JudgeMetricFamilies {
+    pub fn register(registry: &mut Registry) -> JudgeMetricFamilies {
         let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.01, 2.0, 15));
-        let families = Families {
+        let families = JudgeMetricFamilies {
             attempts: Family::default(),
             attempt: Family::new_with_constructor(histogram),
             tokens: Family::default(),
@@ -99,38 +99,50 @@ impl Families {
     }
 
     fn register_in(&self, registry: &mut Registry) {
-        registry.register("attempts", "HTTP requests, by how they ended", self.attempts.clone());
-        registry.register("attempt_seconds", "Time of one HTTP request", self.attempt.clone());
-        registry.register("tokens", "Tokens by the endpoint's count", self.tokens.clone());
-        registry.register("retries", "Requests sent again after a failure", self.retries.clone());
+        registry.register("attempts", "HTTP requests to the judge, by outcome", self.attempts.clone());
+        registry.register("attempt_seconds", "Duration of HTTP requests to the judge", self.attempt.clone());
+        registry.register("tokens", "Tokens as reported by the endpoint, by kind", self.tokens.clone());
+        registry.register("retries", "Requests that were retried after a failure", self.retries.clone());
         registry.register(
             "reasks",
-            "Questions asked again, as no verdict could be read",
+            "Questions repeated because the answer held no valid verdict",
             self.reasks.clone(),
         );
-        registry.register("cache_hits", "Questions answered without a request", self.cache_hits.clone());
-        registry.register("queue_refusals", "Requests refused as the queue was full", self.refused.clone());
+        registry.register(
+            "cache_hits",
+            "Questions answered from the cache, a recording or another caller's request",
+            self.cache_hits.clone(),
+        );
+        registry.register(
+            "queue_refusals",
+            "Requests rejected because the queue was full",
+            self.refused.clone(),
+        );
         registry.register(
             "degradations",
-            "Parameters given up as the endpoint does not take them",
+            "Request parameters dropped because the endpoint rejected them",
             self.degradations.clone(),
         );
-        registry.register("breaker_open", "1 while requests are held back", self.breaker_open.clone());
+        registry.register(
+            "breaker_open",
+            "1 while the circuit breaker is open or half-open, else 0",
+            self.breaker_open.clone(),
+        );
         registry.register(
             "concurrency_limit",
-            "Requests that may be under way at once",
+            "Maximum number of concurrent requests at present",
             self.concurrency_limit.clone(),
         );
-        registry.register("in_flight_requests", "Requests under way", self.in_flight.clone());
-        registry.register("queued_requests", "Requests that wait for their turn", self.waiting.clone());
+        registry.register("in_flight_requests", "Requests in flight", self.in_flight.clone());
+        registry.register("queued_requests", "Requests in the queue", self.waiting.clone());
     }
 
-    /// Of the judge with this name.
-    pub fn of(&self, judge: &str) -> Metrics {
+    /// Metrics of the judge with this name.
+    pub fn for_judge(&self, judge: &str) -> JudgeMetrics {
         let label = JudgeLabel { judge: judge.to_owned() };
         let counter = |family: &Family<JudgeLabel, Counter>| family.get_or_create(&label).clone();
         let gauge = |family: &Family<JudgeLabel, Gauge>| family.get_or_create(&label).clone();
-        Metrics(Arc::new(Inner {
+        JudgeMetrics(Arc::new(JudgeMetricsInner {
             attempts: self.attempts.clone(),
             attempt: self.attempt.get_or_create(&label).clone(),
             tokens: self.tokens.clone(),
@@ -148,13 +160,13 @@ impl Families {
     }
 }
 
-impl Metrics {
+impl JudgeMetrics {
     pub fn attempt(&self, outcome: &'static str, took: Duration) {
         self.0.attempts.get_or_create(&OutcomeLabel { judge: self.0.judge.clone(), outcome }).inc();
         self.0.attempt.observe(took.as_secs_f64());
     }
 
-    pub fn tokens(&self, usage: &Usage) {
+    pub fn tokens(&self, usage: &TokenUsage) {
         for (kind, tokens) in [
             ("prompt", usage.prompt_tokens),
             ("cached_prompt", usage.cached_tokens),
@@ -202,10 +214,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_name_is_told_once_and_each_judge_has_its_own_numbers() {
+    fn families_are_registered_once_and_labelled_by_judge() {
         let mut registry = Registry::default();
-        let families = Families::register(&mut registry);
-        let (one, other) = (families.of("one"), families.of("other"));
+        let families = JudgeMetricFamilies::register(&mut registry);
+        let (one, other) = (families.for_judge("one"), families.for_judge("other"));
         one.attempt("ok", Duration::from_millis(20));
         other.retry();
         let mut text = String::new();

@@ -1,25 +1,26 @@
-//! Prompts: fixed instructions in the system message, what is judged as data in the user's.
-
-mod frame;
+//! Prompts: instructions in the system message, data to judge in the user message.
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// What a judge is asked, before it is laid out as messages.
+use super::prompt_frame;
+
+/// Question to a judge, before it is rendered to messages.
 #[derive(Clone, Debug)]
 pub struct Prompt {
-    /// As records and metrics name it.
+    /// Name of the template in records and metrics.
     pub template: &'static str,
-    /// Raised when the words of the template change.
+    /// Version of the template. Raise it when its text changes.
     pub version: u32,
-    /// The language of `system`, and so of the words around the parts.
+    /// Language of `system` and of the text around the parts.
     pub language: PromptLanguage,
-    /// The instructions. Equal for all samples, so that an endpoint's prefix cache holds them.
+    /// Instructions, equal for all samples, so that the endpoint's prefix cache applies.
     pub system: String,
-    /// What is judged; what samples share comes first, for the same reason.
+    /// Data to judge. Parts that samples share come first, for the same reason.
     pub parts: Vec<Part>,
 }
 
+/// Language of a prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PromptLanguage {
     #[default]
@@ -27,92 +28,92 @@ pub enum PromptLanguage {
     Chinese,
 }
 
-/// One piece of data. The name is ours, the value the caller's.
+/// One block of data. The name is trusted; the value comes from the caller.
 #[derive(Clone, Debug)]
 pub struct Part {
     pub name: &'static str,
     pub value: Value,
 }
 
-/// The two messages of a prompt.
+/// Messages of a prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Rendered {
+pub(super) struct RenderedPrompt {
     pub system: String,
     pub user: String,
 }
 
-/// Makes the marks around data, which nobody outside of this process can foretell.
+/// Generator of the nonces in the marks around data. They cannot be predicted outside of this process.
 #[derive(Clone)]
-pub(super) struct Nonces {
+pub(super) struct NonceGenerator {
     key: [u8; 32],
 }
 
-impl Nonces {
-    pub(super) fn random() -> Nonces {
-        Nonces { key: rand::random() }
+impl NonceGenerator {
+    pub(super) fn random() -> NonceGenerator {
+        NonceGenerator { key: rand::random() }
     }
 
-    /// 96 bits. Equal for prompts whose first parts are equal, so that these share a prefix.
-    fn of(&self, first_part: &str) -> String {
+    /// Derives a nonce of 96 bits. Prompts with equal first parts get the same nonce, so that they share a prefix.
+    fn derive(&self, first_part: &str) -> String {
         let digest = Sha256::new().chain_update(self.key).chain_update(first_part).finalize();
         hex::encode(&digest[..12])
     }
 }
 
 impl Prompt {
-    /// Lays the prompt out. Each part is JSON on a line of its own between an opening and a closing mark that
-    /// carry the nonce; `<` and `>` inside are escaped, so no text can hold a mark, not even with the nonce.
-    pub(super) fn render(&self, nonces: &Nonces) -> Rendered {
-        let encoded: Vec<String> = self.parts.iter().map(|part| frame::encode(&part.value)).collect();
-        let nonce = nonces.of(encoded.first().map_or("", String::as_str));
+    /// Renders the messages. Each part is one line of JSON between an opening and a closing mark that carry the nonce.
+    /// `<` and `>` inside are escaped, so no text can contain a mark, even if it knows the nonce.
+    pub(super) fn render(&self, nonces: &NonceGenerator) -> RenderedPrompt {
+        let encoded: Vec<String> = self.parts.iter().map(|part| prompt_frame::encode(&part.value)).collect();
+        let nonce = nonces.derive(encoded.first().map_or("", String::as_str));
         let mut user = String::new();
         for (part, json) in self.parts.iter().zip(&encoded) {
-            user += &frame::block(part.name, &nonce, json);
+            user += &prompt_frame::block(part.name, &nonce, json);
         }
-        user += frame::closing_words(self.language);
-        Rendered { system: self.framed_system(), user }
+        user += prompt_frame::closing_words(self.language);
+        RenderedPrompt { system: self.framed_system(), user }
     }
 
-    /// For endpoints that enforce no schema: to be added to the system message, which stays fixed by it.
+    /// Addition to the system message for endpoints that do not enforce the schema.
     pub(super) fn schema_note(&self, schema: &Value) -> String {
-        frame::schema_note(self.language, schema)
+        prompt_frame::schema_note(self.language, schema)
     }
 
-    /// What a judge is told when its answer could not be read; `what` is the reason, free of anybody's text.
+    /// Message that asks the judge to repeat an unparsable answer. `what` is the reason and contains no user text.
     pub(super) fn reask(&self, what: &str) -> String {
-        frame::reask(self.language, what)
+        prompt_frame::reask(self.language, what)
     }
 
-    /// SHA-256 of the template, its version, the system message as sent and all parts; no nonce.
+    /// SHA-256 of the template, its version, the system message as sent and all parts, without the nonce.
     pub(super) fn digest(&self) -> [u8; 32] {
         let mut hasher = self.template_hasher();
         for part in &self.parts {
-            add(&mut hasher, part.name);
-            add(&mut hasher, &part.value.to_string());
+            hash_text(&mut hasher, part.name);
+            hash_text(&mut hasher, &part.value.to_string());
         }
         hasher.finalize().into()
     }
 
-    /// SHA-256 of what all samples have in common.
+    /// SHA-256 of the part that all samples have in common.
     pub(super) fn template_digest(&self) -> [u8; 32] {
         self.template_hasher().finalize().into()
     }
 
     fn template_hasher(&self) -> Sha256 {
         let mut hasher = Sha256::new();
-        add(&mut hasher, self.template);
+        hash_text(&mut hasher, self.template);
         hasher.update(self.version.to_le_bytes());
-        add(&mut hasher, &self.framed_system());
+        hash_text(&mut hasher, &self.framed_system());
         hasher
     }
 
     fn framed_system(&self) -> String {
-        format!("{}\n\n{}", self.system.trim_end(), frame::rules(self.language))
+        format!("{}\n\n{}", self.system.trim_end(), prompt_frame::rules(self.language))
     }
 }
 
-/// With its length in front, so that no two lists of texts look alike.
-fn add(hasher: &mut Sha256, text: &str) {
+/// Hashes `text` with its length as a prefix, so that different lists of texts have different hashes.
+fn hash_text(hasher: &mut Sha256, text: &str) {
     hasher.update((text.len() as u64).to_le_bytes());
     hasher.update(text);
 }
@@ -124,8 +125,8 @@ mod tests {
 
     use super::*;
 
-    fn nonces(key: u8) -> Nonces {
-        Nonces { key: [key; 32] }
+    fn nonces(key: u8) -> NonceGenerator {
+        NonceGenerator { key: [key; 32] }
     }
 
     fn prompt(parts: &[(&'static str, Value)]) -> Prompt {
@@ -134,7 +135,7 @@ mod tests {
         Prompt { template: "t", version: 1, language: PromptLanguage::English, system, parts }
     }
 
-    /// What a reader who knows the marks alone finds in a message.
+    /// Parses the blocks of a message by their marks.
     fn parse(user: &str) -> Vec<(String, Value)> {
         let mut lines = user.lines();
         let mut found = Vec::new();
@@ -147,7 +148,7 @@ mod tests {
         found
     }
 
-    /// Whatever a text holds, it comes back whole and closes nothing.
+    /// Asserts that `text` is parsed back unchanged and closes no block.
     fn check_contained(text: &str) {
         let prompt = prompt(&[("contexts", json!([text])), ("claims", json!({ text: text }))]);
         let user = prompt.render(&nonces(1)).user;
@@ -198,9 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_foretells_a_nonce() {
+    fn nonces_differ_between_processes() {
         let prompt = prompt(&[("contexts", json!(["a"]))]);
-        assert_ne!(prompt.render(&Nonces::random()).user, prompt.render(&Nonces::random()).user);
+        assert_ne!(
+            prompt.render(&NonceGenerator::random()).user,
+            prompt.render(&NonceGenerator::random()).user
+        );
     }
 
     #[test]
@@ -216,13 +220,13 @@ mod tests {
     }
 
     #[test]
-    fn chinese_is_sent_as_it_is() {
+    fn chinese_is_not_escaped() {
         let text = prompt(&[("contexts", json!(["天空，「蓝」色"]))]).render(&nonces(1)).user;
         assert!(text.contains("天空，「蓝」色") && !text.contains("\\u"), "{text}");
     }
 
     #[test]
-    fn a_digest_covers_what_is_asked_and_no_nonce() {
+    fn a_digest_covers_the_prompt_but_not_the_nonce() {
         let base = prompt(&[("contexts", json!(["a"]))]);
         assert_eq!(base.digest(), base.clone().digest());
         let others = [
@@ -242,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_are_in_the_language_of_the_prompt() {
+    fn the_frame_is_in_the_language_of_the_prompt() {
         let chinese = Prompt { language: PromptLanguage::Chinese, ..prompt(&[("contexts", json!(["a"]))]) };
         let rendered = chinese.render(&nonces(1));
         assert!(rendered.system.contains("数据块") && rendered.user.ends_with("只回答 JSON。"));

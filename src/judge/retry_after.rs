@@ -1,13 +1,13 @@
-//! How long an endpoint wishes to be left alone (the time is an argument).
+//! Parser of `Retry-After` headers (pure: the time is an argument).
 
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, header::RETRY_AFTER};
 
-/// A wish for more than this is a mistake.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// Longer delays are ignored as invalid.
+const MAX_WAIT: Duration = Duration::from_secs(24 * 3600);
 
-/// From `retry-after-ms`, or Retry-After in seconds, also fractional, or as a date. None where it makes no sense.
+/// Delay from `retry-after-ms`, or from `Retry-After` in seconds (also fractional) or as a date; `None` if invalid.
 pub(super) fn parse(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let millis = text("retry-after-ms").and_then(|text| seconds(text, 1e-3));
@@ -19,12 +19,12 @@ pub(super) fn parse(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 fn seconds(text: &str, unit_seconds: f64) -> Option<Duration> {
     let number: f64 = text.parse().ok()?;
     let wait = Duration::try_from_secs_f64(number * unit_seconds).ok()?;
-    Some(wait).filter(|wait| *wait <= LONGEST)
+    Some(wait).filter(|wait| *wait <= MAX_WAIT)
 }
 
 fn date(text: &str, now: SystemTime) -> Option<Duration> {
     let wait = httpdate::parse_http_date(text).ok()?.duration_since(now).ok()?;
-    Some(wait).filter(|wait| *wait <= LONGEST)
+    Some(wait).filter(|wait| *wait <= MAX_WAIT)
 }
 
 #[cfg(test)]
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_dates_and_milliseconds_are_read() {
+    fn seconds_dates_and_milliseconds_are_parsed() {
         check(&[("retry-after", "2")], Some(2000));
         check(&[("retry-after", " 0.25 ")], Some(250));
         check(&[("retry-after", "0")], Some(0));
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_ignored() {
+    fn invalid_values_are_ignored() {
         for value in ["", "-1", "NaN", "inf", "1e300", "soon", "99999999999", "Sun, 06 Nov 1994 08:49:07 GMT"]
         {
             check(&[("retry-after", value)], None);

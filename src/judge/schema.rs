@@ -1,4 +1,4 @@
-//! The form of an answer, as endpoints are told it.
+//! JSON Schema of an answer, as it is sent to endpoints.
 
 use std::{any::TypeId, collections::HashMap, sync::Arc};
 
@@ -9,19 +9,20 @@ use sha2::{Digest, Sha256};
 
 use super::{JudgeError, Verdict, offload};
 
-pub(super) struct Schema {
+/// JSON Schema of one verdict type.
+pub(super) struct AnswerSchema {
     pub name: &'static str,
     pub value: Value,
-    /// Tells apart answers to forms of the same name.
+    /// SHA-256 of the schema in hexadecimal, for the cache key.
     pub digest: String,
 }
 
-/// One for each type, made once.
+/// Schemas by type, each generated once.
 #[derive(Default)]
-pub(super) struct Schemas(Mutex<HashMap<TypeId, Arc<Schema>>>);
+pub(super) struct SchemaCache(Mutex<HashMap<TypeId, Arc<AnswerSchema>>>);
 
-impl Schemas {
-    pub async fn of<V: Verdict>(&self) -> Result<Arc<Schema>, JudgeError> {
+impl SchemaCache {
+    pub async fn get<V: Verdict>(&self) -> Result<Arc<AnswerSchema>, JudgeError> {
         let known = self.lock().get(&TypeId::of::<V>()).cloned();
         if let Some(schema) = known {
             return Ok(schema);
@@ -30,12 +31,12 @@ impl Schemas {
         Ok(self.lock().entry(TypeId::of::<V>()).or_insert(schema).clone())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TypeId, Arc<Schema>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TypeId, Arc<AnswerSchema>>> {
         self.0.lock()
     }
 }
 
-fn generate<V: Verdict>() -> Schema {
+fn generate<V: Verdict>() -> AnswerSchema {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
@@ -43,11 +44,11 @@ fn generate<V: Verdict>() -> Schema {
     let mut value = settings.into_generator().into_root_schema_for::<V>().to_value();
     restrict(&mut value);
     let digest = hex::encode(Sha256::digest(value.to_string()));
-    Schema { name: V::NAME, value, digest }
+    AnswerSchema { name: V::NAME, value, digest }
 }
 
-/// What endpoints that hold answers strictly to a schema ask of it: every property required, none besides, and
-/// no keywords that they do not know.
+/// Adapts a schema to strict endpoints: all properties are required, no others are allowed, and keywords that the
+/// endpoints do not know are removed.
 fn restrict(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(restrict),
@@ -70,7 +71,7 @@ fn restrict_object(schema: &mut Map<String, Value>) {
     }
     for (keyword, value) in schema {
         match value {
-            // Its keys are names, not keywords.
+            // The keys of `properties` are names, not keywords.
             Value::Object(properties) if keyword == "properties" => {
                 properties.values_mut().for_each(restrict);
             }
@@ -88,7 +89,7 @@ mod tests {
     use super::{Verdict, generate};
 
     #[derive(Clone, Deserialize, JsonSchema)]
-    #[expect(dead_code, reason = "its form alone is of interest")]
+    #[expect(dead_code, reason = "only the schema is used")]
     struct Judged {
         /// Why.
         reason: Option<String>,
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[derive(Clone, Deserialize, JsonSchema)]
-    #[expect(dead_code, reason = "its form alone is of interest")]
+    #[expect(dead_code, reason = "only the schema is used")]
     struct Claim {
         id: u32,
         title: String,
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_is_what_strict_endpoints_take() {
+    fn schemas_satisfy_strict_endpoints() {
         let claim = json!({
             "type": "object",
             "properties": { "id": { "type": "integer", "minimum": 0 }, "title": { "type": "string" } },
@@ -127,7 +128,7 @@ mod tests {
         });
         let schema = generate::<Judged>().value;
         assert_eq!(schema, expected, "{schema:#}");
-        // Answers are written in this order, and a reason is worth more before the verdict.
+        // Models answer in this order, and a reason is worth more before the verdict.
         let names: Vec<&String> = schema["properties"].as_object().expect("properties").keys().collect();
         assert_eq!(names, ["reason", "claims"]);
     }

@@ -1,46 +1,47 @@
-//! How one judge is reached, and how hard it may be worked.
+//! Settings of one judge profile.
 
 use std::time::Duration;
 
 use super::{cost::Prices, store};
 use crate::secret::Secret;
 
+/// Endpoint, limits and decoding parameters of one judge.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    /// The profile's name, by which callers choose it.
+pub struct JudgeSettings {
+    /// Name of the profile, as callers select it.
     pub name: String,
-    /// A base such as `http://host/v1`, or the whole `…/chat/completions`.
+    /// Base URL such as `http://host/v1`, or the full URL that ends with `/chat/completions`.
     pub url: String,
     pub model: String,
     pub key: Option<Secret>,
-    /// Requests under way at once, at most.
+    /// Maximum number of concurrent requests.
     pub max_concurrency: usize,
-    /// Where the limit that adapts starts.
+    /// Initial value of the adaptive concurrency limit.
     pub initial_concurrency: usize,
     pub requests_per_minute: Option<u32>,
     pub tokens_per_minute: Option<u32>,
-    /// Requests that wait for their turn; one more is refused.
+    /// Maximum number of queued requests. Further requests fail with [`JudgeError::QueueFull`](super::JudgeError).
     pub queue: usize,
     pub connect_timeout: Duration,
-    /// The longest time for one attempt; the deadline may leave less.
+    /// Timeout of one attempt; the deadline may be earlier.
     pub attempt_timeout: Duration,
-    /// In all, the first included.
+    /// Maximum number of attempts per request, including the first.
     pub attempts: u32,
-    /// The first pause between attempts at its longest; it doubles.
+    /// Maximum delay before the first retry. It doubles with each retry.
     pub backoff: Duration,
     pub max_answer_tokens: u32,
     pub max_body_bytes: usize,
     pub temperature: f32,
     pub seed: Option<u64>,
     pub prices: Option<Prices>,
-    /// Memory for answers that may be asked for again.
+    /// Maximum size of the answer cache in memory.
     pub cache_bytes: usize,
-    pub store: store::Mode,
+    pub store: store::StoreMode,
 }
 
-impl Settings {
-    pub fn new(name: impl Into<String>, url: impl Into<String>, model: impl Into<String>) -> Settings {
-        Settings {
+impl JudgeSettings {
+    pub fn new(name: impl Into<String>, url: impl Into<String>, model: impl Into<String>) -> JudgeSettings {
+        JudgeSettings {
             name: name.into(),
             url: url.into(),
             model: model.into(),
@@ -60,7 +61,7 @@ impl Settings {
             seed: None,
             prices: None,
             cache_bytes: 64 << 20,
-            store: store::Mode::Off,
+            store: store::StoreMode::Off,
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Answers that need not be asked for again: in memory, and in a file that outlives the process.
+//! Cache of answers in memory, and recordings of answers in a file.
 //!
-//! Only whole answers are kept; an error is never remembered.
+//! Only complete answers are stored; errors are not cached.
 
 mod file;
 mod key;
@@ -11,108 +11,113 @@ use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 
 use self::file::{AnswerFile, Recording};
-pub(super) use self::key::{Key, KeyParts};
+pub(super) use self::key::{AnswerKey, AnswerKeyParts};
 use super::{
     JudgeError,
-    wire::{Message, Usage},
+    wire::{ChatMessage, TokenUsage},
 };
 
-/// What happens with a file of answers.
+/// Use of a file of recorded answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// There is none.
+pub enum StoreMode {
+    /// No file.
     #[default]
     Off,
-    /// Every answer is added to the file; it is never read.
+    /// Appends every answer to the file and never reads it.
     Record(PathBuf),
-    /// Answers come from the file alone; what it lacks is [`JudgeError::NotRecorded`].
+    /// Answers only from the file; other questions fail with [`JudgeError::NotRecorded`].
     Replay(PathBuf),
-    /// What the file has is not asked again, what it lacks is asked and added: a run can be resumed.
+    /// Answers from the file if possible, otherwise asks and appends the answer, so that a run can be resumed.
     Journal(PathBuf),
 }
 
+/// Error of a file of recorded answers.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("cannot open the recorded answers in {}: {reason}", path.display())]
+    #[error("cannot open the recorded answers {}: {reason}", path.display())]
     Open { path: PathBuf, reason: String },
-    #[error("another process writes the recorded answers in {}", path.display())]
+    #[error("the recorded answers {} are locked by another process that writes them", path.display())]
     Locked { path: PathBuf },
-    #[error("{} holds no recorded answers of format {expected}", path.display())]
+    #[error("{} is not a file of recorded answers in format version {expected}", path.display())]
     Format { path: PathBuf, expected: u32 },
-    #[error("line {line} of the recorded answers in {} cannot be read", path.display())]
+    #[error("the recorded answers {} are invalid at line {line}", path.display())]
     Line { path: PathBuf, line: usize },
 }
 
-/// An answer from which a verdict could be read.
+/// Answer that holds a valid verdict.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Answer {
-    pub messages: Vec<Message>,
-    pub usage: Usage,
-    /// As the endpoint told them.
+pub(super) struct StoredAnswer {
+    pub messages: Vec<ChatMessage>,
+    pub usage: TokenUsage,
+    /// Model name as the endpoint reported it.
     pub model: Option<String>,
     pub fingerprint: Option<String>,
 }
 
-/// Where an answer came from.
+/// Origin of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hit {
+pub(super) enum AnswerSource {
     Asked,
     Memory,
     File,
-    /// Another caller asked the same at the same time.
+    /// Another caller's identical question, asked at the same time (single-flight).
     Shared,
 }
 
-pub(super) struct Store {
-    memory: Cache<[u8; 32], Arc<Answer>>,
+/// Cache in memory, and the file of recorded answers.
+pub(super) struct AnswerStore {
+    memory: Cache<[u8; 32], Arc<StoredAnswer>>,
     file: Option<AnswerFile>,
     recording: Recording,
 }
 
-impl Store {
-    /// Reads the file if there is one: not for the reactor's threads.
-    pub(super) fn open(mode: &Mode, cache_bytes: usize) -> Result<Store, StoreError> {
+impl AnswerStore {
+    /// Opens the store and reads the file, if any. Blocks on file I/O.
+    pub(super) fn open(mode: &StoreMode, cache_bytes: usize) -> Result<AnswerStore, StoreError> {
         let (path, recording) = match mode {
-            Mode::Off => (None, Recording::Off),
-            Mode::Record(path) => (Some(path), Recording::Write),
-            Mode::Replay(path) => (Some(path), Recording::Read),
-            Mode::Journal(path) => (Some(path), Recording::ReadAndWrite),
+            StoreMode::Off => (None, Recording::Off),
+            StoreMode::Record(path) => (Some(path), Recording::Write),
+            StoreMode::Replay(path) => (Some(path), Recording::Read),
+            StoreMode::Journal(path) => (Some(path), Recording::ReadAndWrite),
         };
         let file = path.map(|path| AnswerFile::open(path, recording)).transpose()?;
-        let weigh = |_: &[u8; 32], answer: &Arc<Answer>| u32::try_from(answer.bytes()).unwrap_or(u32::MAX);
+        let weigh =
+            |_: &[u8; 32], answer: &Arc<StoredAnswer>| u32::try_from(answer.bytes()).unwrap_or(u32::MAX);
         let memory = Cache::builder().max_capacity(cache_bytes as u64).weigher(weigh).build();
-        Ok(Store { memory, file, recording })
+        Ok(AnswerStore { memory, file, recording })
     }
 
-    /// The answer that is known for `key`, or what `ask` gives.
+    /// Returns the stored answer for `key`, or the result of `ask`.
     ///
-    /// Of callers that want the same at once, one asks and the others wait. If it gives up, because it is dropped,
-    /// out of time or out of budget, one of the others asks; any other error is the error of all who waited.
-    /// Without `use_cache` everyone asks for himself, and nothing is kept in memory; a recording still takes part.
+    /// Concurrent callers with the same key share one question (single-flight). If the caller that asks is cancelled, or
+    /// fails because of its own deadline or budget, another caller asks; any other error is returned to all of them.
+    /// Without `use_cache`, each caller asks, and nothing is kept in memory; a recording is still used.
     pub(super) async fn get_or_ask(
         &self,
-        key: Key,
+        key: AnswerKey,
         use_cache: bool,
-        ask: impl Future<Output = Result<Answer, JudgeError>> + Send,
-    ) -> Result<(Answer, Hit), JudgeError> {
+        ask: impl Future<Output = Result<StoredAnswer, JudgeError>> + Send,
+    ) -> Result<(StoredAnswer, AnswerSource), JudgeError> {
         if !use_cache {
-            let (answer, hit) = self.find_or_ask(&key, false, ask).await?;
-            return Ok((Arc::unwrap_or_clone(answer), hit));
+            let (answer, source) = self.find_or_ask(&key, false, ask).await?;
+            return Ok((Arc::unwrap_or_clone(answer), source));
         }
         if let Some(answer) = self.memory.get(&key.hash).await {
-            return Ok(((*answer).clone(), Hit::Memory));
+            return Ok(((*answer).clone(), AnswerSource::Memory));
         }
-        let mut flight = pin!(self.find_or_ask(&key, true, ask));
+        let mut computation = pin!(self.find_or_ask(&key, true, ask));
         loop {
-            let mut landed = None;
+            let mut source = None;
             let shared = self.memory.try_get_with(key.hash, async {
-                let found = flight.as_mut().await;
-                landed = Some(found.as_ref().map_or(Hit::Asked, |(_, hit)| *hit));
+                let found = computation.as_mut().await;
+                source = Some(found.as_ref().map_or(AnswerSource::Asked, |(_, source)| *source));
                 found.map(|(answer, _)| answer)
             });
-            match (shared.await, landed) {
-                (Ok(answer), hit) => return Ok(((*answer).clone(), hit.unwrap_or(Hit::Shared))),
-                (Err(error), None) if is_only_the_askers(&error) => {}
+            match (shared.await, source) {
+                (Ok(answer), source) => {
+                    return Ok(((*answer).clone(), source.unwrap_or(AnswerSource::Shared)));
+                }
+                (Err(error), None) if is_specific_to_caller(&error) => {}
                 (Err(error), _) => return Err((*error).clone()),
             }
         }
@@ -120,45 +125,45 @@ impl Store {
 
     async fn find_or_ask(
         &self,
-        key: &Key,
+        key: &AnswerKey,
         use_cache: bool,
-        ask: impl Future<Output = Result<Answer, JudgeError>> + Send,
-    ) -> Result<(Arc<Answer>, Hit), JudgeError> {
-        let Some(file) = &self.file else { return Ok((Arc::new(ask.await?), Hit::Asked)) };
+        ask: impl Future<Output = Result<StoredAnswer, JudgeError>> + Send,
+    ) -> Result<(Arc<StoredAnswer>, AnswerSource), JudgeError> {
+        let Some(file) = &self.file else { return Ok((Arc::new(ask.await?), AnswerSource::Asked)) };
         let may_read = match self.recording {
             Recording::Off | Recording::Write => false,
             Recording::Read => true,
             Recording::ReadAndWrite => use_cache,
         };
         if may_read && let Some(answer) = file.find(key).await {
-            return Ok((Arc::new(answer), Hit::File));
+            return Ok((Arc::new(answer), AnswerSource::File));
         }
         if self.recording == Recording::Read {
             return Err(JudgeError::NotRecorded);
         }
         let answer = ask.await?;
         file.append(key, &answer).await;
-        Ok((Arc::new(answer), Hit::Asked))
+        Ok((Arc::new(answer), AnswerSource::Asked))
     }
 }
 
-impl Answer {
-    /// About what it takes in memory.
+impl StoredAnswer {
+    /// Approximate size in memory.
     fn bytes(&self) -> usize {
-        let texts = |message: &Message| {
-            let Message { content, reasoning, tool_arguments, refusal, finish: _ } = message;
+        let texts = |message: &ChatMessage| {
+            let ChatMessage { content, reasoning, tool_arguments, refusal, finish: _ } = message;
             let texts = [content, reasoning, tool_arguments, refusal];
-            texts.into_iter().flatten().map(String::len).sum::<usize>() + size_of::<Message>()
+            texts.into_iter().flatten().map(String::len).sum::<usize>() + size_of::<ChatMessage>()
         };
-        self.messages.iter().map(texts).sum::<usize>() + size_of::<Answer>() + ENTRY_BYTES
+        self.messages.iter().map(texts).sum::<usize>() + size_of::<StoredAnswer>() + ENTRY_BYTES
     }
 }
 
-/// What the cache itself spends on an entry.
+/// Overhead of a cache entry.
 const ENTRY_BYTES: usize = 256;
 
-/// Whether an error says nothing about how another caller would fare.
-fn is_only_the_askers(error: &JudgeError) -> bool {
+/// Whether an error results from the caller's own limits, so that another caller may succeed.
+fn is_specific_to_caller(error: &JudgeError) -> bool {
     match error {
         JudgeError::BudgetExhausted { .. } | JudgeError::DeadlineExceeded | JudgeError::QueueFull { .. } => {
             true

@@ -1,4 +1,4 @@
-//! One HTTP request to the endpoint, and all that can go wrong with it.
+//! HTTP client of one endpoint.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,70 +13,71 @@ use reqwest::{
 use thiserror::Error;
 use tokio::{task::coop::consume_budget, time::timeout};
 
-use super::{Trace, error::StartError, retry_after, settings::Settings};
+use super::{TraceHeaders, error::StartError, retry_after, settings::JudgeSettings};
 use crate::{
     root_cause::root_cause,
     secret::Secret,
     trace::{TRACEPARENT, TRACESTATE},
 };
 
-/// More of an error's body is not read.
-const MAX_COMPLAINT_BYTES: usize = 64 << 10;
+/// Maximum bytes read from the body of an error response.
+const MAX_ERROR_BODY_BYTES: usize = 64 << 10;
 const MAX_REDIRECTS: usize = 3;
-/// Each costs time, however small it is: a body of single bytes would cost seconds.
-const MAX_PIECES: usize = 64 << 10;
-/// The longest host name that DNS has is shorter.
+/// Maximum number of chunks of a body. Each costs time: a body of one-byte chunks would take seconds.
+const MAX_CHUNKS: usize = 64 << 10;
+/// Maximum length of an origin in an error. DNS names are shorter.
 const MAX_ORIGIN_BYTES: usize = 300;
 const PATH: &str = "/chat/completions";
 
-pub(super) struct Transport {
+/// HTTP client, URL and key of one endpoint.
+pub(super) struct EndpointClient {
     client: Client,
     url: Url,
     key: Option<HeaderValue>,
     max_body_bytes: usize,
 }
 
-/// What came back, of any status.
-pub(super) struct Received {
+/// Response of any status.
+pub(super) struct EndpointResponse {
     pub status: StatusCode,
-    /// The endpoint's wish.
+    /// Delay from the `Retry-After` header.
     pub retry_after: Option<Duration>,
     pub body: Vec<u8>,
 }
 
-/// Why nothing came back. Says nothing of key or texts, and of a URL its origin alone.
+/// Error of an HTTP exchange. Contains neither key nor texts, and only the origin of URLs.
 #[derive(Debug, PartialEq, Eq, Error)]
-pub(super) enum Broken {
+pub(super) enum TransportError {
     #[error("no answer within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
     #[error("cannot connect: {0}")]
     Connect(String),
-    #[error("the connection broke: {0}")]
+    #[error("the connection failed: {0}")]
     Connection(String),
-    #[error("the answer is larger than {limit} bytes")]
+    #[error("the response is larger than the limit of {limit} bytes")]
     TooLarge { limit: usize },
-    #[error("the answer comes in more than {limit} pieces")]
-    TooManyPieces { limit: usize },
+    #[error("the response has more than {limit} chunks")]
+    TooManyChunks { limit: usize },
     #[error(transparent)]
-    Redirected(#[from] Redirected),
+    Redirect(#[from] RedirectError),
 }
 
-/// Why a redirect was not followed. Of the address it led to, only the origin is told: the rest may hold a key.
+/// Reason why a redirect was not followed. Contains only the origin of its target, because the rest may hold a key.
 #[derive(Debug, PartialEq, Eq, Error)]
-pub(super) enum Redirected {
-    #[error("it answered {status}, which leads to {origin}; set judge-url to it if it is trusted")]
-    Elsewhere { status: StatusCode, origin: String },
+pub(super) enum RedirectError {
+    #[error("status {status} redirects to another origin, {origin}; set judge-url to it if it is trusted")]
+    OtherOrigin { status: StatusCode, origin: String },
     #[error(
-        "it answered {status}, and only 307 and 308 keep the request; set judge-url to the new place at {origin}"
+        "status {status} does not preserve the request, only 307 and 308 do; set judge-url to the new location at {origin}"
     )]
-    Changed { status: StatusCode, origin: String },
-    #[error("it answered {status} after {MAX_REDIRECTS} redirects at {origin}")]
-    TooOften { status: StatusCode, origin: String },
+    RequestNotPreserved { status: StatusCode, origin: String },
+    #[error("status {status} after {MAX_REDIRECTS} redirects at {origin}, the maximum")]
+    TooMany { status: StatusCode, origin: String },
 }
 
-impl Transport {
-    pub fn new(settings: &Settings) -> Result<Transport, StartError> {
-        // Fails when a provider is installed already, which is just as good.
+impl EndpointClient {
+    pub fn new(settings: &JudgeSettings) -> Result<EndpointClient, StartError> {
+        // Fails if a provider is installed already, which is equally good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let name = || settings.name.clone();
         let client = Client::builder()
@@ -84,7 +85,7 @@ impl Transport {
             .connect_timeout(settings.connect_timeout)
             .redirect(Policy::custom(|attempt| match may_follow(&attempt) {
                 true => attempt.follow(),
-                // The answer is then the redirect itself.
+                // The response is then the redirect itself.
                 false => attempt.stop(),
             }))
             .build()
@@ -92,32 +93,41 @@ impl Transport {
         let url = completions_url(&settings.url).ok_or_else(|| StartError::BadUrl { name: name() })?;
         let key = settings.key.as_ref().map(bearer).transpose();
         let key = key.map_err(|_| StartError::BadKey { name: name() })?;
-        Ok(Transport { client, url, key, max_body_bytes: settings.max_body_bytes })
+        Ok(EndpointClient { client, url, key, max_body_bytes: settings.max_body_bytes })
     }
 
-    /// The URL without user, password and query.
+    /// URL without user, password and query.
     pub fn endpoint(&self) -> String {
         format!("{}{}", self.url.origin().ascii_serialization(), self.url.path())
     }
 
-    /// Host and port, as far as the URL has them.
+    /// Host and port of the URL.
     pub fn host(&self) -> (&str, u16) {
         (self.url.host_str().unwrap_or_default(), self.url.port_or_known_default().unwrap_or_default())
     }
 
-    /// Sends `body` and reads the whole answer, within `limit`.
-    pub async fn send(&self, body: Vec<u8>, trace: &Trace, limit: Duration) -> Result<Received, Broken> {
+    /// Sends `body` and reads the whole response within `limit`.
+    pub async fn send(
+        &self,
+        body: Vec<u8>,
+        trace: &TraceHeaders,
+        limit: Duration,
+    ) -> Result<EndpointResponse, TransportError> {
         let answered = timeout(limit, self.exchange(body, trace)).await;
-        answered.unwrap_or(Err(Broken::TimedOut(limit)))
+        answered.unwrap_or(Err(TransportError::TimedOut(limit)))
     }
 
-    async fn exchange(&self, body: Vec<u8>, trace: &Trace) -> Result<Received, Broken> {
+    async fn exchange(
+        &self,
+        body: Vec<u8>,
+        trace: &TraceHeaders,
+    ) -> Result<EndpointResponse, TransportError> {
         let mut request = self.client.post(self.url.clone()).headers(trace_headers(trace));
         if let Some(key) = &self.key {
             request = request.header(AUTHORIZATION, key.clone());
         }
         let request = request.header(CONTENT_TYPE, "application/json").body(body);
-        let response = request.send().await.map_err(|error| broken(&error))?;
+        let response = request.send().await.map_err(|error| transport_error(&error))?;
         let status = response.status();
         if let Some(redirected) = redirected(&response) {
             return Err(redirected.into());
@@ -125,38 +135,38 @@ impl Transport {
         let retry_after = retry_after::parse(response.headers(), SystemTime::now());
         let body = match status.is_success() {
             true => self.read(response).await?,
-            false => read_some(response).await,
+            false => read_error_body(response).await,
         };
-        Ok(Received { status, retry_after, body })
+        Ok(EndpointResponse { status, retry_after, body })
     }
 
-    async fn read(&self, mut response: Response) -> Result<Vec<u8>, Broken> {
+    async fn read(&self, mut response: Response) -> Result<Vec<u8>, TransportError> {
         let limit = self.max_body_bytes;
-        let (mut body, mut pieces) = (Vec::new(), 0);
-        while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
-            pieces += 1;
+        let (mut body, mut chunks) = (Vec::new(), 0);
+        while let Some(chunk) = response.chunk().await.map_err(|error| transport_error(&error))? {
+            chunks += 1;
             if body.len() + chunk.len() > limit {
-                return Err(Broken::TooLarge { limit });
+                return Err(TransportError::TooLarge { limit });
             }
-            if pieces > MAX_PIECES {
-                return Err(Broken::TooManyPieces { limit: MAX_PIECES });
+            if chunks > MAX_CHUNKS {
+                return Err(TransportError::TooManyChunks { limit: MAX_CHUNKS });
             }
             body.extend_from_slice(&chunk);
-            // Pieces that are there already would keep the thread to themselves.
+            // Yields: chunks that have arrived already would occupy the thread.
             consume_budget().await;
         }
         Ok(body)
     }
 }
 
-/// As much of an error's body as there is: its status is known, whatever becomes of the rest.
-async fn read_some(mut response: Response) -> Vec<u8> {
-    let (mut body, mut pieces) = (Vec::new(), 0);
+/// Reads the body of an error response up to the limit or the first failure; the status is known already.
+async fn read_error_body(mut response: Response) -> Vec<u8> {
+    let (mut body, mut chunks) = (Vec::new(), 0);
     while let Ok(Some(chunk)) = response.chunk().await {
-        let room = MAX_COMPLAINT_BYTES - body.len();
+        let room = MAX_ERROR_BODY_BYTES - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        pieces += 1;
-        if chunk.len() >= room || pieces > MAX_PIECES {
+        chunks += 1;
+        if chunk.len() >= room || chunks > MAX_CHUNKS {
             break;
         }
         consume_budget().await;
@@ -164,33 +174,32 @@ async fn read_some(mut response: Response) -> Vec<u8> {
     body
 }
 
-/// Texts and key stay with the origin that was set, and redirects that would turn the request into another are not
-/// followed.
+/// Whether to follow a redirect: only within the configured origin, and only if it preserves method and body.
 fn may_follow(attempt: &Attempt<'_>) -> bool {
     let is_at_origin =
         attempt.previous().first().is_some_and(|first| first.origin() == attempt.url().origin());
     is_at_origin && keeps_request(attempt.status()) && attempt.previous().len() <= MAX_REDIRECTS
 }
 
-/// Source: RFC 9110, 15.4.8 and 15.4.9.
+/// Whether a redirect preserves method and body. Source: RFC 9110, sections 15.4.8 and 15.4.9.
 fn keeps_request(status: StatusCode) -> bool {
     matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT)
 }
 
-/// None for an answer that leads nowhere else.
-fn redirected(response: &Response) -> Option<Redirected> {
+/// Error for a response that redirects; `None` for any other.
+fn redirected(response: &Response) -> Option<RedirectError> {
     let status = response.status();
     let location = response.headers().get(LOCATION).filter(|_| status.is_redirection())?;
     let to = response.url().join(location.to_str().ok()?).ok()?;
     let origin = origin(&to);
     Some(match to.origin() == response.url().origin() {
-        false => Redirected::Elsewhere { status, origin },
-        true if keeps_request(status) => Redirected::TooOften { status, origin },
-        true => Redirected::Changed { status, origin },
+        false => RedirectError::OtherOrigin { status, origin },
+        true if keeps_request(status) => RedirectError::TooMany { status, origin },
+        true => RedirectError::RequestNotPreserved { status, origin },
     })
 }
 
-/// Scheme, host and port; the scheme alone where there is no host.
+/// Scheme, host and port; only the scheme if there is no host.
 fn origin(url: &Url) -> String {
     let origin = url.origin();
     let mut text =
@@ -199,7 +208,7 @@ fn origin(url: &Url) -> String {
     text
 }
 
-/// `http://host/v1` means `http://host/v1/chat/completions`.
+/// Parses the configured URL and completes its path: `http://host/v1` becomes `http://host/v1/chat/completions`.
 fn completions_url(text: &str) -> Option<Url> {
     let mut url = Url::parse(text.trim()).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
     let path = url.path().trim_end_matches('/').to_owned();
@@ -214,24 +223,24 @@ fn bearer(key: &Secret) -> Result<HeaderValue, http::header::InvalidHeaderValue>
     Ok(value)
 }
 
-fn trace_headers(trace: &Trace) -> HeaderMap {
+fn trace_headers(trace: &TraceHeaders) -> HeaderMap {
     let ids = [
         ("x-request-id", &trace.request_id),
         (TRACEPARENT, &trace.traceparent),
         (TRACESTATE, &trace.tracestate),
     ];
-    // What no header can carry is left out.
+    // Values that a header cannot carry are omitted.
     let headers = ids.into_iter().filter_map(|(name, id)| {
         Some((HeaderName::from_static(name), HeaderValue::try_from(id.as_deref()?).ok()?))
     });
     headers.collect()
 }
 
-fn broken(error: &reqwest::Error) -> Broken {
+fn transport_error(error: &reqwest::Error) -> TransportError {
     let cause = cause(error);
     match error.is_connect() {
-        true => Broken::Connect(cause),
-        false => Broken::Connection(cause),
+        true => TransportError::Connect(cause),
+        false => TransportError::Connection(cause),
     }
 }
 
@@ -244,7 +253,7 @@ mod tests {
     use super::completions_url;
 
     #[test]
-    fn a_base_or_the_whole_url_will_do() {
+    fn a_base_url_is_completed() {
         let check = |text: &str, expected: Option<&str>| {
             assert_eq!(completions_url(text).map(String::from).as_deref(), expected, "{text}");
         };

@@ -10,7 +10,7 @@ use super::{
     ModelError, Packed,
     bert::{Bert, BertSource},
     kernel::{Kernel, Precision, Team, all},
-    kernel_timing::{KernelTime, kernel_times},
+    kernel_timing::{MeasurementFile, time_kernels},
     tokenizer::{Tokenizer, Truncation},
 };
 
@@ -23,7 +23,7 @@ pub struct KernelSelection {
     pub kernel: Option<String>,
     /// Limits the kernels of the automatic selection.
     pub quality: Quality,
-    /// The directory in which measured times are kept; None to measure at each start.
+    /// The directory in which measurements are kept; None to measure at each start.
     pub cache: Option<PathBuf>,
 }
 
@@ -70,8 +70,7 @@ impl Quality {
 /// A kernel that the automatic selection considered.
 #[derive(Clone, Debug)]
 pub struct KernelMeasurement {
-    pub kernel: &'static str,
-    pub precision: Precision,
+    pub kernel: &'static Kernel,
     /// The time of one layer over 140 tokens on one thread.
     pub time: Duration,
     /// The lowest cosine similarity to f32 over the built-in check; None where a faster kernel was good enough.
@@ -140,6 +139,12 @@ impl ExactVectors {
     }
 }
 
+impl KernelMeasurement {
+    pub(super) fn of(kernel: &'static Kernel, time: Duration) -> KernelMeasurement {
+        KernelMeasurement { kernel, time, cosine: None, recall: None, selected: false }
+    }
+}
+
 impl KernelSelection {
     /// Builds the encoder, and those that it is compared with.
     ///
@@ -159,7 +164,14 @@ impl KernelSelection {
         let batch = check(tokenizer);
         let check = ExactVectors { vectors: exact.encode(&batch, &Team::alone(), &|| {}), batch };
         let Some(kernel) = requested else {
-            return self.fastest(exact, &check, kernel_times(source, self.cache.as_deref())?, build);
+            let file = self.cache.as_deref().map(|directory| MeasurementFile::of(directory, source.sha256()));
+            let known = file.as_ref().and_then(MeasurementFile::read);
+            let measured = known.map_or_else(|| time_kernels(source), Ok)?;
+            let selected = self.fastest(exact, &check, measured, build)?;
+            if let Some(file) = file {
+                file.write(&selected.measurements);
+            }
+            return Ok(selected);
         };
         let encoder = build(kernel)?;
         let (cosine, _) =
@@ -167,31 +179,23 @@ impl KernelSelection {
         Ok(SelectedEncoder { encoder, cosine, measurements: Vec::new() })
     }
 
-    /// The first of the timed kernels that is within the bounds; `exact` where none is.
+    /// The first of the timed kernels that is within the bounds; `exact` where none is. One that is known not to be is
+    /// not tried again.
     fn fastest(
         &self,
         exact: Bert,
         check: &ExactVectors,
-        times: Vec<KernelTime>,
+        mut measurements: Vec<KernelMeasurement>,
         build: impl Fn(&'static Kernel) -> Result<Bert, ModelError>,
     ) -> Result<SelectedEncoder, ModelError> {
-        let mut measurements: Vec<KernelMeasurement> = times
-            .iter()
-            .map(|&KernelTime { kernel, time }| KernelMeasurement {
-                kernel: kernel.name,
-                precision: kernel.precision,
-                time,
-                cosine: None,
-                recall: None,
-                selected: false,
-            })
-            .collect();
         let mut exact = Some(exact);
-        for (KernelTime { kernel, .. }, measurement) in times.iter().zip(&mut measurements) {
-            if self.quality == Quality::Exact && kernel.precision != Precision::F32 {
+        for measurement in &mut measurements {
+            let KernelMeasurement { kernel, time, cosine, recall, .. } = *measurement;
+            let is_outside = cosine.zip(recall).is_some_and(|(c, r)| !self.is_within(kernel, c, r));
+            if is_outside || (self.quality == Quality::Exact && kernel.precision != Precision::F32) {
                 continue;
             }
-            let is_exact = exact.as_ref().is_some_and(|exact| std::ptr::eq(*kernel, exact.kernel()));
+            let is_exact = exact.as_ref().is_some_and(|exact| std::ptr::eq(kernel, exact.kernel()));
             let encoder = match exact.take_if(|_| is_exact) {
                 Some(exact) => exact,
                 None => build(kernel)?,
@@ -201,21 +205,11 @@ impl KernelSelection {
                 continue;
             };
             (measurement.cosine, measurement.recall) = (Some(cosine), Some(recall));
-            // Kernels of f32 differ in the order of their sums.
-            let is_within = kernel.precision == Precision::F32
-                || (cosine >= self.quality.min_cosine() && recall >= self.quality.min_recall());
-            tracing::info!(
-                kernel = kernel.name,
-                precision = kernel.precision.name(),
-                time = ?measurement.time,
-                cosine,
-                recall,
-                quality = self.quality.name(),
-                selected = is_within,
-                "kernel measured"
-            );
-            if is_within {
-                measurement.selected = true;
+            measurement.selected = self.is_within(kernel, cosine, recall);
+            let (precision, quality) = (kernel.precision.name(), self.quality.name());
+            let (kernel, selected) = (kernel.name, measurement.selected);
+            tracing::info!(kernel, precision, ?time, cosine, recall, quality, selected, "kernel measured");
+            if selected {
                 return Ok(SelectedEncoder { encoder, cosine, measurements });
             }
         }
@@ -224,6 +218,12 @@ impl KernelSelection {
             None => build(best(Precision::F32))?,
         };
         Ok(SelectedEncoder { encoder, cosine: 1.0, measurements })
+    }
+
+    /// Whether the vectors of a kernel are exact enough. Kernels of f32 differ in the order of their sums alone.
+    fn is_within(&self, kernel: &Kernel, cosine: f32, recall: f32) -> bool {
+        kernel.precision == Precision::F32
+            || (cosine >= self.quality.min_cosine() && recall >= self.quality.min_recall())
     }
 
     /// The kernel that the settings name; None where the selection is automatic.

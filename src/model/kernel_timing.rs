@@ -1,4 +1,4 @@
-//! How fast each kernel is on this CPU, measured on one layer of the model and remembered in a file.
+//! Times of the kernels on this CPU, measured on one layer of the model, and the file that keeps measurements.
 
 use std::{
     fs,
@@ -14,6 +14,7 @@ use super::{
     ModelError, Packed,
     bert::{Bert, BertSource},
     kernel::{Kernel, Team, all},
+    kernel_selection::KernelMeasurement,
 };
 
 /// Sequence lengths of the timed batches: a query, and two passages.
@@ -24,35 +25,11 @@ const FEWEST_ROUNDS: usize = 3;
 /// Time after which no further round begins.
 const TIME_LIMIT: Duration = Duration::from_millis(80);
 
-/// The time of one layer with one kernel.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct KernelTime {
-    pub kernel: &'static Kernel,
-    /// The sum over the batches, each the median of its rounds.
-    pub time: Duration,
-}
-
-/// Times every kernel that this CPU supports, fastest first. The times of an earlier start are read from `cache`, a
-/// directory, and are measured again if CPU, model or version differ. A kernel that panics is left out.
+/// Times every kernel that this CPU supports, fastest first. A kernel that panics is left out.
 ///
 /// # Errors
 /// [`ModelError`] if the layer cannot be read.
-pub(super) fn kernel_times(
-    source: &BertSource<'_>,
-    cache: Option<&Path>,
-) -> Result<Vec<KernelTime>, ModelError> {
-    let file = cache.map(|directory| TimingFile::of(directory, source.sha256()));
-    if let Some(times) = file.as_ref().and_then(TimingFile::read) {
-        return Ok(times);
-    }
-    let times = measure(source)?;
-    if let Some(file) = &file {
-        file.write(&times);
-    }
-    Ok(times)
-}
-
-fn measure(source: &BertSource<'_>) -> Result<Vec<KernelTime>, ModelError> {
+pub(super) fn time_kernels(source: &BertSource<'_>) -> Result<Vec<KernelMeasurement>, ModelError> {
     let mut layers = Vec::new();
     for kernel in candidates() {
         layers.push((source.build(kernel, 1)?, BATCHES.map(|_| Vec::new())));
@@ -88,11 +65,11 @@ fn measure(source: &BertSource<'_>) -> Result<Vec<KernelTime>, ModelError> {
         });
     }
     let total = |times: [Vec<Duration>; 2]| times.into_iter().map(median).sum();
-    let times =
-        layers.into_iter().map(|(layer, times)| KernelTime { kernel: layer.kernel(), time: total(times) });
-    let mut times: Vec<KernelTime> = times.collect();
-    times.sort_by_key(|time| time.time);
-    Ok(times)
+    let measured =
+        layers.into_iter().map(|(layer, times)| KernelMeasurement::of(layer.kernel(), total(times)));
+    let mut measured: Vec<KernelMeasurement> = measured.collect();
+    measured.sort_by_key(|measurement| measurement.time);
+    Ok(measured)
 }
 
 /// Kernels with vector instructions that this CPU supports; where there are none, all that it supports.
@@ -114,59 +91,68 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or(Duration::MAX)
 }
 
-/// The times of one model on one CPU.
-struct TimingFile {
+/// The file that keeps what was measured of one model on one CPU.
+pub(super) struct MeasurementFile {
     path: PathBuf,
     key: String,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Recorded {
+struct Record {
     key: String,
-    times: Vec<RecordedTime>,
+    kernels: Vec<KernelRecord>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct RecordedTime {
+struct KernelRecord {
     kernel: String,
     nanoseconds: u64,
+    cosine: Option<f32>,
+    recall: Option<f32>,
 }
 
-impl TimingFile {
-    fn of(directory: &Path, model_sha256: &str) -> TimingFile {
+impl MeasurementFile {
+    /// The file in a directory. Another CPU, model or version has another file.
+    pub fn of(directory: &Path, model_sha256: &str) -> MeasurementFile {
         let kernels: Vec<&str> = candidates().iter().map(|kernel| kernel.name).collect();
         let key = format!("{} {} {} {model_sha256}", env!("CARGO_PKG_VERSION"), cpu(), kernels.join(","));
         let name = hex::encode(&Sha256::digest(key.as_bytes())[..8]);
-        TimingFile { path: directory.join("assay").join(format!("kernels-{name}.json")), key }
+        MeasurementFile { path: directory.join("assay").join(format!("kernels-{name}.json")), key }
     }
 
-    fn read(&self) -> Option<Vec<KernelTime>> {
-        let recorded: Recorded = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
-        if recorded.key != self.key {
+    /// What an earlier start measured; None where there is nothing that can be used.
+    pub fn read(&self) -> Option<Vec<KernelMeasurement>> {
+        let record: Record = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
+        if record.key != self.key {
             return None;
         }
-        let time = |recorded: &RecordedTime| {
-            let kernel = candidates().into_iter().find(|kernel| kernel.name == recorded.kernel)?;
-            Some(KernelTime { kernel, time: Duration::from_nanos(recorded.nanoseconds) })
+        let measurement = |record: &KernelRecord| {
+            let kernel = candidates().into_iter().find(|kernel| kernel.name == record.kernel)?;
+            let KernelRecord { cosine, recall, .. } = *record;
+            let time = Duration::from_nanos(record.nanoseconds);
+            Some(KernelMeasurement { cosine, recall, ..KernelMeasurement::of(kernel, time) })
         };
-        recorded.times.iter().map(time).collect::<Option<Vec<_>>>().filter(|times| !times.is_empty())
+        let measured = record.kernels.iter().map(measurement).collect::<Option<Vec<_>>>();
+        measured.filter(|measured| !measured.is_empty())
     }
 
-    /// A directory that cannot be written costs the next start a measurement.
-    fn write(&self, times: &[KernelTime]) {
-        let time = |time: &KernelTime| RecordedTime {
-            kernel: time.kernel.name.into(),
-            nanoseconds: u64::try_from(time.time.as_nanos()).unwrap_or(u64::MAX),
+    /// Stores what was measured. If the directory cannot be written, the next start measures again.
+    pub fn write(&self, measured: &[KernelMeasurement]) {
+        let kernel = |measurement: &KernelMeasurement| KernelRecord {
+            kernel: measurement.kernel.name.into(),
+            nanoseconds: u64::try_from(measurement.time.as_nanos()).unwrap_or(u64::MAX),
+            cosine: measurement.cosine,
+            recall: measurement.recall,
         };
-        let recorded = Recorded { key: self.key.clone(), times: times.iter().map(time).collect() };
+        let record = Record { key: self.key.clone(), kernels: measured.iter().map(kernel).collect() };
         let write = || {
             fs::create_dir_all(self.path.parent().unwrap_or(&self.path))?;
             let whole = self.path.with_extension(format!("{}.tmp", std::process::id()));
-            fs::write(&whole, serde_json::to_vec_pretty(&recorded)?)?;
+            fs::write(&whole, serde_json::to_vec_pretty(&record)?)?;
             fs::rename(&whole, &self.path)
         };
         if let Err(error) = write() {
-            tracing::debug!(file = %self.path.display(), %error, "the times of the kernels could not be stored");
+            tracing::debug!(file = %self.path.display(), %error, "the measurements of kernels could not be stored");
         }
     }
 }
@@ -189,30 +175,31 @@ fn cpu() -> String {
 mod tests {
     use super::*;
 
-    fn times() -> Vec<KernelTime> {
-        candidates()
-            .into_iter()
-            .zip(1..)
-            .map(|(kernel, n)| KernelTime { kernel, time: Duration::from_micros(n) })
-            .collect()
+    fn measured() -> Vec<KernelMeasurement> {
+        let of = |(kernel, n)| KernelMeasurement {
+            cosine: Some(0.5),
+            ..KernelMeasurement::of(kernel, Duration::from_micros(n))
+        };
+        candidates().into_iter().zip(1..).map(of).collect()
     }
 
     #[test]
-    fn times_are_remembered_for_the_same_model_alone() {
+    fn measurements_are_kept_for_the_same_model_alone() {
         let directory = tempfile::tempdir().expect("a directory");
-        let file = TimingFile::of(directory.path(), "a");
+        let file = MeasurementFile::of(directory.path(), "a");
         assert!(file.read().is_none());
-        file.write(&times());
+        file.write(&measured());
         let read = file.read().expect("what was written");
-        assert!(read.iter().zip(times()).all(|(a, b)| a.kernel.name == b.kernel.name && a.time == b.time));
-        assert!(TimingFile::of(directory.path(), "b").read().is_none());
+        let parts = |m: &KernelMeasurement| (m.kernel.name, m.time, m.cosine, m.recall);
+        assert!(read.iter().map(parts).eq(measured().iter().map(parts)));
+        assert!(MeasurementFile::of(directory.path(), "b").read().is_none());
     }
 
     #[test]
     fn a_damaged_or_foreign_file_is_not_used() {
         let directory = tempfile::tempdir().expect("a directory");
-        let file = TimingFile::of(directory.path(), "a");
-        file.write(&times());
+        let file = MeasurementFile::of(directory.path(), "a");
+        file.write(&measured());
         let written = fs::read_to_string(&file.path).expect("the file");
         for damaged in [&written[..written.len() / 2], "", &written.replace(candidates()[0].name, "abacus")] {
             fs::write(&file.path, damaged).expect("written");
@@ -225,8 +212,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let taken = directory.path().join("taken");
         fs::write(&taken, "a file").expect("written");
-        let file = TimingFile::of(&taken, "a");
-        file.write(&times());
+        let file = MeasurementFile::of(&taken, "a");
+        file.write(&measured());
         assert!(file.read().is_none());
     }
 }

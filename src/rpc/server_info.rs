@@ -154,8 +154,8 @@ fn compute(compute: &Compute, model: Option<&ModelInfo>) -> proto::Compute {
 
 fn kernel(measured: &KernelMeasurement) -> proto::KernelMeasurement {
     proto::KernelMeasurement {
-        kernel: measured.kernel.into(),
-        precision: measured.precision.name().into(),
+        kernel: measured.kernel.name.into(),
+        precision: measured.kernel.precision.name().into(),
         time: duration(measured.time),
         cosine_to_f32: measured.cosine,
         recall: measured.recall,

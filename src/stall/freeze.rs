@@ -15,19 +15,19 @@ pub(super) fn observed(since_last_sample: Duration, sample: Duration) -> Duratio
 /// It publishes on parking, on unparking and, while busy, on every `event_interval`-th task (61 unless set on the
 /// runtime). Between two of those a healthy worker looks the same as a blocked one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Published {
+pub(super) struct WorkerCounters {
     pub(super) park_unpark_count: u64,
     pub(super) busy: Duration,
 }
 
-impl Published {
+impl WorkerCounters {
     pub(super) fn is_parked(self) -> bool {
         self.park_unpark_count % 2 == 1
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum FreezeEvent {
     /// Parked, or it published since the last sample.
     Running,
     /// Busy without publishing, first seen in this sample.
@@ -42,19 +42,24 @@ pub(super) enum Verdict {
 
 /// The freeze of one worker.
 #[derive(Debug)]
-pub(super) struct Freeze {
-    last: Published,
+pub(super) struct FreezeDetector {
+    last: WorkerCounters,
     silent: Duration,
     frozen: bool,
 }
 
-impl Freeze {
-    pub(super) fn new(first: Published) -> Self {
+impl FreezeDetector {
+    pub(super) fn new(first: WorkerCounters) -> Self {
         Self { last: first, silent: Duration::ZERO, frozen: false }
     }
 
     /// Judges the sample `now`, taken `observed` after the last one.
-    pub(super) fn step(&mut self, now: Published, observed: Duration, stall_after: Duration) -> Verdict {
+    pub(super) fn step(
+        &mut self,
+        now: WorkerCounters,
+        observed: Duration,
+        stall_after: Duration,
+    ) -> FreezeEvent {
         if now != self.last || now.is_parked() {
             return self.publish(now);
         }
@@ -62,26 +67,26 @@ impl Freeze {
         self.silent += observed;
         if !self.frozen && self.silent >= stall_after {
             self.frozen = true;
-            return Verdict::Froze(self.silent);
+            return FreezeEvent::Froze(self.silent);
         }
-        if was_running { Verdict::Suspect } else { Verdict::Same }
+        if was_running { FreezeEvent::Suspect } else { FreezeEvent::Same }
     }
 
-    fn publish(&mut self, now: Published) -> Verdict {
+    fn publish(&mut self, now: WorkerCounters) -> FreezeEvent {
         self.last = now;
         let silent = std::mem::take(&mut self.silent);
-        if std::mem::take(&mut self.frozen) { Verdict::Thawed(silent) } else { Verdict::Running }
+        if std::mem::take(&mut self.frozen) { FreezeEvent::Thawed(silent) } else { FreezeEvent::Running }
     }
 }
 
 /// For how long the whole runtime has given no sign of life.
 #[derive(Debug, Default)]
-pub(super) struct Silence {
+pub(super) struct SilenceDetector {
     ticks: u64,
     silent: Duration,
 }
 
-impl Silence {
+impl SilenceDetector {
     /// Takes the heartbeat's tick count and whether a task handed in from outside has run; returns the silence so far.
     pub(super) fn step(&mut self, ticks: u64, answered: bool, observed: Duration) -> Duration {
         if answered || ticks != self.ticks {
@@ -102,44 +107,44 @@ mod tests {
     const LIMIT: Duration = Duration::from_millis(100);
 
     /// Runs one worker through `(park_unpark_count, busy_us, since_last_sample_ms)` and lists what was not `Same`.
-    fn verdicts(samples: &[(u64, u64, u64)]) -> Vec<Verdict> {
-        let mut freeze = Freeze::new(Published::default());
+    fn verdicts(samples: &[(u64, u64, u64)]) -> Vec<FreezeEvent> {
+        let mut freeze = FreezeDetector::new(WorkerCounters::default());
         let step = |&(park_unpark_count, busy_us, since_last_ms): &(u64, u64, u64)| {
-            let now = Published { park_unpark_count, busy: Duration::from_micros(busy_us) };
+            let now = WorkerCounters { park_unpark_count, busy: Duration::from_micros(busy_us) };
             freeze.step(now, observed(Duration::from_millis(since_last_ms), SAMPLE), LIMIT)
         };
-        samples.iter().map(step).filter(|verdict| *verdict != Verdict::Same).collect()
+        samples.iter().map(step).filter(|verdict| *verdict != FreezeEvent::Same).collect()
     }
 
-    fn check(samples: &[(u64, u64, u64)], expected: &[Verdict]) {
+    fn check(samples: &[(u64, u64, u64)], expected: &[FreezeEvent]) {
         assert_eq!(verdicts(samples), expected, "for {samples:?}");
     }
 
     #[test]
     fn a_parked_worker_is_never_frozen() {
-        check(&[(1, 0, 25); 10], &[Verdict::Running; 10]);
+        check(&[(1, 0, 25); 10], &[FreezeEvent::Running; 10]);
     }
 
     #[test]
     fn a_busy_worker_that_publishes_is_never_frozen() {
         let samples: Vec<_> = (1..=10).map(|n| (2, n, 25)).collect();
-        check(&samples, &[Verdict::Running; 10]);
+        check(&samples, &[FreezeEvent::Running; 10]);
     }
 
     #[test]
     fn a_freeze_is_given_once_and_so_is_its_end() {
         let mut samples = vec![(2, 7, 25); 8];
         samples.push((3, 8, 25));
-        let frozen = Verdict::Froze(LIMIT);
-        let thawed = Verdict::Thawed(SAMPLE * 7);
-        check(&samples, &[Verdict::Running, Verdict::Suspect, frozen, thawed]);
+        let frozen = FreezeEvent::Froze(LIMIT);
+        let thawed = FreezeEvent::Thawed(SAMPLE * 7);
+        check(&samples, &[FreezeEvent::Running, FreezeEvent::Suspect, frozen, thawed]);
     }
 
     #[test]
     fn a_short_wait_is_not_a_freeze() {
         check(
             &[(2, 7, 25), (2, 7, 25), (2, 7, 25), (2, 9, 25)],
-            &[Verdict::Running, Verdict::Suspect, Verdict::Running],
+            &[FreezeEvent::Running, FreezeEvent::Suspect, FreezeEvent::Running],
         );
     }
 
@@ -147,13 +152,13 @@ mod tests {
     fn time_the_sampler_slept_through_is_not_held_against_the_worker() {
         check(
             &[(2, 7, 25), (2, 7, 10_000), (3, 9, 25)],
-            &[Verdict::Running, Verdict::Suspect, Verdict::Running],
+            &[FreezeEvent::Running, FreezeEvent::Suspect, FreezeEvent::Running],
         );
     }
 
     #[test]
     fn silence_grows_until_a_tick_or_an_answer() {
-        let mut silence = Silence::default();
+        let mut silence = SilenceDetector::default();
         let cases =
             [(1, false, 0), (1, false, 25), (1, false, 50), (2, false, 0), (2, false, 25), (2, true, 0)];
         for (ticks, answered, expected_ms) in cases {

@@ -137,12 +137,12 @@ impl RecentMax {
 const MAX_OVERDUE_TICKS: u32 = 1000;
 
 /// When the heartbeat is due, on a fixed grid.
-pub(super) struct Schedule {
+pub(super) struct HeartbeatSchedule {
     due: Instant,
     tick: Duration,
 }
 
-impl Schedule {
+impl HeartbeatSchedule {
     pub(super) fn starting_at(start: Instant, tick: Duration) -> Self {
         Self { due: start + tick, tick }
     }
@@ -188,7 +188,7 @@ mod tests {
     /// A schedule of 10 ms, and the lateness in milliseconds it hands out at each of `times_ms`.
     fn lateness(times_ms: &[u64]) -> Vec<Vec<u64>> {
         let start = Instant::now();
-        let mut schedule = Schedule::starting_at(start, Duration::from_millis(10));
+        let mut schedule = HeartbeatSchedule::starting_at(start, Duration::from_millis(10));
         let mut at = |now_ms: u64| {
             let mut lags_ms = Vec::new();
             schedule
@@ -208,7 +208,7 @@ mod tests {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let check = |woken_ms: Option<u64>, now_ms, expected: &[u64]| {
-            let mut schedule = Schedule::starting_at(start, Duration::from_millis(10));
+            let mut schedule = HeartbeatSchedule::starting_at(start, Duration::from_millis(10));
             schedule.rest(Duration::from_millis(125));
             assert_eq!(schedule.due(), at(125));
             if let Some(woken_ms) = woken_ms {

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::Settings;
+use super::WatchdogSettings;
 
 /// What is shared by the heartbeat, the sampler and those who wake them.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct SamplingPace {
     began: Instant,
     is_idle: AtomicBool,
     /// A call came since the last sample.
@@ -25,7 +25,7 @@ pub(super) struct Pace {
     sampler: OnceLock<Thread>,
 }
 
-impl Pace {
+impl SamplingPace {
     pub(super) fn new() -> Self {
         Self {
             began: Instant::now(),
@@ -95,18 +95,18 @@ impl Pace {
 const LONGEST_IDLE: Duration = Duration::from_millis(200);
 
 /// Between two samples while nothing happens: two in the time that a stall takes.
-pub(super) fn idle_sample(settings: &Settings) -> Duration {
+pub(super) fn idle_sample(settings: &WatchdogSettings) -> Duration {
     (settings.stall_after / 2).min(LONGEST_IDLE).max(settings.sample)
 }
 
 /// Between two heartbeats while nothing happens: each wakes two workers, and silence as long as a stall is suspicious.
-pub(super) fn idle_tick(settings: &Settings) -> Duration {
+pub(super) fn idle_tick(settings: &WatchdogSettings) -> Duration {
     (settings.stall_after * 4 / 5).min(LONGEST_IDLE).max(settings.tick)
 }
 
 /// Decides from samples at which rate to go on. Pure: time comes in as an argument.
 #[derive(Debug, Default)]
-pub(super) struct Quiet {
+pub(super) struct IdleDetector {
     lasted: Duration,
     /// While idle: the last sample was busy, and may have met nothing but the heartbeat.
     looks_again: bool,
@@ -114,26 +114,26 @@ pub(super) struct Quiet {
 
 /// How often to sample, and to beat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rate {
+pub(super) enum SamplingRate {
     Full,
     /// A second look soon; the heartbeat rests on.
     LookAgain,
     Idle,
 }
 
-impl Quiet {
+impl IdleDetector {
     /// This long without a call or work, at the full rate, is idle.
     const QUIET_AFTER: Duration = Duration::from_secs(1);
 
-    pub(super) fn step(&mut self, is_idle: bool, is_quiet: bool, observed: Duration) -> Rate {
+    pub(super) fn step(&mut self, is_idle: bool, is_quiet: bool, observed: Duration) -> SamplingRate {
         if !is_quiet {
             self.lasted = Duration::ZERO;
             let looked_twice = std::mem::replace(&mut self.looks_again, true);
-            return if is_idle && !looked_twice { Rate::LookAgain } else { Rate::Full };
+            return if is_idle && !looked_twice { SamplingRate::LookAgain } else { SamplingRate::Full };
         }
         self.looks_again = false;
         self.lasted += observed;
-        if is_idle || self.lasted >= Self::QUIET_AFTER { Rate::Idle } else { Rate::Full }
+        if is_idle || self.lasted >= Self::QUIET_AFTER { SamplingRate::Idle } else { SamplingRate::Full }
     }
 }
 
@@ -153,7 +153,7 @@ mod tests {
     fn an_idle_watchdog_looks_twice_within_a_stall_and_never_more_often_than_at_the_full_rate() {
         for (stall_after, sample, tick) in [(250, 125, 200), (40, 25, 32), (10, 25, 10), (60_000, 200, 200)] {
             let stall_after = Duration::from_millis(stall_after);
-            let settings = Settings { stall_after, ..Settings::default() };
+            let settings = WatchdogSettings { stall_after, ..WatchdogSettings::default() };
             let idle = [idle_sample(&settings), idle_tick(&settings)];
             assert_eq!(idle.map(|interval| interval.as_millis()), [sample, tick], "{stall_after:?}");
         }
@@ -161,20 +161,24 @@ mod tests {
 
     #[test]
     fn a_second_of_quiet_is_idle_and_work_seen_twice_ends_it() {
-        let mut quiet = Quiet::default();
-        let rates: Vec<Rate> = (0..40).map(|_| quiet.step(false, true, SAMPLE)).collect();
-        assert!(rates[..39].iter().all(|&rate| rate == Rate::Full) && rates[39] == Rate::Idle);
-        let expected = [(true, Rate::Idle), (false, Rate::LookAgain), (true, Rate::Idle)];
-        let expected = expected.into_iter().chain([(false, Rate::LookAgain), (false, Rate::Full)]);
+        let mut quiet = IdleDetector::default();
+        let rates: Vec<SamplingRate> = (0..40).map(|_| quiet.step(false, true, SAMPLE)).collect();
+        assert!(
+            rates[..39].iter().all(|&rate| rate == SamplingRate::Full) && rates[39] == SamplingRate::Idle
+        );
+        let expected =
+            [(true, SamplingRate::Idle), (false, SamplingRate::LookAgain), (true, SamplingRate::Idle)];
+        let expected =
+            expected.into_iter().chain([(false, SamplingRate::LookAgain), (false, SamplingRate::Full)]);
         for (is_quiet, rate) in expected {
             assert_eq!(quiet.step(true, is_quiet, SAMPLE), rate);
         }
-        assert_eq!(quiet.step(false, true, SAMPLE), Rate::Full);
+        assert_eq!(quiet.step(false, true, SAMPLE), SamplingRate::Full);
     }
 
     #[test]
     fn a_call_ends_the_rest_once_and_prevents_one_that_begins() {
-        let pace = Pace::new();
+        let pace = SamplingPace::new();
         pace.rest();
         assert!(pace.is_idle() && pace.take_wake().is_none());
         pace.call();

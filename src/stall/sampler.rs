@@ -9,31 +9,31 @@ use tokio::runtime::{Handle, RuntimeMetrics};
 use tokio::task::{AbortHandle, JoinHandle};
 use tracing::{error, info, warn};
 
-use super::freeze::{self, Freeze, Published, Silence, Verdict};
-use super::pace::{self, Quiet, Rate};
+use super::freeze::{self, FreezeDetector, FreezeEvent, SilenceDetector, WorkerCounters};
+use super::pace::{self, IdleDetector, SamplingRate};
 use super::throttle::{ThrottleMeter, Throttling};
-use super::{Settings, Shared};
+use super::{WatchdogSettings, WatchdogShared};
 use crate::log_limit::{self, Bucket, Site};
 
 /// At most one warning in this time, whatever the number of freezes.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The runtime under watch, and what its watchers share.
-pub(super) struct Watched {
+pub(super) struct WatchedRuntime {
     pub(super) reactor: Handle,
     pub(super) heartbeat: AbortHandle,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<WatchdogShared>,
 }
 
 pub(super) struct Sampler {
-    settings: Settings,
+    settings: WatchdogSettings,
     reactor: Handle,
     metrics: RuntimeMetrics,
     heartbeat: AbortHandle,
-    shared: Arc<Shared>,
-    workers: Vec<Worker>,
-    silence: Silence,
-    quiet: Quiet,
+    shared: Arc<WatchdogShared>,
+    workers: Vec<WatchedWorker>,
+    silence: SilenceDetector,
+    quiet: IdleDetector,
     /// Total of all workers at the last sample.
     busy: Duration,
     /// Invariant: at most one is under way, so a dead runtime gathers none.
@@ -42,8 +42,8 @@ pub(super) struct Sampler {
     warnings: Bucket,
 }
 
-struct Worker {
-    freeze: Freeze,
+struct WatchedWorker {
+    freeze: FreezeDetector,
     /// Read when the worker was first suspected, so that the difference covers the freeze.
     throttling_before: Option<Throttling>,
     warned: bool,
@@ -51,10 +51,13 @@ struct Worker {
 
 impl Sampler {
     /// Reads files: to be called on the sampler's own thread.
-    pub(super) fn new(settings: Settings, Watched { reactor, heartbeat, shared }: Watched) -> Self {
+    pub(super) fn new(
+        settings: WatchdogSettings,
+        WatchedRuntime { reactor, heartbeat, shared }: WatchedRuntime,
+    ) -> Self {
         let metrics = reactor.metrics();
-        let worker = |index| Worker {
-            freeze: Freeze::new(published(&metrics, index)),
+        let worker = |index| WatchedWorker {
+            freeze: FreezeDetector::new(worker_counters(&metrics, index)),
             throttling_before: None,
             warned: false,
         };
@@ -65,8 +68,8 @@ impl Sampler {
             metrics,
             heartbeat,
             shared,
-            silence: Silence::default(),
-            quiet: Quiet::default(),
+            silence: SilenceDetector::default(),
+            quiet: IdleDetector::default(),
             busy: Duration::ZERO,
             probe: None,
             throttle_meter: ThrottleMeter::locate(),
@@ -89,15 +92,15 @@ impl Sampler {
             let since = now - last_sample;
             last_sample = now;
             self.sample(now, freeze::observed(since, interval));
-            interval = if self.rate(since) == Rate::Idle { idle } else { self.settings.sample };
+            interval = if self.rate(since) == SamplingRate::Idle { idle } else { self.settings.sample };
         }
         self.shared.frozen_workers.set(0);
     }
 
     /// Tells the heartbeat, too.
-    fn rate(&mut self, since: Duration) -> Rate {
+    fn rate(&mut self, since: Duration) -> SamplingRate {
         let workers = 0..self.metrics.num_workers();
-        let published = workers.map(|index| published(&self.metrics, index));
+        let published = workers.map(|index| worker_counters(&self.metrics, index));
         let (busy, are_parked) = published.fold((Duration::ZERO, true), |(busy, are_parked), worker| {
             (busy + worker.busy, are_parked && worker.is_parked())
         });
@@ -106,9 +109,9 @@ impl Sampler {
         let is_quiet = !was_called && are_parked && pace::is_quiet(busy.saturating_sub(busy_before), since);
         let rate = self.quiet.step(self.shared.pace.is_idle(), is_quiet, since);
         match rate {
-            Rate::Full => self.shared.pace.wake(),
-            Rate::LookAgain => {}
-            Rate::Idle => self.shared.pace.rest(),
+            SamplingRate::Full => self.shared.pace.wake(),
+            SamplingRate::LookAgain => {}
+            SamplingRate::Idle => self.shared.pace.rest(),
         }
         rate
     }
@@ -125,17 +128,17 @@ impl Sampler {
     }
 
     fn check_worker(&mut self, index: usize, now: Instant, observed: Duration) {
-        let published = published(&self.metrics, index);
+        let published = worker_counters(&self.metrics, index);
         let worker = &mut self.workers[index];
         match worker.freeze.step(published, observed, self.settings.stall_after) {
-            Verdict::Running | Verdict::Same => {}
-            Verdict::Suspect => worker.throttling_before = self.throttle_meter.read(),
-            Verdict::Froze(silent) => {
+            FreezeEvent::Running | FreezeEvent::Same => {}
+            FreezeEvent::Suspect => worker.throttling_before = self.throttle_meter.read(),
+            FreezeEvent::Froze(silent) => {
                 self.shared.stalls.inc();
                 self.shared.frozen_workers.inc();
                 self.report_freeze(index, now, silent);
             }
-            Verdict::Thawed(silent) => {
+            FreezeEvent::Thawed(silent) => {
                 self.shared.frozen_workers.dec();
                 if std::mem::take(&mut worker.warned) {
                     info!(worker = index, frozen_ms = millis(silent), "reactor worker runs again");
@@ -190,8 +193,8 @@ impl Sampler {
     }
 }
 
-fn published(metrics: &RuntimeMetrics, worker: usize) -> Published {
-    Published {
+fn worker_counters(metrics: &RuntimeMetrics, worker: usize) -> WorkerCounters {
+    WorkerCounters {
         park_unpark_count: metrics.worker_park_unpark_count(worker),
         busy: metrics.worker_total_busy_duration(worker),
     }

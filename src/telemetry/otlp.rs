@@ -3,11 +3,11 @@
 //! A thread of its own sends, so a collector that is slow or away costs callers nothing: spans and events wait in a
 //! queue of a fixed length, and those that find it full, or that no try could deliver, are dropped and counted.
 
+mod client;
 mod convert;
-mod counts;
-mod deliver;
-mod families;
-mod send;
+mod counters;
+mod export_loop;
+mod scraped;
 mod settings;
 
 use std::{
@@ -28,32 +28,32 @@ use tokio::{
     time::Instant,
 };
 
-use crate::trace::{Event, Outlet, Tracer};
-use counts::{Counts, Loss, Signal};
-pub use deliver::check_endpoint;
-use send::Work;
-pub use settings::{Header, Sampling, Settings, Signals};
+use crate::trace::{TelemetrySink, TraceEvent, Tracer};
+pub use client::check_endpoint;
+use counters::{DropReason, ExportCounters, OtlpSignal};
+use export_loop::ExportInput;
+pub use settings::{OtlpHeader, OtlpSettings, OtlpSignals, TraceSampling};
 
 /// Everything but the thread, which needs the registry that this adds to.
-pub(crate) struct Prepared {
-    settings: Settings,
-    queue: mpsc::Receiver<Item>,
-    counts: Counts,
+pub(crate) struct PreparedExporter {
+    settings: OtlpSettings,
+    queue: mpsc::Receiver<ExportItem>,
+    counts: ExportCounters,
     tracer: Tracer,
 }
 
 /// One span or event that waits to be sent.
-enum Item {
+enum ExportItem {
     Span(Box<SpanData>),
-    Event(Box<Event>),
+    Event(Box<TraceEvent>),
 }
 
-impl Prepared {
-    pub fn new(settings: Settings, registry: &mut Registry) -> Prepared {
-        let counts = Counts::register(registry);
+impl PreparedExporter {
+    pub fn new(settings: OtlpSettings, registry: &mut Registry) -> PreparedExporter {
+        let counts = ExportCounters::register(registry);
         let (sender, queue) = mpsc::channel(settings.queue);
-        let intake = Intake { sender, counts: counts.clone() };
-        let Signals { traces, events: wants_events, .. } = settings.signals;
+        let intake = ExportQueue { sender, counts: counts.clone() };
+        let OtlpSignals { traces, events: wants_events, .. } = settings.signals;
         let spans = traces.then(|| {
             let provider = SdkTracerProvider::builder()
                 .with_sampler(settings.sampling.sampler())
@@ -62,13 +62,16 @@ impl Prepared {
             provider.tracer("assay")
         });
         let events = wants_events.then(|| {
-            let tell: Box<dyn Fn(Event) + Send + Sync> =
-                Box::new(move |event| intake.put(Item::Event(Box::new(event)), Signal::Events));
+            let tell: Box<dyn Fn(TraceEvent) + Send + Sync> =
+                Box::new(move |event| intake.put(ExportItem::Event(Box::new(event)), OtlpSignal::Events));
             tell
         });
-        let tracer =
-            if traces || wants_events { Tracer::new(Outlet { spans, events }) } else { Tracer::default() };
-        Prepared { settings, queue, counts, tracer }
+        let tracer = if traces || wants_events {
+            Tracer::new(TelemetrySink { spans, events })
+        } else {
+            Tracer::default()
+        };
+        PreparedExporter { settings, queue, counts, tracer }
     }
 
     pub fn tracer(&self) -> Tracer {
@@ -79,51 +82,51 @@ impl Prepared {
     ///
     /// # Errors
     /// If the operating system gives no thread.
-    pub fn start(self, registry: Arc<Registry>, started: SystemTime) -> io::Result<Exporter> {
+    pub fn start(self, registry: Arc<Registry>, started: SystemTime) -> io::Result<OtlpExporter> {
         let (stop, stopping) = watch::channel(None);
         let (ended, end) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("assay-otlp".into());
         let thread = thread.spawn(move || {
-            let Prepared { settings, queue, counts, .. } = self;
-            send::run(&runtime, &settings, Work { queue, counts, registry, started, stopping });
+            let PreparedExporter { settings, queue, counts, .. } = self;
+            export_loop::run(&runtime, &settings, ExportInput { queue, counts, registry, started, stopping });
             // A name that is being looked up is not waited for.
             runtime.shutdown_timeout(Duration::from_millis(100));
             drop(ended);
         })?;
-        Ok(Exporter { stop, end, thread: Some(thread) })
+        Ok(OtlpExporter { stop, end, thread: Some(thread) })
     }
 }
 
-impl Item {
-    fn signal(&self) -> Signal {
+impl ExportItem {
+    fn signal(&self) -> OtlpSignal {
         match self {
-            Item::Span(_) => Signal::Traces,
-            Item::Event(_) => Signal::Events,
+            ExportItem::Span(_) => OtlpSignal::Traces,
+            ExportItem::Event(_) => OtlpSignal::Events,
         }
     }
 }
 
 /// Takes spans and events without waiting.
 #[derive(Clone)]
-struct Intake {
-    sender: mpsc::Sender<Item>,
-    counts: Counts,
+struct ExportQueue {
+    sender: mpsc::Sender<ExportItem>,
+    counts: ExportCounters,
 }
 
-impl Intake {
-    fn put(&self, item: Item, signal: Signal) {
+impl ExportQueue {
+    fn put(&self, item: ExportItem, signal: OtlpSignal) {
         if self.sender.try_send(item).is_err() {
-            self.counts.lost(signal, Loss::QueueFull, 1);
+            self.counts.dropped(signal, DropReason::QueueFull, 1);
         }
     }
 }
 
-impl SpanProcessor for Intake {
+impl SpanProcessor for ExportQueue {
     fn on_start(&self, _: &mut Span, _: &opentelemetry::Context) {}
 
     fn on_end(&self, span: SpanData) {
-        self.put(Item::Span(Box::new(span)), Signal::Traces);
+        self.put(ExportItem::Span(Box::new(span)), OtlpSignal::Traces);
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -135,21 +138,21 @@ impl SpanProcessor for Intake {
     }
 }
 
-impl fmt::Debug for Intake {
+impl fmt::Debug for ExportQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Intake").finish_non_exhaustive()
+        f.debug_struct("ExportQueue").finish_non_exhaustive()
     }
 }
 
 /// The thread that sends. Dropping it drops what still waits.
-pub(crate) struct Exporter {
+pub(crate) struct OtlpExporter {
     /// By when the last word has to be out.
     stop: watch::Sender<Option<Instant>>,
     end: oneshot::Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Exporter {
+impl OtlpExporter {
     /// Sends what waits, and the metrics once more, for `limit` at most.
     pub async fn finish(&mut self, limit: Duration) {
         let by = Instant::now() + limit;
@@ -159,7 +162,7 @@ impl Exporter {
     }
 }
 
-impl Drop for Exporter {
+impl Drop for OtlpExporter {
     fn drop(&mut self) {
         self.stop.send_replace(Some(Instant::now()));
         if let Some(thread) = self.thread.take() {

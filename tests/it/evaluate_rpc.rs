@@ -426,7 +426,7 @@ fn a_judge_that_is_away_costs_its_metrics_alone() {
 fn a_judge_is_chosen_by_name_alone() {
     let (first, second) = (StandIn::start(), StandIn::start());
     let app = TestApp::serving_with(SMALL, |settings| {
-        let strict = assay::judge::Settings { name: "strict".into(), ..second.settings() };
+        let strict = assay::judge::JudgeSettings { name: "strict".into(), ..second.settings() };
         settings.judges = vec![first.settings(), strict];
     });
     run(async {

@@ -12,7 +12,8 @@ use std::time::Duration;
 use assay::{
     deadline::Deadline,
     judge::{
-        Budget, Call, Cost, Judge, JudgeError, Part, Prompt, PromptLanguage, Reply, Settings, Trace, Verdict,
+        Budget, Call, Cost, Judge, JudgeError, JudgeSettings, Part, Prompt, PromptLanguage, Reply,
+        TraceHeaders, Verdict,
         lenient::{Id, Yes},
     },
 };
@@ -62,7 +63,7 @@ impl Bench {
         Bench::with(|_| ())
     }
 
-    fn with(change: impl FnOnce(&mut Settings)) -> Bench {
+    fn with(change: impl FnOnce(&mut JudgeSettings)) -> Bench {
         let stand_in = StandIn::start();
         let mut settings = stand_in.settings();
         change(&mut settings);
@@ -84,7 +85,7 @@ impl Bench {
     }
 }
 
-fn start(settings: Settings) -> Judge {
+fn start(settings: JudgeSettings) -> Judge {
     Judge::start(settings, &mut Registry::default()).expect("sound settings")
 }
 
@@ -94,7 +95,7 @@ fn call() -> Call {
         budget: Budget::unlimited(),
         caller: 1,
         use_cache: true,
-        trace: Trace::default(),
+        trace: TraceHeaders::default(),
     }
 }
 

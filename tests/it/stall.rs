@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use assay::stall::{Reader, Settings, Watchdog};
+use assay::stall::{Watchdog, WatchdogReader, WatchdogSettings};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
@@ -50,15 +50,15 @@ impl Reactor {
         Self::drive(Builder::new_current_thread())
     }
 
-    fn watch(&self, settings: Settings) -> Watchdog {
+    fn watch(&self, settings: WatchdogSettings) -> Watchdog {
         self.watch_into(settings, &mut Registry::default())
     }
 
     /// Returns once the heartbeat has begun, which is when workers begin to be judged.
-    fn watch_into(&self, settings: Settings, registry: &mut Registry) -> Watchdog {
+    fn watch_into(&self, settings: WatchdogSettings, registry: &mut Registry) -> Watchdog {
         let watchdog = Watchdog::start(settings, &self.handle, registry);
         let reader = watchdog.reader();
-        eventually("the first heartbeat", || reader.reading().lag_ticks > 0);
+        eventually("the first heartbeat", || reader.snapshot().lag_ticks > 0);
         watchdog
     }
 
@@ -116,20 +116,20 @@ impl io::Write for Log {
 
 fn check_blocking_is_counted_once(reactor: &Reactor) {
     let log = Log::default();
-    let watchdog = log.capture(|| reactor.watch(Settings::default()));
+    let watchdog = log.capture(|| reactor.watch(WatchdogSettings::default()));
     let reader = watchdog.reader();
     reader.note_rpc("assay.v1.EmbeddingService/Embed");
 
     let blockage = reactor.block_a_worker();
-    eventually("the stall is counted", || reader.reading().stalls == 1);
+    eventually("the stall is counted", || reader.snapshot().stalls == 1);
     println!("reported {} ms after it began to block", blockage.began.elapsed().as_millis());
-    eventually("the gauge shows it", || reader.reading().frozen_workers == 1);
+    eventually("the gauge shows it", || reader.snapshot().frozen_workers == 1);
     eventually("it outlasts a second limit", || {
-        blockage.began.elapsed() > 3 * Settings::default().stall_after
+        blockage.began.elapsed() > 3 * WatchdogSettings::default().stall_after
     });
     drop(blockage);
-    eventually("the gauge falls", || reader.reading().frozen_workers == 0);
-    assert_eq!(reader.reading().stalls, 1);
+    eventually("the gauge falls", || reader.snapshot().frozen_workers == 0);
+    assert_eq!(reader.snapshot().stalls, 1);
 
     eventually("the end is logged", || log.text().contains("reactor worker runs again"));
     let text = log.text();
@@ -155,7 +155,7 @@ fn a_blocking_future_on_a_current_thread_runtime_is_reported_and_counted_once() 
 
 /// Keeps every worker busy for 2 s with tasks of 0.2 ms, so many that none ever parks.
 fn check_busy_is_not_frozen(reactor: &Reactor) {
-    let watchdog = reactor.watch(Settings::default());
+    let watchdog = reactor.watch(WatchdogSettings::default());
     let reader = watchdog.reader();
     let metrics = reactor.handle.metrics();
     let busy = || {
@@ -177,9 +177,9 @@ fn check_busy_is_not_frozen(reactor: &Reactor) {
     }
     let (busy_before, parks_before) = (busy(), parks());
     eventually("2 s of work on each", || busy() >= busy_before + Duration::from_secs(2));
-    println!("parks: {}, {:?}", parks() - parks_before, reader.reading());
+    println!("parks: {}, {:?}", parks() - parks_before, reader.snapshot());
     done.store(true, Relaxed);
-    assert_eq!(reader.reading().stalls, 0);
+    assert_eq!(reader.snapshot().stalls, 0);
 }
 
 #[test]
@@ -200,23 +200,23 @@ fn a_current_thread_runtime_busy_with_short_tasks_is_not_frozen() {
 #[test]
 fn a_runtime_that_nobody_drives_yet_is_not_frozen() {
     let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime needs only memory");
-    let settings = Settings { stall_after: Duration::from_millis(50), ..Settings::default() };
+    let settings = WatchdogSettings { stall_after: Duration::from_millis(50), ..WatchdogSettings::default() };
     let watchdog = Watchdog::start(settings, runtime.handle(), &mut Registry::default());
     let start = Instant::now();
     eventually("ten limits", || start.elapsed() > Duration::from_millis(500));
-    assert_eq!(watchdog.reader().reading().stalls, 0);
+    assert_eq!(watchdog.reader().snapshot().stalls, 0);
 }
 
 /// Beats once a millisecond while it works.
-fn beats_quickly() -> Settings {
-    Settings { tick: Duration::from_millis(1), ..Settings::default() }
+fn beats_quickly() -> WatchdogSettings {
+    WatchdogSettings { tick: Duration::from_millis(1), ..WatchdogSettings::default() }
 }
 
 /// Heartbeats of about a tenth of a second.
-fn beats_in_a_while(reader: &Reader) -> u64 {
-    let before = reader.reading().lag_ticks;
+fn beats_in_a_while(reader: &WatchdogReader) -> u64 {
+    let before = reader.snapshot().lag_ticks;
     thread::sleep(Duration::from_millis(100));
-    reader.reading().lag_ticks - before
+    reader.snapshot().lag_ticks - before
 }
 
 #[test]
@@ -255,13 +255,13 @@ fn a_freeze_of_a_watchdog_at_rest_is_told_and_shows_in_the_lag() {
     let watchdog = reactor.watch(beats_quickly());
     let reader = watchdog.reader();
     for call in [true, false] {
-        let stalls = reader.reading().stalls;
+        let stalls = reader.snapshot().stalls;
         eventually("it rests", || beats_in_a_while(&reader) <= 2);
         if call {
             reader.note_rpc("assay.v1.EmbeddingService/Embed");
         }
         let blockage = reactor.block_a_worker();
-        eventually("the stall is counted", || reader.reading().stalls == stalls + 1);
+        eventually("the stall is counted", || reader.snapshot().stalls == stalls + 1);
         println!("call {call}: reported {} ms after it began", blockage.began.elapsed().as_millis());
         drop(blockage);
         // Frozen for 250 ms at least, of which the heartbeat may have rested through 125.
@@ -270,11 +270,11 @@ fn a_freeze_of_a_watchdog_at_rest_is_told_and_shows_in_the_lag() {
     }
 }
 
-fn quick_to_die() -> Settings {
-    Settings {
+fn quick_to_die() -> WatchdogSettings {
+    WatchdogSettings {
         stall_after: Duration::from_millis(100),
         dead_after: Duration::from_millis(400),
-        ..Settings::default()
+        ..WatchdogSettings::default()
     }
 }
 
@@ -288,12 +288,12 @@ fn a_runtime_frozen_as_a_whole_is_dead_until_it_runs_again() {
 
     let blockages = [reactor.block_a_worker(), reactor.block_a_worker()];
     eventually("liveness fails", || !reader.is_alive());
-    assert_eq!(reader.reading().frozen_workers, 2);
+    assert_eq!(reader.snapshot().frozen_workers, 2);
     drop(blockages);
     eventually("liveness recovers", || reader.is_alive());
-    eventually("no worker stays frozen", || reader.reading().frozen_workers == 0);
+    eventually("no worker stays frozen", || reader.snapshot().frozen_workers == 0);
 
-    let seen = reader.reading();
+    let seen = reader.snapshot();
     println!("{seen:?}");
     // Silence of 400 ms began at most one tick after the last heartbeat was due.
     assert!(seen.lag_max > Duration::from_millis(380), "{seen:?}");
@@ -301,14 +301,14 @@ fn a_runtime_frozen_as_a_whole_is_dead_until_it_runs_again() {
     check_metrics(&registry, &reader);
 }
 
-fn check_metrics(registry: &Registry, reader: &Reader) {
+fn check_metrics(registry: &Registry, reader: &WatchdogReader) {
     let mut text = String::new();
     encode(&mut text, registry).expect("a string takes any length");
     let value = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)).expect(name);
         line.trim().parse::<u64>().expect("a whole number")
     };
-    assert_eq!(value("assay_reactor_stalls_total "), reader.reading().stalls);
+    assert_eq!(value("assay_reactor_stalls_total "), reader.snapshot().stalls);
     assert_eq!(value("assay_reactor_frozen_workers "), 0);
     let late =
         value("assay_reactor_lag_seconds_count ") - value("assay_reactor_lag_seconds_bucket{le=\"0.1\"} ");
@@ -319,7 +319,7 @@ fn check_metrics(registry: &Registry, reader: &Reader) {
 #[test]
 fn one_blocked_worker_of_two_leaves_the_runtime_alive() {
     let reactor = Reactor::with_workers(2);
-    let settings = Settings { dead_after: Duration::from_secs(1), ..quick_to_die() };
+    let settings = WatchdogSettings { dead_after: Duration::from_secs(1), ..quick_to_die() };
     let watchdog = reactor.watch(settings);
     let reader = watchdog.reader();
     let blockage = reactor.block_a_worker();
@@ -327,7 +327,7 @@ fn one_blocked_worker_of_two_leaves_the_runtime_alive() {
         assert!(reader.is_alive());
         blockage.began.elapsed() > Duration::from_secs(3)
     });
-    assert_eq!(reader.reading().frozen_workers, 1);
+    assert_eq!(reader.snapshot().frozen_workers, 1);
 }
 
 /// Prints the CPU that an idle runtime costs with and without the watchdog, and, as the machine's own price of waking up,
@@ -345,11 +345,11 @@ fn watchdog_cost() {
         writeln!(report, "{label}: {:.3} % of a core", 100.0 * share).expect("a string takes any length");
     };
     measure("without");
-    let watchdog = reactor.watch(Settings::default());
+    let watchdog = reactor.watch(WatchdogSettings::default());
     measure("with");
-    let reading = watchdog.reader().reading();
+    let reading = watchdog.reader().snapshot();
     watchdog.stop();
-    let settings = Settings::default();
+    let settings = WatchdogSettings::default();
     let wakers = [settings.tick, settings.sample].map(wake_every);
     measure("bare wake-ups");
     drop(wakers);

@@ -3,13 +3,13 @@
 use std::{net::TcpListener, time::Duration};
 
 use assay::{
-    app::Settings,
+    app::AppSettings,
     judge,
     proto::{
         GetServerInfoRequest, embedding_service_client::EmbeddingServiceClient,
         server_service_client::ServerServiceClient,
     },
-    telemetry::otlp::{Header, Sampling, Signals},
+    telemetry::otlp::{OtlpHeader, OtlpSignals, TraceSampling},
 };
 use futures::stream;
 use http_body_util::Full;
@@ -43,7 +43,7 @@ fn traced<T>(message: T, flags: &str) -> Request<T> {
     request
 }
 
-fn serving(collector: &Collector, change: impl FnOnce(&mut Settings)) -> TestApp {
+fn serving(collector: &Collector, change: impl FnOnce(&mut AppSettings)) -> TestApp {
     TestApp::serving_with(SMALL, |settings| {
         settings.otlp = Some(collector.settings());
         change(settings);
@@ -51,7 +51,7 @@ fn serving(collector: &Collector, change: impl FnOnce(&mut Settings)) -> TestApp
 }
 
 fn judged(collector: &Collector, judge: &StandIn) -> TestApp {
-    let judge = judge::Settings { name: "default".into(), ..judge.settings() };
+    let judge = judge::JudgeSettings { name: "default".into(), ..judge.settings() };
     serving(collector, |settings| settings.judges = vec![judge])
 }
 
@@ -73,7 +73,7 @@ fn a_call_is_one_trace_from_the_caller_through_queue_and_pass() {
     let mut app = serving(&collector, |settings| {
         let otlp = settings.otlp.as_mut().expect("it is set");
         otlp.resource = vec![("k8s.pod.name".into(), "pod-a".into())];
-        otlp.headers = vec![Header::new("X-Team", "planted-header".into()).expect("a header")];
+        otlp.headers = vec![OtlpHeader::new("X-Team", "planted-header".into()).expect("a header")];
     });
     let all = run(async {
         let text = "a planted text ".repeat(12);
@@ -192,7 +192,7 @@ fn a_sampler_that_takes_nothing_makes_no_span() {
     let collector = Collector::start();
     let mut app = serving(&collector, |settings| {
         let otlp = settings.otlp.as_mut().expect("it is set");
-        otlp.sampling = Sampling { follows_caller: false, ratio: 0.0 };
+        otlp.sampling = TraceSampling { follows_caller: false, ratio: 0.0 };
     });
     let all = run(async {
         app.client().await.embed(traced(request(["a"]), "01")).await.expect("vectors");
@@ -278,7 +278,7 @@ fn metrics_are_those_of_the_page() {
     let collector = Collector::start();
     let app = serving(&collector, |settings| {
         let otlp = settings.otlp.as_mut().expect("it is set");
-        otlp.signals = Signals { traces: false, events: false, metrics: true };
+        otlp.signals = OtlpSignals { traces: false, events: false, metrics: true };
         otlp.metrics_every = Duration::from_millis(20);
     });
     let (all, page) = run(async {
@@ -372,7 +372,7 @@ async fn logged(ratio: &str, traces: &[&str]) -> Vec<String> {
     let answered = || {
         let log = program.log();
         let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let lines = lines.filter(|line| line["message"] == "answered");
+        let lines = lines.filter(|line| line["message"] == "call finished");
         lines.map(|line| line["traceparent"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
     };
     until("the line of the failure", async || answered().iter().any(String::is_empty)).await;

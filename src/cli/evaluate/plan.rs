@@ -8,14 +8,14 @@ use super::{Usage, options, options::Options, output::Output};
 use crate::{
     config::Config,
     evaluate::{metric::Selection, metrics::MetricGroup},
-    judge::{self, store::Mode},
+    judge::{self, store::StoreMode},
 };
 
 pub(super) struct Plan {
     pub options: Options,
     pub selections: Vec<Selection>,
     /// Only where a metric asks it.
-    pub judge: Option<judge::Settings>,
+    pub judge: Option<judge::JudgeSettings>,
     /// Of the embedding model; only where a metric needs it.
     pub embedding_model: Option<String>,
     /// All that scores depend on but the line itself.
@@ -120,7 +120,10 @@ impl Plan {
     }
 }
 
-fn choose_judge(options: &Options, judges: &[judge::Settings]) -> Result<Option<judge::Settings>, Usage> {
+fn choose_judge(
+    options: &Options,
+    judges: &[judge::JudgeSettings],
+) -> Result<Option<judge::JudgeSettings>, Usage> {
     if options.judge.is_empty() {
         return Ok(judges.first().cloned());
     }
@@ -131,10 +134,10 @@ fn choose_judge(options: &Options, judges: &[judge::Settings]) -> Result<Option<
 }
 
 /// Beside the output; nowhere if the settings keep answers elsewhere, or where nothing can be resumed.
-fn journal(options: &Options, judge: &mut judge::Settings) -> Option<PathBuf> {
-    let has_place = options.output != "-" && judge.store == Mode::Off;
+fn journal(options: &Options, judge: &mut judge::JudgeSettings) -> Option<PathBuf> {
+    let has_place = options.output != "-" && judge.store == StoreMode::Off;
     let path = has_place.then(|| PathBuf::from(format!("{}.journal", options.output)))?;
-    judge.store = Mode::Journal(path.clone());
+    judge.store = StoreMode::Journal(path.clone());
     Some(path)
 }
 

@@ -1,21 +1,24 @@
-//! What makes two inputs the same: all that shapes the pooled state, and nothing that is applied to it afterwards.
+//! Cache keys: a hash of everything that determines the pooled state of an input.
 //!
-//! The key is a SHA-256 of length-prefixed parts. A hash of the tables' kind could be made to collide, and a caller
-//! would be given the vector of another's text. The text itself would be as safe, but twice to thrice the memory of
-//! an entry, and callers' texts would stay behind in the process.
+//! Options that are applied afterwards, such as the encoding, are not part of the key. The key is a SHA-256 over
+//! length-prefixed parts. With a non-cryptographic hash, a caller could construct collisions and receive the vector of
+//! another text. Using the text itself would be safe too, but an entry would take two to three times the memory and
+//! texts of callers would remain in the process.
 
 use sha2::{Digest, Sha256};
 
 use super::yield_budget::{YIELD_BYTES, YieldBudget};
 use crate::model::{ModelInfo, Truncation};
 
+/// SHA-256 digest.
 pub(super) type EmbedCacheKey = [u8; 32];
 
-/// Makes keys of texts that have the rest in common, which is hashed once.
+/// Hashes texts to cache keys. The parts that texts have in common are hashed once.
 #[derive(Clone)]
 pub(super) struct CacheKeyHasher(Sha256);
 
 impl CacheKeyHasher {
+    /// Starts with the identity of the model.
     pub fn for_model(model: &ModelInfo) -> CacheKeyHasher {
         let ModelInfo { id, revision, sha256, max_tokens, pooling, .. } = model;
         let pooling = format!("{pooling:?}");
@@ -27,6 +30,7 @@ impl CacheKeyHasher {
         maker
     }
 
+    /// Adds the options of a request.
     pub fn for_call(&self, prompt: &str, truncation: Truncation) -> CacheKeyHasher {
         let mut maker = self.clone();
         maker.add(prompt.as_bytes());
@@ -38,6 +42,7 @@ impl CacheKeyHasher {
         maker
     }
 
+    /// Returns the key of `text`.
     pub async fn key(&self, text: &str, budget: &mut YieldBudget) -> EmbedCacheKey {
         let mut hash = self.0.clone();
         hash.update((text.len() as u64).to_le_bytes());
@@ -48,7 +53,7 @@ impl CacheKeyHasher {
         hash.finalize().into()
     }
 
-    /// The length in front keeps neighbours apart.
+    /// Adds a part with its length as prefix, so that parts cannot run into each other.
     fn add(&mut self, part: &[u8]) {
         self.0.update((part.len() as u64).to_le_bytes());
         self.0.update(part);
@@ -70,7 +75,7 @@ mod tests {
         futures::executor::block_on(maker.key(text, &mut YieldBudget::default()))
     }
 
-    /// Few letters, so that one part is often the start of another.
+    /// Inputs of few letters, so that one part is often a prefix of another.
     fn input() -> impl Strategy<Value = (String, String, Truncation)> {
         let truncation = prop_oneof![Just(Truncation::None), Just(Truncation::End), Just(Truncation::Start)];
         ("[ab]{0,3}", "[ab]{0,3}", truncation)
@@ -78,7 +83,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn inputs_share_a_key_if_and_only_if_prompt_text_and_truncation_are_equal(a in input(), b in input()) {
+        fn keys_are_equal_only_for_equal_prompt_text_and_truncation(a in input(), b in input()) {
             let key = |(prompt, text, truncation): &(String, String, Truncation)| {
                 key(&model(), prompt, text, *truncation)
             };
@@ -87,7 +92,7 @@ mod tests {
         }
 
         #[test]
-        fn a_letter_anywhere_in_a_long_text_makes_another_key(at in 0..3 * YIELD_BYTES) {
+        fn every_byte_of_a_long_text_changes_the_key(at in 0..3 * YIELD_BYTES) {
             let text = "x".repeat(3 * YIELD_BYTES);
             let mut other = text.clone();
             other.replace_range(at..=at, "y");
@@ -98,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn where_prompt_ends_and_text_begins_counts() {
+    fn the_boundary_of_prompt_and_text_changes_the_key() {
         let key = |prompt, text| key(&model(), prompt, text, Truncation::None);
         assert_ne!(key("query: ", "a"), key("", "query: a"));
     }

@@ -1,4 +1,4 @@
-//! Computations under way, by the keys of their texts.
+//! The computations in flight, by the cache keys of their texts (single-flight).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -10,21 +10,26 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{CacheShared, EmbedCacheKey, EmbedError, Embedded, PooledState};
 
-/// Whoever awaits it drives it; it is dropped with the last of them.
+/// A computation that several requests await. Its waiters poll it, and it is cancelled when the last one is dropped.
 pub(super) type SharedComputation = Shared<BoxFuture<'static, Result<Arc<ComputedStates>, EmbedError>>>;
 
 type WeakComputation = WeakShared<BoxFuture<'static, Result<Arc<ComputedStates>, EmbedError>>>;
 
-/// What was computed, in the order of the keys, and the time it took: tokenizing, queue, compute.
+/// Result of a computation.
 pub(super) struct ComputedStates {
+    /// Pooled states in the order of the keys.
     pub states: Vec<Arc<PooledState>>,
+    /// Time spent tokenizing, queued and computing.
     pub durations: [Duration; 3],
 }
 
+/// The lock around the table of computations in flight.
 #[derive(Default)]
 pub(super) struct InFlight(Mutex<InFlightTable>);
 
-/// Invariant: no flight is dropped under its lock, which the flight's end takes.
+/// Computations in flight.
+///
+/// Invariant: no computation is dropped while the table is locked, because its end takes the lock.
 #[derive(Default)]
 pub(super) struct InFlightTable {
     entries: HashMap<EmbedCacheKey, InFlightEntry>,
@@ -33,12 +38,12 @@ pub(super) struct InFlightTable {
 
 struct InFlightEntry {
     generation: u64,
-    flight: WeakComputation,
-    /// Its place among the keys of the flight.
+    computation: WeakComputation,
+    /// Index of the key in the computation.
     number: usize,
 }
 
-/// Takes the keys off the board, however the flight ends.
+/// Removes the keys of a computation from the table when it ends or is cancelled.
 struct InFlightGuard {
     shared: Arc<CacheShared>,
     keys: Vec<EmbedCacheKey>,
@@ -52,10 +57,10 @@ impl InFlight {
 }
 
 impl InFlightTable {
-    /// The flight that computes this, and the place in it.
+    /// Returns the computation of `key` and the index of the key in it.
     pub fn find(&self, key: &EmbedCacheKey) -> Option<(SharedComputation, usize)> {
         let slot = self.entries.get(key)?;
-        Some((slot.flight.upgrade()?, slot.number))
+        Some((slot.computation.upgrade()?, slot.number))
     }
 
     #[cfg(test)]
@@ -63,7 +68,8 @@ impl InFlightTable {
         self.entries.is_empty()
     }
 
-    /// What lands is kept before its keys leave the board, so that nobody finds them on neither.
+    /// Registers the computation `run` of `keys`. Its results are cached before its keys leave the table, so that every
+    /// lookup finds them in one of the two.
     pub fn start(
         &mut self,
         shared: &Arc<CacheShared>,
@@ -73,19 +79,19 @@ impl InFlightTable {
         self.generations += 1;
         let generation = self.generations;
         let guard = InFlightGuard { shared: Arc::clone(shared), keys: keys.clone(), generation };
-        let flight = async move {
+        let computation = async move {
             let results = ComputedStates::new(run.await?)?;
             guard.shared.insert_all(&guard.keys, &results.states).await;
             Ok(Arc::new(results))
         };
-        let flight = flight.boxed().shared();
-        if let Some(weak) = flight.downgrade() {
+        let computation = computation.boxed().shared();
+        if let Some(weak) = computation.downgrade() {
             for (number, key) in keys.into_iter().enumerate() {
-                let slot = InFlightEntry { generation, flight: weak.clone(), number };
+                let slot = InFlightEntry { generation, computation: weak.clone(), number };
                 self.entries.insert(key, slot);
             }
         }
-        flight
+        computation
     }
 }
 
@@ -102,9 +108,9 @@ impl ComputedStates {
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        let mut table = self.shared.flights.lock();
+        let mut table = self.shared.in_flight.lock();
         for key in &self.keys {
-            // Another may have taken off with it since.
+            // A later computation may have registered the same key.
             if table.entries.get(key).is_some_and(|slot| slot.generation == self.generation) {
                 table.entries.remove(key);
             }

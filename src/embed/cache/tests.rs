@@ -11,7 +11,7 @@ use crate::{embed::VectorEncoding, model::Truncation};
 const DIMENSIONS: usize = 2;
 const LIMIT_TOKENS: usize = 100;
 
-/// A cache in front of a model that counts what it is given, and computes when it is let.
+/// A cache in front of a fake model, which records its texts and computes only while it is open.
 struct Fixture {
     cache: VectorCache,
     registry: Registry,
@@ -37,7 +37,7 @@ impl Fixture {
         Fixture { cache, registry, computed, dropped, gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) }
     }
 
-    /// Computes nothing until it is [opened](Fixture::open).
+    /// A fixture that computes nothing until it is [opened](Fixture::open).
     fn closed() -> Fixture {
         Fixture { gate: Arc::new(Semaphore::new(0)), ..Fixture::new(1 << 20) }
     }
@@ -73,13 +73,13 @@ impl Fixture {
         .boxed()
     }
 
-    /// In their order.
+    /// Texts in the order of their computation.
     fn computed(&self) -> Vec<String> {
         self.computed.lock().clone()
     }
 
     fn is_idle(&self) -> bool {
-        self.cache.0.flights.lock().is_empty()
+        self.cache.0.in_flight.lock().is_empty()
     }
 
     /// Hits, misses, joined.
@@ -96,7 +96,7 @@ impl Fixture {
     }
 }
 
-/// Its length and first byte; texts that begin with `x` are too long, `!` fails.
+/// Fake embedding: length and first byte of a text. Texts that begin with `x` are too long, and `!` fails.
 fn embed(texts: &[String]) -> Result<Embedded, EmbedError> {
     let is = |first: char| move |(_, text): &(usize, &String)| text.starts_with(first);
     let too_long = texts.iter().enumerate().filter(is('x'));
@@ -140,7 +140,7 @@ fn model() -> ModelInfo {
 
 type Asking<'a> = BoxFuture<'a, Result<Embedded, EmbedError>>;
 
-/// Polls each once, so that they run into whatever they wait for.
+/// Polls each future once, so that it starts waiting.
 async fn start(asking: &mut [Asking<'_>]) {
     for one in asking {
         assert!(futures::poll!(one.as_mut()).is_pending());
@@ -148,7 +148,7 @@ async fn start(asking: &mut [Asking<'_>]) {
 }
 
 #[tokio::test]
-async fn what_is_known_is_not_computed_again_and_takes_no_time() {
+async fn a_cache_hit_is_not_computed_again_and_takes_no_time() {
     let model = Fixture::new(1 << 20);
     let first = model.ask(&["one", "two"]).await.expect("vectors");
     let again = model.ask(&["two", "one"]).await.expect("vectors");
@@ -166,7 +166,7 @@ async fn what_is_known_is_not_computed_again_and_takes_no_time() {
 }
 
 #[tokio::test]
-async fn one_entry_serves_every_cut_scale_and_encoding() {
+async fn one_entry_serves_all_dimensions_scales_and_encodings() {
     let model = Fixture::new(1 << 20);
     model.ask(&["one"]).await.expect("vectors");
     for (dimensions, normalize, encoding) in
@@ -180,7 +180,7 @@ async fn one_entry_serves_every_cut_scale_and_encoding() {
 }
 
 #[tokio::test]
-async fn only_what_is_missing_is_computed_and_equal_inputs_of_a_call_once() {
+async fn only_misses_are_computed_and_equal_inputs_once() {
     let model = Fixture::new(1 << 20);
     model.ask(&["one"]).await.expect("vectors");
     let embedded = model.ask(&["one", "two", "one", "two", "three"]).await.expect("vectors");
@@ -191,7 +191,7 @@ async fn only_what_is_missing_is_computed_and_equal_inputs_of_a_call_once() {
 }
 
 #[tokio::test]
-async fn callers_that_want_the_same_have_it_computed_once() {
+async fn concurrent_misses_share_one_computation() {
     let model = Fixture::closed();
     let mut asking: Vec<Asking> = (0..50).map(|_| model.ask(&["one", "two"]).boxed()).collect();
     start(&mut asking).await;
@@ -204,7 +204,7 @@ async fn callers_that_want_the_same_have_it_computed_once() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_fails_nobody_who_wants_the_same() {
+async fn a_cancelled_caller_does_not_fail_other_waiters() {
     let model = Fixture::closed();
     let mut first = vec![model.ask(&["one", "two"]).boxed()];
     start(&mut first).await;
@@ -223,7 +223,7 @@ async fn a_caller_that_leaves_fails_nobody_who_wants_the_same() {
 }
 
 #[tokio::test]
-async fn with_the_last_who_waits_the_computing_ends() {
+async fn a_computation_is_cancelled_with_its_last_waiter() {
     let model = Fixture::closed();
     let mut asking = vec![model.ask(&["one"]).boxed(), model.ask(&["one"]).boxed()];
     start(&mut asking).await;
@@ -237,7 +237,7 @@ async fn with_the_last_who_waits_the_computing_ends() {
 }
 
 #[tokio::test]
-async fn errors_are_not_kept_and_each_meets_his_own() {
+async fn errors_are_not_cached_or_shared() {
     let model = Fixture::closed();
     let mut first = vec![model.ask(&["!", "fine"]).boxed()];
     start(&mut first).await;
@@ -266,7 +266,7 @@ fn too_long(result: Result<Embedded, EmbedError>) -> Vec<(usize, usize)> {
 }
 
 #[tokio::test]
-async fn all_texts_that_are_too_long_are_named_by_their_places_in_the_call() {
+async fn every_text_that_is_too_long_is_reported_by_its_index() {
     let model = Fixture::new(1 << 20);
     model.ask(&["cached"]).await.expect("vectors");
     for _ in 0..2 {
@@ -276,7 +276,7 @@ async fn all_texts_that_are_too_long_are_named_by_their_places_in_the_call() {
 }
 
 #[tokio::test]
-async fn what_another_call_found_too_long_is_named_beside_ones_own() {
+async fn too_long_texts_found_by_another_call_are_reported_too() {
     let model = Fixture::closed();
     let mut asking = vec![model.ask(&["a", "x"]).boxed(), model.ask(&["xx", "fine", "x", "a"]).boxed()];
     start(&mut asking).await;
@@ -287,7 +287,7 @@ async fn what_another_call_found_too_long_is_named_beside_ones_own() {
 }
 
 #[tokio::test]
-async fn memory_is_bounded_and_what_is_dropped_is_counted() {
+async fn memory_is_bounded_and_evictions_are_counted() {
     let limit = 20 * (DIMENSIONS * 4 + ENTRY_BYTES);
     let model = Fixture::new(limit);
     for number in 0..500 {
@@ -301,7 +301,7 @@ async fn memory_is_bounded_and_what_is_dropped_is_counted() {
 }
 
 #[test]
-fn without_memory_there_is_no_cache() {
+fn zero_bytes_disable_the_cache() {
     let metrics = EmbedMetrics::register(&mut Registry::default());
     assert!(VectorCache::new(0, &model(), &metrics).is_none());
 }

@@ -1,16 +1,16 @@
-//! Work of the reactor's own, in pieces between which others have their turn.
+//! Cooperative scheduling of CPU work on the reactor.
 
-/// What is done at a stretch: hashing so much takes 24 µs with SHA instructions, and some 100 µs without.
+/// Bytes processed between two yields. Hashing them takes 24 µs with SHA instructions and about 100 µs without.
 pub(super) const YIELD_BYTES: usize = 32 << 10;
 
-/// How much was done since others had their turn.
+/// Bytes processed since the task last yielded to other tasks.
 #[derive(Default)]
 pub(super) struct YieldBudget {
     bytes: usize,
 }
 
 impl YieldBudget {
-    /// To be awaited after every piece of work; it ends the turn when it is long enough.
+    /// Records `bytes` of work, and yields once [`YIELD_BYTES`] are reached. Call it after each piece of work.
     pub async fn spend(&mut self, bytes: usize) {
         self.bytes += bytes;
         if self.bytes >= YIELD_BYTES {

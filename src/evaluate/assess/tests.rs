@@ -15,7 +15,7 @@ use crate::{
         sample::{Context, Fields, Sample, TextAnalysis},
         steps::JudgeRequest,
     },
-    judge::{Budget, Call, Trace},
+    judge::{Budget, Call, TraceHeaders},
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -40,8 +40,13 @@ fn sample() -> Sample {
 
 fn steps(evaluator: &Evaluator, analysis: Result<TextAnalysis, Failure>) -> Steps<'_> {
     let (sample, deadline) = (Arc::new(sample()), Deadline::after(SOON));
-    let call =
-        Call { deadline, budget: Budget::unlimited(), caller: 0, use_cache: false, trace: Trace::default() };
+    let call = Call {
+        deadline,
+        budget: Budget::unlimited(),
+        caller: 0,
+        use_cache: false,
+        trace: TraceHeaders::default(),
+    };
     let request = JudgeRequest { judge: None, call, reason_language: None };
     let fields = Ok(Fields::of(&sample));
     Steps::new(&evaluator.0, sample, (fields, analysis), request, deadline.later(SOON))

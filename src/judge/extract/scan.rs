@@ -1,49 +1,50 @@
-//! The JSON values in a text (pure).
+//! Finds the JSON values in a text (pure).
 
-use super::mend::{Mended, Quotes, mend, opens};
+use super::repair::{Quotes, Repaired, repair, starts_value};
 
-/// Bytes read for each byte of text before a text counts as hostile: nothing in it is trusted then.
-const EFFORT: usize = 16;
-/// Short texts may need more.
-const LEAST_EFFORT: usize = 64 << 10;
+/// Maximum bytes parsed per byte of text. Text that needs more is hostile and yields no value.
+const EFFORT_PER_BYTE: usize = 16;
+/// Minimum of that limit, for short texts.
+const MIN_EFFORT: usize = 64 << 10;
 
+/// Text to search for JSON values.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
+pub(super) struct ScannedText<'a> {
     pub text: &'a str,
-    /// Whether brackets that are missing at the end may be added.
-    pub may_close: bool,
+    /// Whether brackets that are missing at the end are added.
+    pub allow_unclosed: bool,
 }
 
-/// The outermost values, mended, the last one first.
-pub(super) fn candidates(source: Source<'_>, quotes: Quotes) -> impl Iterator<Item = String> {
+/// Outermost values, repaired, in reverse order.
+pub(super) fn candidates(source: ScannedText<'_>, quotes: Quotes) -> impl Iterator<Item = String> {
     let (starts, closed) = find(source, quotes);
-    let whole = starts.into_iter().rev().filter_map(move |start| match mend(source.text, start, quotes) {
-        Mended::Whole { json, .. } => Some(json),
-        Mended::Open { .. } | Mended::Broken { .. } => None,
+    let whole = starts.into_iter().rev().filter_map(move |start| match repair(source.text, start, quotes) {
+        Repaired::Complete { json, .. } => Some(json),
+        Repaired::Unclosed { .. } | Repaired::Invalid { .. } => None,
     });
     closed.into_iter().chain(whole)
 }
 
-/// Where values start, and the last one if it lacks brackets only.
+/// Positions where values start, and the last value if only its brackets are missing.
 ///
-/// A value that the text's end cuts off ends the search: what is inside of it is no answer.
-fn find(source: Source<'_>, quotes: Quotes) -> (Vec<usize>, Option<String>) {
+/// A value that is truncated by the end of the text ends the search: values inside it are not answers.
+fn find(source: ScannedText<'_>, quotes: Quotes) -> (Vec<usize>, Option<String>) {
     let text = source.text;
-    let (mut starts, mut at, mut effort) = (Vec::new(), 0, EFFORT * text.len() + LEAST_EFFORT);
-    while let Some(start) = text[at..].find(opens).map(|found| at + found) {
+    let (mut starts, mut at, mut effort) = (Vec::new(), 0, EFFORT_PER_BYTE * text.len() + MIN_EFFORT);
+    while let Some(start) = text[at..].find(starts_value).map(|found| at + found) {
         let after_bracket = start + text[start..].chars().next().map_or(1, char::len_utf8);
         let read_to;
-        (at, read_to) = match mend(text, start, quotes) {
-            Mended::Whole { end, .. } => {
+        (at, read_to) = match repair(text, start, quotes) {
+            Repaired::Complete { end, .. } => {
                 starts.push(start);
                 (end, end)
             }
-            Mended::Open { closed, is_json: true } => {
-                return (starts, closed.filter(|_| source.may_close));
+            Repaired::Unclosed { closed, is_json: true } => {
+                return (starts, closed.filter(|_| source.allow_unclosed));
             }
-            Mended::Open { is_json: false, .. } => (after_bracket, text.len()),
-            Mended::Broken { at, is_json: true } => (at, at),
-            Mended::Broken { at, is_json: false } => (after_bracket, at),
+            Repaired::Unclosed { is_json: false, .. } => (after_bracket, text.len()),
+            Repaired::Invalid { at, is_json: true } => (at, at),
+            Repaired::Invalid { at, is_json: false } => (after_bracket, at),
         };
         match effort.checked_sub(read_to - start) {
             Some(left) => effort = left,
@@ -58,12 +59,12 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: &[&str]) {
-        let source = Source { text, may_close: false };
+        let source = ScannedText { text, allow_unclosed: false };
         assert_eq!(candidates(source, Quotes::Strict).collect::<Vec<_>>(), expected, "{text}");
     }
 
     #[test]
-    fn the_last_comes_first_and_prose_is_none() {
+    fn values_are_found_in_reverse_order_and_prose_is_skipped() {
         check(r#"{"a": 1} and {"b": 2}"#, &[r#"{"b":2}"#, r#"{"a":1}"#]);
         check(r#"the set {x, y} [see 1] {"b": "{"} }"#, &[r#"{"b":"{"}"#]);
         check("```json\n{\"a\": 1}\n```", &[r#"{"a":1}"#]);
@@ -73,14 +74,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_inside_of_a_value_that_was_cut_off_counts() {
+    fn values_inside_a_truncated_value_are_ignored() {
         check(r#"{"a": 1} {"verdicts": [{"b": 2}, {"b""#, &[r#"{"a":1}"#]);
     }
 
     #[test]
-    fn missing_brackets_are_added_only_where_it_is_allowed() {
+    fn missing_brackets_are_added_only_if_allowed() {
         let text = r#"{"verdicts": [{"b": 2}"#;
-        let found = |may_close| candidates(Source { text, may_close }, Quotes::Strict).collect::<Vec<_>>();
+        let found = |allow_unclosed| {
+            candidates(ScannedText { text, allow_unclosed }, Quotes::Strict).collect::<Vec<_>>()
+        };
         assert_eq!(found(true), [r#"{"verdicts":[{"b":2}]}"#]);
         assert!(found(false).is_empty());
     }
@@ -92,7 +95,7 @@ mod tests {
         ] {
             let text = piece.repeat(1_000_000 / piece.len());
             for quotes in [Quotes::Strict, Quotes::Loose] {
-                let found = candidates(Source { text: &text, may_close: true }, quotes).count();
+                let found = candidates(ScannedText { text: &text, allow_unclosed: true }, quotes).count();
                 assert!(found <= text.len() / piece.len(), "{piece}");
             }
         }

@@ -57,25 +57,25 @@ impl Verdict for Rated {
     const VERSION: u32 = 1;
 }
 
-fn says(content: &str) -> Message {
-    Message { content: Some(content.to_owned()), ..Message::default() }
+fn says(content: &str) -> ChatMessage {
+    ChatMessage { content: Some(content.to_owned()), ..ChatMessage::default() }
 }
 
-fn cut(content: &str) -> Message {
-    Message { finish: Finish::Length, ..says(content) }
+fn cut(content: &str) -> ChatMessage {
+    ChatMessage { finish: FinishReason::Length, ..says(content) }
 }
 
 /// Whether the verdict is yes.
-fn check(content: &str, expected: Result<bool, Unread>) {
+fn check(content: &str, expected: Result<bool, ExtractError>) {
     assert_eq!(verdict::<Useful>(&says(content)).map(|read| read.verdict.0), expected, "{content}");
 }
 
-fn unreadable<T>(what: &str) -> Result<T, Unread> {
-    Err(Unread::Unreadable(what.to_owned()))
+fn unreadable<T>(what: &str) -> Result<T, ExtractError> {
+    Err(ExtractError::Unreadable(what.to_owned()))
 }
 
 #[test]
-fn thinking_fences_and_prose_are_no_answer() {
+fn thinking_fences_and_prose_are_skipped() {
     check(r#"{"verdict": true}"#, Ok(true));
     check("```json\n{\"verdict\": 1}\n```", Ok(true));
     check("Sure! Here it is:\n```\n{\"verdict\": \"是\"}\n```\nHope {this} helps [1].", Ok(true));
@@ -86,23 +86,23 @@ fn thinking_fences_and_prose_are_no_answer() {
 }
 
 #[test]
-fn the_last_object_that_fits_wins() {
+fn the_last_matching_object_wins() {
     check(r#"For example {"verdict": 0}. So: {"verdict": 1}"#, Ok(true));
     check(r#"{"verdict": 1} {"note": "done"} {"verdict": "unsure"}"#, Ok(true));
     check(r#"{"verdict": 0} as context [1] says"#, Ok(false));
 }
 
 #[test]
-fn thinking_is_read_when_there_is_nothing_else() {
+fn thinking_is_searched_last() {
     check(r#"<think>so {"verdict": 0}, no: {"verdict": 1}"#, Ok(true));
-    let message = Message { reasoning: Some(r#"{"verdict": 1}"#.to_owned()), ..Message::default() };
+    let message = ChatMessage { reasoning: Some(r#"{"verdict": 1}"#.to_owned()), ..ChatMessage::default() };
     assert_eq!(verdict::<Useful>(&message).map(|read| read.verdict), Ok(Yes(true)));
-    let message = Message { content: Some(r#"{"verdict": 0}"#.to_owned()), ..message };
+    let message = ChatMessage { content: Some(r#"{"verdict": 0}"#.to_owned()), ..message };
     assert_eq!(verdict::<Useful>(&message).map(|read| read.verdict), Ok(Yes(false)));
 }
 
 #[test]
-fn tags_of_thinking_in_a_string_are_text() {
+fn thinking_tags_in_a_string_are_text() {
     for tag in ["<think>", "</think>", "<think></think>"] {
         let claims = Claims(vec![format!("it prints {tag} first"), "二".to_owned()]);
         let content = serde_json::to_string(&claims).expect("a list");
@@ -111,16 +111,16 @@ fn tags_of_thinking_in_a_string_are_text() {
 }
 
 #[test]
-fn arguments_of_a_tool_are_read_also_when_encoded_twice() {
+fn doubly_encoded_tool_arguments_are_decoded() {
     let arguments = json!({ "verdict": true }).to_string();
     for arguments in [arguments.clone(), json!(arguments).to_string()] {
-        let message = Message { tool_arguments: Some(arguments), ..Message::default() };
+        let message = ChatMessage { tool_arguments: Some(arguments), ..ChatMessage::default() };
         assert_eq!(verdict::<Useful>(&message).map(|read| read.verdict), Ok(Yes(true)));
     }
 }
 
 #[test]
-fn an_envelope_is_opened() {
+fn an_envelope_is_unwrapped() {
     check(r#"{"answer": {"verdict": 1}}"#, Ok(true));
     check(r#"[{"verdict": 1}]"#, Ok(true));
     check(r#"[{"verdict": 1}, {"verdict": 0}]"#, unreadable("it is not a JSON object"));
@@ -128,7 +128,7 @@ fn an_envelope_is_opened() {
 }
 
 #[test]
-fn small_damage_is_mended() {
+fn small_errors_are_repaired() {
     check(r#"{'verdict': True, 'reason': 'it's so',}"#, Ok(true));
     check(r#"{verdict: "no"}"#, Ok(false));
     check("｛“verdict”：“支持”，｝", Ok(true));
@@ -138,19 +138,19 @@ fn small_damage_is_mended() {
 }
 
 #[test]
-fn an_answer_at_its_length_limit_counts_only_if_it_is_whole() {
+fn a_truncated_answer_counts_only_if_complete() {
     let read = |content| verdict::<Verified>(&cut(content)).map(|read| read.verdicts.len());
     assert_eq!(read(r#"{"verdicts": [{"id": 1, "verdict": 1}]}"#), Ok(1));
-    assert_eq!(read(r#"{"verdicts": [{"id": 1, "verdict": 1}] and"#), Err(Unread::Truncated));
-    assert_eq!(read(r#"{"verdicts": [{"id": 1, "verdict": 1}]"#), Err(Unread::Truncated));
-    assert_eq!(read(r#"{"verdicts": [{"id": 1, "verdict": 1}, {"id""#), Err(Unread::Truncated));
-    assert_eq!(read(r#"<think>{"verdicts": [{"id": 1, "verdict": 1}]}"#), Err(Unread::Truncated));
-    assert_eq!(read(""), Err(Unread::Truncated));
-    assert_eq!(verdict::<Useful>(&cut(r#"[{"verdict": 1}, {"verd"#)), Err(Unread::Truncated));
+    assert_eq!(read(r#"{"verdicts": [{"id": 1, "verdict": 1}] and"#), Err(ExtractError::Truncated));
+    assert_eq!(read(r#"{"verdicts": [{"id": 1, "verdict": 1}]"#), Err(ExtractError::Truncated));
+    assert_eq!(read(r#"{"verdicts": [{"id": 1, "verdict": 1}, {"id""#), Err(ExtractError::Truncated));
+    assert_eq!(read(r#"<think>{"verdicts": [{"id": 1, "verdict": 1}]}"#), Err(ExtractError::Truncated));
+    assert_eq!(read(""), Err(ExtractError::Truncated));
+    assert_eq!(verdict::<Useful>(&cut(r#"[{"verdict": 1}, {"verd"#)), Err(ExtractError::Truncated));
 }
 
 #[test]
-fn a_refusal_is_told_apart() {
+fn refusals_are_recognized() {
     for content in [
         "I'm sorry, but I can't help with that.",
         "I’m sorry, but I’m unable to judge this.",
@@ -160,20 +160,20 @@ fn a_refusal_is_told_apart() {
         "很抱歉，我无法对此进行评判。",
         "<think>{\"verdict\": 1}</think>对不起，我无法回答。",
     ] {
-        check(content, Err(Unread::Refused));
+        check(content, Err(ExtractError::Refused));
     }
     check("Sorry for the delay, I'll answer: yes", unreadable("it holds no JSON value"));
     check(r#"I'm sorry, I can't be sure: {"verdict": 0}"#, Ok(false));
-    let refusal = Message { refusal: Some("No.".to_owned()), ..says(r#"{"verdict": 1}"#) };
-    assert_eq!(verdict::<Useful>(&refusal), Err(Unread::Refused));
-    let filtered = Message { finish: Finish::ContentFilter, ..says("") };
-    assert_eq!(verdict::<Useful>(&filtered), Err(Unread::Refused));
+    let refusal = ChatMessage { refusal: Some("No.".to_owned()), ..says(r#"{"verdict": 1}"#) };
+    assert_eq!(verdict::<Useful>(&refusal), Err(ExtractError::Refused));
+    let filtered = ChatMessage { finish: FinishReason::ContentFilter, ..says("") };
+    assert_eq!(verdict::<Useful>(&filtered), Err(ExtractError::Refused));
 }
 
 #[test]
-fn what_is_wrong_is_told_without_the_text() {
+fn errors_do_not_contain_the_text() {
     let wrong = |content: &str| match verdict::<Verified>(&says(content)) {
-        Err(Unread::Unreadable(what)) => what,
+        Err(ExtractError::Unreadable(what)) => what,
         other => panic!("{content}: {other:?}"),
     };
     assert_eq!(wrong(""), "it is empty");
@@ -194,7 +194,7 @@ fn what_is_wrong_is_told_without_the_text() {
 }
 
 #[test]
-fn a_rating_is_not_its_first_digit() {
+fn a_rating_is_not_guessed_from_prose() {
     let read = |content| verdict::<Rated>(&says(content)).map(|read| read.rating.0);
     assert_eq!(read(r#"{"rating": "4.0"}"#), Ok(4));
     assert_eq!(read(r#"{"rating": 4.0}"#), Ok(4));
@@ -203,7 +203,7 @@ fn a_rating_is_not_its_first_digit() {
 }
 
 #[test]
-fn a_megabyte_of_brackets_is_given_up_soon() {
+fn a_megabyte_of_brackets_is_rejected() {
     for piece in ["{", "[", "{'", "[\"", "{\"a\":", "{}", "[1]", "{\"verdict\":", "<think>", "</think>{", "<"]
     {
         let content = piece.repeat(1_000_000 / piece.len());
@@ -217,19 +217,19 @@ fn prose() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn any_text_is_survived(content: String, reasoning: String, cut: bool) {
-        let finish = if cut { Finish::Length } else { Finish::Stop };
-        let message = Message { reasoning: Some(reasoning), finish, ..says(&content) };
+    fn any_text_is_handled(content: String, reasoning: String, cut: bool) {
+        let finish = if cut { FinishReason::Length } else { FinishReason::Stop };
+        let message = ChatMessage { reasoning: Some(reasoning), finish, ..says(&content) };
         let _ = (verdict::<Useful>(&message), verdict::<Verified>(&message), verdict::<Claims>(&message));
     }
 
     #[test]
-    fn hostile_text_is_survived(content in r#"([\{\}\[\]"',:\\“”：\n]|<think>|</think>|verdict|1|a){0,60}"#) {
+    fn hostile_text_is_handled(content in r#"([\{\}\[\]"',:\\“”：\n]|<think>|</think>|verdict|1|a){0,60}"#) {
         let _ = (verdict::<Useful>(&says(&content)), verdict::<Claims>(&says(&content)));
     }
 
     #[test]
-    fn a_verdict_in_any_wrapping_is_read_back(
+    fn a_wrapped_verdict_is_decoded(
         yes: bool, reason: String, before in prose(), after in prose(),
         fence: bool, pretty: bool, thinking in prop::option::of(prose()),
     ) {

@@ -1,7 +1,7 @@
-//! Answers in a file of JSON lines: a header, then one answer a line, the last one of a key counts.
+//! File of recorded answers as JSON lines: a header, then one answer per line. The last line of a key counts.
 //!
-//! An answer is handed out after its line was written to the operating system, so that the end of this process
-//! loses nothing, however sudden. It isn't synced to the disk: after a power cut the last answers may be asked again.
+//! An answer is returned after its line was written to the operating system, so a crash of the process loses nothing.
+//! The file is not synced to disk: after a power failure the last answers may have to be asked again.
 
 use std::{
     collections::HashMap,
@@ -13,22 +13,22 @@ use std::{
     thread::JoinHandle,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-use super::{Answer, Key, StoreError};
+use super::{AnswerKey, StoreError, StoredAnswer};
 use crate::{
-    judge::wire::{Message, Usage},
+    judge::wire::{ChatMessage, TokenUsage},
     log_limit::{LogLimit, Site},
 };
 
 const FORMAT: u32 = 1;
 const KIND: &str = "assay-judge-answers";
 
-/// Answers that wait for the file; more make their callers wait.
+/// Capacity of the queue to the file's thread. Callers wait if it is full.
 const QUEUE: usize = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,36 +39,36 @@ pub(super) enum Recording {
     ReadAndWrite,
 }
 
-/// The file's thread, and where each answer is.
+/// Handle of the file: its thread, and the position of each answer.
 pub(super) struct AnswerFile {
-    spans: Spans,
-    jobs: Option<mpsc::Sender<Job>>,
+    spans: RecordIndex,
+    jobs: Option<mpsc::Sender<FileJob>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// 50 bytes an answer, whatever its length.
-type Spans = Arc<Mutex<HashMap<[u8; 32], Span>>>;
+/// Positions of records by key: about 50 bytes per answer.
+type RecordIndex = Arc<Mutex<HashMap<[u8; 32], RecordSpan>>>;
 
 #[derive(Clone, Copy)]
-struct Span {
+struct RecordSpan {
     start: u64,
     bytes: usize,
 }
 
-enum Job {
-    Read { span: Span, line: oneshot::Sender<Vec<u8>> },
+enum FileJob {
+    Read { span: RecordSpan, line: oneshot::Sender<Vec<u8>> },
     Append { hash: [u8; 32], line: Vec<u8>, done: oneshot::Sender<()> },
 }
 
 #[derive(Serialize, Deserialize)]
-struct Header {
+struct AnswerFileHeader {
     kind: String,
     version: u32,
 }
 
-/// A line as it is written; it is read as a [`Named`] and an [`Answer`].
+/// Record as it is written. It is read as a [`RecordKey`] and a [`StoredAnswer`].
 #[derive(Serialize)]
-struct Line<'a> {
+struct AnswerRecord<'a> {
     key: &'a str,
     template: &'a str,
     template_hash: &'a str,
@@ -76,12 +76,12 @@ struct Line<'a> {
     model: Option<&'a str>,
     fingerprint: Option<&'a str>,
     seed: Option<u64>,
-    usage: &'a Usage,
-    messages: &'a [Message],
+    usage: &'a TokenUsage,
+    messages: &'a [ChatMessage],
 }
 
 #[derive(Deserialize)]
-struct Named {
+struct RecordKey {
     key: String,
 }
 
@@ -95,7 +95,7 @@ impl AnswerFile {
         }
         let (spans, mut end) = scan(&file, path)?;
         if writes {
-            // A half line is what a kill left of an answer that nobody got.
+            // An incomplete line belongs to an answer that was never returned.
             file.set_len(end).map_err(failed)?;
             if end == 0 {
                 end = write_header(&file).map_err(failed)?;
@@ -104,26 +104,31 @@ impl AnswerFile {
             return Err(StoreError::Format { path: path.to_owned(), expected: FORMAT });
         }
         let spans = Arc::new(Mutex::new(spans));
-        let worker =
-            Worker { file, path: path.to_owned(), end, spans: Arc::clone(&spans), is_failing: false };
+        let worker = AnswerFileWriter {
+            file,
+            path: path.to_owned(),
+            end,
+            spans: Arc::clone(&spans),
+            is_failing: false,
+        };
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("assay-judge".to_owned());
         let thread = thread.spawn(move || worker.run(queue)).map_err(failed)?;
         Ok(AnswerFile { spans, jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// None also if the file became unreadable: an answer can be asked for again.
-    pub async fn find(&self, key: &Key) -> Option<Answer> {
-        let span = *guard(&self.spans).get(&key.hash)?;
+    /// Reads an answer; returns `None` also if the file is unreadable, because the question can be asked again.
+    pub async fn find(&self, key: &AnswerKey) -> Option<StoredAnswer> {
+        let span = *self.spans.lock().get(&key.hash)?;
         let (line, read) = oneshot::channel();
-        self.jobs.as_ref()?.send(Job::Read { span, line }).await.ok()?;
+        self.jobs.as_ref()?.send(FileJob::Read { span, line }).await.ok()?;
         serde_json::from_slice(&read.await.ok()?).ok()
     }
 
-    /// Returns when the answer is written. If it can't be, that is logged and costs a repetition some day.
-    pub async fn append(&self, key: &Key, answer: &Answer) {
+    /// Appends an answer and returns when it is written. A failure is logged; the question is then asked again later.
+    pub async fn append(&self, key: &AnswerKey, answer: &StoredAnswer) {
         let (done, written) = oneshot::channel();
-        let job = Job::Append { hash: key.hash, line: line_of(key, answer), done };
+        let job = FileJob::Append { hash: key.hash, line: line_of(key, answer), done };
         let sent = match &self.jobs {
             Some(jobs) => jobs.send(job).await.is_ok(),
             None => false,
@@ -135,21 +140,21 @@ impl AnswerFile {
 }
 
 impl Drop for AnswerFile {
-    /// What is queued is written first.
+    /// Writes queued answers first.
     fn drop(&mut self) {
         drop(self.jobs.take());
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-/// Answers repeat what they judge: nobody else is to read them.
+/// Open options; mode 0600, because answers may quote the judged texts.
 fn options(writes: bool) -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(writes).create(writes).mode(0o600);
     options
 }
 
-/// Held until the file is closed, by the end of the process at the latest.
+/// Locks the file until it is closed.
 fn lock(file: &File, path: &Path) -> Result<(), StoreError> {
     flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
         rustix::io::Errno::WOULDBLOCK => StoreError::Locked { path: path.to_owned() },
@@ -157,8 +162,8 @@ fn lock(file: &File, path: &Path) -> Result<(), StoreError> {
     })
 }
 
-/// Where each answer is, and where the last whole line ends.
-fn scan(file: &File, path: &Path) -> Result<(HashMap<[u8; 32], Span>, u64), StoreError> {
+/// Returns the position of each answer, and the end of the last complete line.
+fn scan(file: &File, path: &Path) -> Result<(HashMap<[u8; 32], RecordSpan>, u64), StoreError> {
     let path = || path.to_owned();
     let (mut spans, mut start) = (HashMap::new(), 0_u64);
     let (mut reader, mut line) = (BufReader::new(file), Vec::new());
@@ -173,15 +178,15 @@ fn scan(file: &File, path: &Path) -> Result<(HashMap<[u8; 32], Span>, u64), Stor
             break;
         }
         if number == 1 {
-            let header: Option<Header> = serde_json::from_slice(&line).ok();
+            let header: Option<AnswerFileHeader> = serde_json::from_slice(&line).ok();
             header
                 .filter(|header| header.kind == KIND && header.version == FORMAT)
                 .ok_or_else(|| StoreError::Format { path: path(), expected: FORMAT })?;
         } else {
-            let named = serde_json::from_slice::<Named>(&line).ok();
+            let named = serde_json::from_slice::<RecordKey>(&line).ok();
             let hash = named.and_then(|named| parse_hash(&named.key));
             let hash = hash.ok_or_else(|| StoreError::Line { path: path(), line: number })?;
-            spans.insert(hash, Span { start, bytes });
+            spans.insert(hash, RecordSpan { start, bytes });
         }
         start += bytes as u64;
     }
@@ -189,7 +194,7 @@ fn scan(file: &File, path: &Path) -> Result<(HashMap<[u8; 32], Span>, u64), Stor
 }
 
 fn header_line() -> Vec<u8> {
-    let header = Header { kind: KIND.to_owned(), version: FORMAT };
+    let header = AnswerFileHeader { kind: KIND.to_owned(), version: FORMAT };
     let mut line = serde_json::to_vec(&header).expect("a text and a number can be written as JSON");
     line.push(b'\n');
     line
@@ -201,27 +206,27 @@ fn write_header(file: &File) -> io::Result<u64> {
     Ok(line.len() as u64)
 }
 
-struct Worker {
+struct AnswerFileWriter {
     file: File,
     path: PathBuf,
-    /// Invariant: the end of the last whole line.
+    /// Invariant: the end of the last complete line.
     end: u64,
-    spans: Spans,
+    spans: RecordIndex,
     is_failing: bool,
 }
 
-impl Worker {
-    /// Until the other side is dropped and all is done.
-    fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+impl AnswerFileWriter {
+    /// Processes jobs until the queue is closed and empty.
+    fn run(mut self, mut jobs: mpsc::Receiver<FileJob>) {
         while let Some(job) = jobs.blocking_recv() {
             match job {
-                Job::Read { span, line } => {
+                FileJob::Read { span, line } => {
                     let mut bytes = vec![0; span.bytes];
                     if self.file.read_exact_at(&mut bytes, span.start).is_ok() {
                         let _ = line.send(bytes);
                     }
                 }
-                Job::Append { hash, line, done } => {
+                FileJob::Append { hash, line, done } => {
                     self.append(hash, &line);
                     let _ = done.send(());
                 }
@@ -232,16 +237,16 @@ impl Worker {
     fn append(&mut self, hash: [u8; 32], line: &[u8]) {
         match self.file.write_all_at(line, self.end) {
             Ok(()) => {
-                guard(&self.spans).insert(hash, Span { start: self.end, bytes: line.len() });
+                self.spans.lock().insert(hash, RecordSpan { start: self.end, bytes: line.len() });
                 self.end += line.len() as u64;
                 self.is_failing = false;
             }
             Err(error) => {
-                // The next line overwrites a half one; without a next line, the cut at opening removes it.
+                // A partial line is overwritten by the next one, or removed when the file is opened again.
                 let _ = self.file.set_len(self.end);
                 static LINES: LogLimit = LogLimit::new(Site::JudgeStore);
                 if !self.is_failing && LINES.admits() {
-                    warn!(path = %self.path.display(), %error, "answers of the judge are not recorded");
+                    warn!(path = %self.path.display(), %error, "cannot record an answer of the judge");
                 }
                 self.is_failing = true;
             }
@@ -249,8 +254,8 @@ impl Worker {
     }
 }
 
-fn line_of(key: &Key, answer: &Answer) -> Vec<u8> {
-    let line = Line {
+fn line_of(key: &AnswerKey, answer: &StoredAnswer) -> Vec<u8> {
+    let line = AnswerRecord {
         key: &hex::encode(key.hash),
         template: key.template,
         template_hash: &hex::encode(key.template_hash),
@@ -269,9 +274,4 @@ fn line_of(key: &Key, answer: &Answer) -> Vec<u8> {
 fn parse_hash(text: &str) -> Option<[u8; 32]> {
     let mut hash = [0; 32];
     hex::decode_to_slice(text, &mut hash).ok().map(|()| hash)
-}
-
-/// Every change of the map is complete before anything that could panic runs.
-fn guard(spans: &Spans) -> MutexGuard<'_, HashMap<[u8; 32], Span>> {
-    spans.lock()
 }

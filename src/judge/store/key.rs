@@ -1,10 +1,10 @@
-//! What makes two questions the same.
+//! Cache key of an answer.
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// Everything that an answer depends on.
-pub(in crate::judge) struct KeyParts<'a> {
+/// Inputs that an answer depends on.
+pub(in crate::judge) struct AnswerKeyParts<'a> {
     pub endpoint: &'a str,
     pub model: &'a str,
     /// [`Prompt::digest`](crate::judge::Prompt::digest), which covers the texts.
@@ -14,16 +14,16 @@ pub(in crate::judge) struct KeyParts<'a> {
     /// [`Verdict::NAME`](crate::judge::Verdict::NAME) and its version.
     pub verdict: &'static str,
     pub verdict_version: u32,
-    /// Temperature, token limit and the like.
+    /// Decoding parameters such as temperature and token limit.
     pub decoding: Value,
     pub seed: Option<u64>,
-    /// How many answers to the one prompt are kept together.
+    /// Number of samples that are stored together.
     pub samples: u32,
 }
 
-/// The name of one answer, and what is recorded beside it.
+/// Cache key, with the fields that are recorded along with the answer.
 #[derive(Clone, Debug)]
-pub(in crate::judge) struct Key {
+pub(in crate::judge) struct AnswerKey {
     pub(super) hash: [u8; 32],
     pub(super) template: &'static str,
     pub(super) template_hash: [u8; 32],
@@ -31,12 +31,13 @@ pub(in crate::judge) struct Key {
     pub(super) seed: Option<u64>,
 }
 
-impl Key {
-    pub(in crate::judge) fn new(parts: &KeyParts) -> Key {
-        let KeyParts { endpoint, model, prompt, verdict, verdict_version, decoding, seed, samples, .. } =
-            parts;
+impl AnswerKey {
+    pub(in crate::judge) fn new(parts: &AnswerKeyParts) -> AnswerKey {
+        let AnswerKeyParts {
+            endpoint, model, prompt, verdict, verdict_version, decoding, seed, samples, ..
+        } = parts;
         let mut hasher = Sha256::new();
-        // The length in front keeps neighbours apart.
+        // The length prefix makes the encoding unambiguous.
         let mut add = |bytes: &[u8]| {
             hasher.update((bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
@@ -48,7 +49,7 @@ impl Key {
         add(&verdict_version.to_le_bytes());
         add(&seed.map(u64::to_le_bytes).map_or(Vec::new(), Vec::from));
         add(&samples.to_le_bytes());
-        Key {
+        AnswerKey {
             hash: hasher.finalize().into(),
             template: parts.template,
             template_hash: parts.template_hash,

@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 
 use super::*;
 
-fn parts() -> KeyParts<'static> {
-    KeyParts {
+fn parts() -> AnswerKeyParts<'static> {
+    AnswerKeyParts {
         endpoint: "http://judge/v1",
         model: "m",
         prompt: [1; 32],
@@ -28,31 +28,31 @@ fn parts() -> KeyParts<'static> {
     }
 }
 
-fn key(samples: u32) -> Key {
-    Key::new(&KeyParts { samples, ..parts() })
+fn key(samples: u32) -> AnswerKey {
+    AnswerKey::new(&AnswerKeyParts { samples, ..parts() })
 }
 
-fn answer(text: &str) -> Answer {
-    let message = Message { content: Some(text.to_owned()), ..Message::default() };
-    let usage = Usage { prompt_tokens: 3, ..Usage::default() };
-    Answer { messages: vec![message], usage, model: Some("m-1".to_owned()), fingerprint: None }
+fn answer(text: &str) -> StoredAnswer {
+    let message = ChatMessage { content: Some(text.to_owned()), ..ChatMessage::default() };
+    let usage = TokenUsage { prompt_tokens: 3, ..TokenUsage::default() };
+    StoredAnswer { messages: vec![message], usage, model: Some("m-1".to_owned()), fingerprint: None }
 }
 
-fn in_memory() -> Store {
-    Store::open(&Mode::Off, 1 << 20).expect("no file")
+fn in_memory() -> AnswerStore {
+    AnswerStore::open(&StoreMode::Off, 1 << 20).expect("no file")
 }
 
-async fn ask(store: &Store, samples: u32, text: &str) -> (Answer, Hit) {
+async fn ask(store: &AnswerStore, samples: u32, text: &str) -> (StoredAnswer, AnswerSource) {
     store.get_or_ask(key(samples), true, async { Ok(answer(text)) }).await.expect("an answer")
 }
 
-async fn not_asked() -> Result<Answer, JudgeError> {
+async fn not_asked() -> Result<StoredAnswer, JudgeError> {
     panic!("it is known")
 }
 
-type Asking<'a> = Pin<Box<dyn Future<Output = Result<(Answer, Hit), JudgeError>> + 'a>>;
+type Asking<'a> = Pin<Box<dyn Future<Output = Result<(StoredAnswer, AnswerSource), JudgeError>> + 'a>>;
 
-/// Polls each once, so that they run into whatever they wait for.
+/// Polls each future once, so that it starts waiting.
 async fn start(futures: &mut [Asking<'_>]) {
     for future in futures {
         assert!(futures::poll!(future.as_mut()).is_pending());
@@ -60,52 +60,53 @@ async fn start(futures: &mut [Asking<'_>]) {
 }
 
 #[test]
-fn a_key_covers_all_that_an_answer_depends_on() {
-    let base = Key::new(&parts()).hash;
+fn a_key_covers_all_inputs_of_an_answer() {
+    let base = AnswerKey::new(&parts()).hash;
     let others = [
-        KeyParts { endpoint: "http://other/v1", ..parts() },
-        KeyParts { model: "n", ..parts() },
-        KeyParts { prompt: [3; 32], ..parts() },
-        KeyParts { verdict: "w", ..parts() },
-        KeyParts { verdict_version: 2, ..parts() },
-        KeyParts { decoding: json!({ "temperature": 0.7 }), ..parts() },
-        KeyParts { seed: None, ..parts() },
-        KeyParts { samples: 1, ..parts() },
-        KeyParts { endpoint: "http://judge/v1m", model: "", ..parts() },
+        AnswerKeyParts { endpoint: "http://other/v1", ..parts() },
+        AnswerKeyParts { model: "n", ..parts() },
+        AnswerKeyParts { prompt: [3; 32], ..parts() },
+        AnswerKeyParts { verdict: "w", ..parts() },
+        AnswerKeyParts { verdict_version: 2, ..parts() },
+        AnswerKeyParts { decoding: json!({ "temperature": 0.7 }), ..parts() },
+        AnswerKeyParts { seed: None, ..parts() },
+        AnswerKeyParts { samples: 1, ..parts() },
+        AnswerKeyParts { endpoint: "http://judge/v1m", model: "", ..parts() },
     ];
-    let hashes: std::collections::HashSet<_> = others.iter().map(|parts| Key::new(parts).hash).collect();
+    let hashes: std::collections::HashSet<_> =
+        others.iter().map(|parts| AnswerKey::new(parts).hash).collect();
     assert_eq!(hashes.len(), others.len());
     assert!(!hashes.contains(&base));
-    assert_eq!(Key::new(&parts()).hash, base);
+    assert_eq!(AnswerKey::new(&parts()).hash, base);
 }
 
 #[tokio::test]
-async fn what_is_known_is_not_asked_again() {
+async fn a_cached_answer_is_not_asked_again() {
     let store = in_memory();
-    assert_eq!(ask(&store, 0, "a").await, (answer("a"), Hit::Asked));
-    assert_eq!(store.get_or_ask(key(0), true, not_asked()).await, Ok((answer("a"), Hit::Memory)));
-    assert_eq!(ask(&store, 1, "b").await, (answer("b"), Hit::Asked));
+    assert_eq!(ask(&store, 0, "a").await, (answer("a"), AnswerSource::Asked));
+    assert_eq!(store.get_or_ask(key(0), true, not_asked()).await, Ok((answer("a"), AnswerSource::Memory)));
+    assert_eq!(ask(&store, 1, "b").await, (answer("b"), AnswerSource::Asked));
 }
 
 #[tokio::test]
-async fn the_cache_can_be_passed_by() {
+async fn the_cache_can_be_bypassed() {
     let store = in_memory();
     ask(&store, 0, "a").await;
     let asked = store.get_or_ask(key(0), false, async { Ok(answer("b")) }).await;
-    assert_eq!(asked, Ok((answer("b"), Hit::Asked)));
-    assert_eq!(ask(&store, 0, "c").await, (answer("a"), Hit::Memory));
+    assert_eq!(asked, Ok((answer("b"), AnswerSource::Asked)));
+    assert_eq!(ask(&store, 0, "c").await, (answer("a"), AnswerSource::Memory));
 }
 
 #[tokio::test]
-async fn errors_are_not_remembered() {
+async fn errors_are_not_cached() {
     let store = in_memory();
     let failed = store.get_or_ask(key(0), true, async { Err(JudgeError::Refused) }).await;
     assert_eq!(failed, Err(JudgeError::Refused));
-    assert_eq!(ask(&store, 0, "a").await, (answer("a"), Hit::Asked));
+    assert_eq!(ask(&store, 0, "a").await, (answer("a"), AnswerSource::Asked));
 }
 
 #[tokio::test]
-async fn callers_that_want_the_same_ask_once() {
+async fn identical_questions_are_asked_once() {
     let (store, asked) = (in_memory(), AtomicUsize::new(0));
     let ask = || {
         store.get_or_ask(key(0), true, async {
@@ -117,13 +118,13 @@ async fn callers_that_want_the_same_ask_once() {
     let answers = join_all((0..50).map(|_| ask())).await;
     assert_eq!(asked.load(Relaxed), 1);
     let hits = |hit| answers.iter().filter(|found| **found == Ok((answer("a"), hit))).count();
-    assert_eq!((hits(Hit::Asked), hits(Hit::Shared)), (1, 49));
+    assert_eq!((hits(AnswerSource::Asked), hits(AnswerSource::Shared)), (1, 49));
 }
 
 #[tokio::test]
-async fn a_cancelled_caller_leaves_the_others_their_answer() {
+async fn a_cancelled_caller_does_not_cancel_the_others() {
     let store = in_memory();
-    let never = std::future::pending::<Result<Answer, JudgeError>>();
+    let never = std::future::pending::<Result<StoredAnswer, JudgeError>>();
     let mut first = vec![Box::pin(store.get_or_ask(key(0), true, never)) as _];
     start(&mut first).await;
     let others = (0..3).map(|_| store.get_or_ask(key(0), true, async { Ok(answer("b")) }));
@@ -131,12 +132,12 @@ async fn a_cancelled_caller_leaves_the_others_their_answer() {
     start(&mut others).await;
     drop(first);
     let hits: Vec<_> = join_all(others).await.into_iter().map(|found| found.expect("an answer").1).collect();
-    assert_eq!(hits.iter().filter(|hit| **hit == Hit::Asked).count(), 1, "{hits:?}");
-    assert_eq!(hits.iter().filter(|hit| **hit == Hit::Shared).count(), 2, "{hits:?}");
+    assert_eq!(hits.iter().filter(|hit| **hit == AnswerSource::Asked).count(), 1, "{hits:?}");
+    assert_eq!(hits.iter().filter(|hit| **hit == AnswerSource::Shared).count(), 2, "{hits:?}");
 }
 
-/// What a second caller gets when the first one's question ends like this.
-async fn second_after(error: JudgeError) -> Result<(Answer, Hit), JudgeError> {
+/// Result of a second caller after the first one's question failed with `error`.
+async fn second_after(error: JudgeError) -> Result<(StoredAnswer, AnswerSource), JudgeError> {
     let store = in_memory();
     let (fail, failed) = oneshot::channel();
     let first = store.get_or_ask(key(0), true, async { Err(failed.await.expect("an error")) });
@@ -150,19 +151,19 @@ async fn second_after(error: JudgeError) -> Result<(Answer, Hit), JudgeError> {
 }
 
 #[tokio::test]
-async fn a_callers_own_limits_are_not_the_others() {
-    assert_eq!(second_after(JudgeError::DeadlineExceeded).await, Ok((answer("b"), Hit::Asked)));
+async fn an_exceeded_deadline_is_not_shared() {
+    assert_eq!(second_after(JudgeError::DeadlineExceeded).await, Ok((answer("b"), AnswerSource::Asked)));
 }
 
 #[tokio::test]
-async fn the_judges_trouble_is_told_to_all_who_waited() {
+async fn an_error_of_the_judge_is_shared() {
     let trouble = JudgeError::Unavailable { detail: "status 503".to_owned(), retry_in: None };
     assert_eq!(second_after(trouble.clone()).await, Err(trouble));
 }
 
 #[tokio::test]
 async fn memory_is_bounded() {
-    let store = Store::open(&Mode::Off, 64 << 10).expect("no file");
+    let store = AnswerStore::open(&StoreMode::Off, 64 << 10).expect("no file");
     let long = "x".repeat(1 << 10);
     for samples in 0..500 {
         ask(&store, samples, &long).await;
@@ -184,12 +185,12 @@ impl Files {
         self.dir.path().join("answers.jsonl")
     }
 
-    fn open(&self, mode: fn(PathBuf) -> Mode) -> Store {
+    fn open(&self, mode: fn(PathBuf) -> StoreMode) -> AnswerStore {
         self.try_open(mode).expect("a sound file")
     }
 
-    fn try_open(&self, mode: fn(PathBuf) -> Mode) -> Result<Store, StoreError> {
-        Store::open(&mode(self.path()), 1 << 20)
+    fn try_open(&self, mode: fn(PathBuf) -> StoreMode) -> Result<AnswerStore, StoreError> {
+        AnswerStore::open(&mode(self.path()), 1 << 20)
     }
 
     fn text(&self) -> String {
@@ -202,23 +203,23 @@ impl Files {
 }
 
 #[tokio::test]
-async fn a_replay_answers_what_was_recorded_and_asks_nothing() {
+async fn a_replay_answers_only_recorded_questions() {
     let files = Files::new();
-    ask(&files.open(Mode::Record), 0, "天").await;
-    let replay = files.open(Mode::Replay);
+    ask(&files.open(StoreMode::Record), 0, "天").await;
+    let replay = files.open(StoreMode::Replay);
     for use_cache in [true, false] {
         let other = replay.get_or_ask(key(1), use_cache, not_asked()).await;
         assert_eq!(other, Err(JudgeError::NotRecorded));
     }
-    assert_eq!(replay.get_or_ask(key(0), false, not_asked()).await, Ok((answer("天"), Hit::File)));
-    assert_eq!(replay.get_or_ask(key(0), true, not_asked()).await, Ok((answer("天"), Hit::File)));
-    assert_eq!(replay.get_or_ask(key(0), true, not_asked()).await, Ok((answer("天"), Hit::Memory)));
+    assert_eq!(replay.get_or_ask(key(0), false, not_asked()).await, Ok((answer("天"), AnswerSource::File)));
+    assert_eq!(replay.get_or_ask(key(0), true, not_asked()).await, Ok((answer("天"), AnswerSource::File)));
+    assert_eq!(replay.get_or_ask(key(0), true, not_asked()).await, Ok((answer("天"), AnswerSource::Memory)));
 }
 
 #[tokio::test]
-async fn a_line_tells_where_an_answer_is_from() {
+async fn a_record_holds_the_origin_of_its_answer() {
     let files = Files::new();
-    ask(&files.open(Mode::Record), 0, "天").await;
+    ask(&files.open(StoreMode::Record), 0, "天").await;
     let text = files.text();
     let lines: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -233,29 +234,29 @@ async fn a_line_tells_where_an_answer_is_from() {
 }
 
 #[tokio::test]
-async fn a_journal_goes_on_where_it_ended() {
+async fn a_journal_is_resumed() {
     let files = Files::new();
-    ask(&files.open(Mode::Journal), 0, "a").await;
-    let journal = files.open(Mode::Journal);
-    assert_eq!(ask(&journal, 0, "x").await, (answer("a"), Hit::File));
-    assert_eq!(ask(&journal, 1, "b").await, (answer("b"), Hit::Asked));
+    ask(&files.open(StoreMode::Journal), 0, "a").await;
+    let journal = files.open(StoreMode::Journal);
+    assert_eq!(ask(&journal, 0, "x").await, (answer("a"), AnswerSource::File));
+    assert_eq!(ask(&journal, 1, "b").await, (answer("b"), AnswerSource::Asked));
     drop(journal);
-    let journal = files.open(Mode::Journal);
-    assert_eq!(ask(&journal, 1, "x").await, (answer("b"), Hit::File));
+    let journal = files.open(StoreMode::Journal);
+    assert_eq!(ask(&journal, 1, "x").await, (answer("b"), AnswerSource::File));
 }
 
 #[tokio::test]
-async fn a_recording_is_added_to_and_the_last_answer_counts() {
+async fn a_recording_is_appended_to_and_the_last_answer_counts() {
     let files = Files::new();
-    ask(&files.open(Mode::Record), 0, "a").await;
-    assert_eq!(ask(&files.open(Mode::Record), 0, "b").await, (answer("b"), Hit::Asked));
-    assert_eq!(ask(&files.open(Mode::Replay), 0, "x").await, (answer("b"), Hit::File));
+    ask(&files.open(StoreMode::Record), 0, "a").await;
+    assert_eq!(ask(&files.open(StoreMode::Record), 0, "b").await, (answer("b"), AnswerSource::Asked));
+    assert_eq!(ask(&files.open(StoreMode::Replay), 0, "x").await, (answer("b"), AnswerSource::File));
 }
 
 #[tokio::test]
-async fn a_half_line_is_cut_off_wherever_the_process_was_killed() {
+async fn an_incomplete_line_is_removed() {
     let files = Files::new();
-    let store = files.open(Mode::Record);
+    let store = files.open(StoreMode::Record);
     ask(&store, 0, "a").await;
     let whole = files.text().len();
     ask(&store, 1, "天").await;
@@ -263,46 +264,50 @@ async fn a_half_line_is_cut_off_wherever_the_process_was_killed() {
     let text = files.text().into_bytes();
     for length in (0..text.len()).filter(|length| *length < 60 || *length >= whole) {
         files.write(&String::from_utf8_lossy(&text[..length]));
-        let journal = files.open(Mode::Journal);
-        let known = if length >= whole { Hit::File } else { Hit::Asked };
+        let journal = files.open(StoreMode::Journal);
+        let known = if length >= whole { AnswerSource::File } else { AnswerSource::Asked };
         assert_eq!(ask(&journal, 0, "a").await, (answer("a"), known), "{length}");
-        assert_eq!(ask(&journal, 1, "c").await, (answer("c"), Hit::Asked), "{length}");
+        assert_eq!(ask(&journal, 1, "c").await, (answer("c"), AnswerSource::Asked), "{length}");
         drop(journal);
-        assert_eq!(ask(&files.open(Mode::Replay), 1, "x").await, (answer("c"), Hit::File), "{length}");
+        assert_eq!(
+            ask(&files.open(StoreMode::Replay), 1, "x").await,
+            (answer("c"), AnswerSource::File),
+            "{length}"
+        );
     }
 }
 
 #[tokio::test]
-async fn one_process_writes_at_a_time() {
+async fn only_one_process_writes_at_a_time() {
     let files = Files::new();
-    let first = files.open(Mode::Journal);
-    for mode in [Mode::Journal, Mode::Record] {
+    let first = files.open(StoreMode::Journal);
+    for mode in [StoreMode::Journal, StoreMode::Record] {
         assert!(matches!(files.try_open(mode), Err(StoreError::Locked { .. })));
     }
-    files.open(Mode::Replay);
+    files.open(StoreMode::Replay);
     drop(first);
-    files.open(Mode::Record);
+    files.open(StoreMode::Record);
 }
 
 #[test]
-fn what_is_no_recording_is_refused_and_left_alone() {
+fn other_files_are_rejected_and_not_modified() {
     let files = Files::new();
-    assert!(matches!(files.try_open(Mode::Replay), Err(StoreError::Open { .. })));
+    assert!(matches!(files.try_open(StoreMode::Replay), Err(StoreError::Open { .. })));
     for text in ["a report\n", "a report", "{\"kind\":\"assay-judge-answers\",\"version\":2}\n"] {
         files.write(text);
-        assert!(matches!(files.try_open(Mode::Journal), Err(StoreError::Format { expected: 1, .. })));
+        assert!(matches!(files.try_open(StoreMode::Journal), Err(StoreError::Format { expected: 1, .. })));
         assert_eq!(files.text(), text);
     }
     files.write("{\"kind\":\"assay-judge-answers\",\"version\":1}\n{\"key\":\"00\"}\n");
-    assert!(matches!(files.try_open(Mode::Replay), Err(StoreError::Line { line: 2, .. })));
+    assert!(matches!(files.try_open(StoreMode::Replay), Err(StoreError::Line { line: 2, .. })));
     files.write("");
-    assert!(matches!(files.try_open(Mode::Replay), Err(StoreError::Format { .. })));
+    assert!(matches!(files.try_open(StoreMode::Replay), Err(StoreError::Format { .. })));
 }
 
 #[tokio::test]
-async fn an_answer_is_in_the_file_when_it_is_handed_out() {
+async fn an_answer_is_written_before_it_is_returned() {
     let (files, asked) = (Files::new(), AtomicUsize::new(0));
-    let journal = files.open(Mode::Journal);
+    let journal = files.open(StoreMode::Journal);
     let each = (0..40).map(|samples| {
         let (files, journal, asked) = (&files, &journal, &asked);
         async move {

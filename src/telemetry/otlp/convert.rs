@@ -16,19 +16,19 @@ use opentelemetry_proto::{
 };
 
 use super::{
-    Settings,
-    families::{Buckets, Family, Kind, Labels, Value},
+    OtlpSettings,
+    scraped::{LabelPairs, ScrapedBuckets, ScrapedFamily, ScrapedKind, ScrapedValue},
 };
-use crate::trace::Event;
+use crate::trace::TraceEvent;
 
 /// Who sends, and since when it counts.
-pub(super) struct Origin {
+pub(super) struct ExportResource {
     resource: Resource,
     started: u64,
 }
 
-impl Origin {
-    pub fn new(settings: &Settings, started: SystemTime) -> Origin {
+impl ExportResource {
+    pub fn new(settings: &OtlpSettings, started: SystemTime) -> ExportResource {
         let instance = format!("{:032x}", rand::random::<u128>());
         let own = [
             ("service.name", settings.service.as_str()),
@@ -43,7 +43,7 @@ impl Origin {
         let given = settings.resource.iter().filter(|(name, _)| name != "service.name");
         let given = given.map(|(name, value)| (name.as_str(), value.as_str()));
         let attributes = own.chain(given).map(|(name, value)| text(name, value)).collect();
-        Origin { resource: Resource { attributes, ..Resource::default() }, started: nanos(started) }
+        ExportResource { resource: Resource { attributes, ..Resource::default() }, started: nanos(started) }
     }
 
     pub fn resource(&self) -> Resource {
@@ -57,8 +57,8 @@ impl Origin {
 }
 
 /// Events are log records with a name.
-pub(super) fn event(event: Event) -> LogRecord {
-    let Event { name, time, span, attributes } = event;
+pub(super) fn event(event: TraceEvent) -> LogRecord {
+    let TraceEvent { name, time, span, attributes } = event;
     let (trace_id, span_id) = match span.is_valid() {
         true => (span.trace_id().to_bytes().to_vec(), span.span_id().to_bytes().to_vec()),
         false => (Vec::new(), Vec::new()),
@@ -76,7 +76,7 @@ pub(super) fn event(event: Event) -> LogRecord {
     }
 }
 
-pub(super) fn metrics(families: &[Family], origin: &Origin, now: SystemTime) -> Vec<Metric> {
+pub(super) fn metrics(families: &[ScrapedFamily], origin: &ExportResource, now: SystemTime) -> Vec<Metric> {
     let times = (origin.started, nanos(now));
     families.iter().map(|family| metric(family, times)).collect()
 }
@@ -92,16 +92,16 @@ pub(super) fn points(metrics: &[Metric]) -> u64 {
     points.sum::<usize>() as u64
 }
 
-fn metric(family: &Family, times: (u64, u64)) -> Metric {
+fn metric(family: &ScrapedFamily, times: (u64, u64)) -> Metric {
     let temporality = AggregationTemporality::Cumulative.into();
     let data = match family.kind {
-        Kind::Counter => metric::Data::Sum(Sum {
+        ScrapedKind::Counter => metric::Data::Sum(Sum {
             data_points: numbers(family, times),
             aggregation_temporality: temporality,
             is_monotonic: true,
         }),
-        Kind::Gauge => metric::Data::Gauge(Gauge { data_points: numbers(family, (0, times.1)) }),
-        Kind::Histogram => metric::Data::Histogram(Histogram {
+        ScrapedKind::Gauge => metric::Data::Gauge(Gauge { data_points: numbers(family, (0, times.1)) }),
+        ScrapedKind::Histogram => metric::Data::Histogram(Histogram {
             data_points: histograms(family, times),
             aggregation_temporality: temporality,
         }),
@@ -115,9 +115,9 @@ fn metric(family: &Family, times: (u64, u64)) -> Metric {
     }
 }
 
-fn numbers(family: &Family, (started, now): (u64, u64)) -> Vec<NumberDataPoint> {
-    let point = |(labels, value): (&Labels, &Value)| {
-        let Value::Number(value) = value else { return None };
+fn numbers(family: &ScrapedFamily, (started, now): (u64, u64)) -> Vec<NumberDataPoint> {
+    let point = |(labels, value): (&LabelPairs, &ScrapedValue)| {
+        let ScrapedValue::Number(value) = value else { return None };
         Some(NumberDataPoint {
             attributes: attributes(labels),
             start_time_unix_nano: started,
@@ -129,9 +129,9 @@ fn numbers(family: &Family, (started, now): (u64, u64)) -> Vec<NumberDataPoint> 
     family.series.iter().filter_map(point).collect()
 }
 
-fn histograms(family: &Family, (started, now): (u64, u64)) -> Vec<HistogramDataPoint> {
-    let point = |(labels, value): (&Labels, &Value)| {
-        let Value::Buckets(Buckets { counts, sum, count }) = value else { return None };
+fn histograms(family: &ScrapedFamily, (started, now): (u64, u64)) -> Vec<HistogramDataPoint> {
+    let point = |(labels, value): (&LabelPairs, &ScrapedValue)| {
+        let ScrapedValue::Buckets(ScrapedBuckets { counts, sum, count }) = value else { return None };
         let before = std::iter::once(0).chain(counts.iter().map(|(_, count)| *count));
         let each = counts.iter().zip(before).map(|((_, count), before)| count.saturating_sub(before));
         let bounds = counts.iter().map(|(bound, _)| *bound).filter(|bound| bound.is_finite());
@@ -155,7 +155,7 @@ fn unit(name: &str) -> &'static str {
     units.into_iter().find(|(end, _)| name.ends_with(end)).map_or("", |(_, unit)| unit)
 }
 
-fn attributes(labels: &Labels) -> Vec<KeyValue> {
+fn attributes(labels: &LabelPairs) -> Vec<KeyValue> {
     labels.iter().map(|(name, value)| text(name, value)).collect()
 }
 

@@ -7,19 +7,19 @@ use opentelemetry_sdk::trace::Sampler;
 use crate::secret::Secret;
 
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct OtlpSettings {
     /// Such as `http://127.0.0.1:4317`.
     pub endpoint: String,
     /// Sent with every request.
-    pub headers: Vec<Header>,
+    pub headers: Vec<OtlpHeader>,
     /// For one try of one request.
     pub timeout: Duration,
     /// Spans and events that may wait.
     pub queue: usize,
-    pub signals: Signals,
+    pub signals: OtlpSignals,
     /// How often metrics are sent.
     pub metrics_every: Duration,
-    pub sampling: Sampling,
+    pub sampling: TraceSampling,
     /// `service.name`.
     pub service: String,
     /// Names and values that say where the process runs.
@@ -28,18 +28,18 @@ pub struct Settings {
 
 /// One that may hold a credential.
 #[derive(Clone, Debug)]
-pub struct Header {
+pub struct OtlpHeader {
     /// Invariant: both can stand in a request; the name is in lower case.
     name: String,
     pub value: Secret,
 }
 
-impl Header {
+impl OtlpHeader {
     /// None for what gRPC doesn't carry as text.
-    pub fn new(name: &str, value: String) -> Option<Header> {
+    pub fn new(name: &str, value: String) -> Option<OtlpHeader> {
         let name = http::HeaderName::try_from(name).ok().filter(|name| !name.as_str().ends_with("-bin"))?;
         http::HeaderValue::try_from(&value).ok().filter(|value| value.to_str().is_ok())?;
-        Some(Header { name: name.as_str().to_owned(), value: Secret::new(value) })
+        Some(OtlpHeader { name: name.as_str().to_owned(), value: Secret::new(value) })
     }
 
     pub fn name(&self) -> &str {
@@ -49,17 +49,17 @@ impl Header {
 
 /// What is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Signals {
+pub struct OtlpSignals {
     pub traces: bool,
     pub events: bool,
     pub metrics: bool,
 }
 
-impl FromStr for Signals {
+impl FromStr for OtlpSignals {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Signals, String> {
-        let mut signals = Signals::default();
+    fn from_str(text: &str) -> Result<OtlpSignals, String> {
+        let mut signals = OtlpSignals::default();
         for name in text.split(',').map(str::trim) {
             match name {
                 "traces" => signals.traces = true,
@@ -74,19 +74,19 @@ impl FromStr for Signals {
 
 /// Which traces are recorded; names are those of `OTEL_TRACES_SAMPLER`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
+pub struct TraceSampling {
     /// Whether a caller that sends a `traceparent` decides for its trace.
     pub follows_caller: bool,
     /// The share of the other traces, from 0 to 1.
     pub ratio: f64,
 }
 
-impl Sampling {
+impl TraceSampling {
     /// `ratio` counts for samplers that have one.
     ///
     /// # Errors
     /// Which names there are.
-    pub fn named(name: &str, ratio: f64) -> Result<Sampling, String> {
+    pub fn named(name: &str, ratio: f64) -> Result<TraceSampling, String> {
         let (root, follows_caller) = match name.strip_prefix("parentbased_") {
             Some(root) => (root, true),
             None => (name, false),
@@ -101,7 +101,7 @@ impl Sampling {
                 );
             }
         };
-        Ok(Sampling { follows_caller, ratio })
+        Ok(TraceSampling { follows_caller, ratio })
     }
 
     pub(super) fn sampler(self) -> Sampler {
@@ -124,9 +124,13 @@ mod tests {
             ("parentbased_always_off", true, 0.0),
             ("parentbased_traceidratio", true, 0.25),
         ] {
-            assert_eq!(Sampling::named(name, 0.25), Ok(Sampling { follows_caller, ratio }), "{name}");
+            assert_eq!(
+                TraceSampling::named(name, 0.25),
+                Ok(TraceSampling { follows_caller, ratio }),
+                "{name}"
+            );
         }
-        assert!(Sampling::named("xray", 0.5).is_err());
-        assert!("traces,logs".parse::<Signals>().is_err());
+        assert!(TraceSampling::named("xray", 0.5).is_err());
+        assert!("traces,logs".parse::<OtlpSignals>().is_err());
     }
 }

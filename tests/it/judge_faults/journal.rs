@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use assay::judge::store::Mode;
+use assay::judge::store::StoreMode;
 
 use super::*;
 use crate::support::judge::Asked;
@@ -19,12 +19,15 @@ const SILENT: usize = 150;
 const URL: &str = "ASSAY_TEST_JOURNAL_URL";
 const FILE: &str = "ASSAY_TEST_JOURNAL_FILE";
 
-fn settings(url: &str, file: &Path) -> Settings {
-    Settings { store: Mode::Journal(file.to_owned()), ..Settings::new("test", url, "stand-in") }
+fn settings(url: &str, file: &Path) -> JudgeSettings {
+    JudgeSettings {
+        store: StoreMode::Journal(file.to_owned()),
+        ..JudgeSettings::new("test", url, "stand-in")
+    }
 }
 
 /// Asks all questions one after the other and tells of each answer.
-async fn run(settings: Settings, mut tell: impl FnMut(usize, &Reply<Useful>)) {
+async fn run(settings: JudgeSettings, mut tell: impl FnMut(usize, &Reply<Useful>)) {
     let judge = start(settings);
     for number in 0..QUESTIONS {
         let reply = judge.ask(&prompt(&format!("text {number}")), &call()).await;

@@ -1,6 +1,6 @@
 //! Answers that are asked for once, and answers that must not be mixed up.
 
-use assay::judge::store::Mode;
+use assay::judge::store::StoreMode;
 use futures::future::join_all;
 
 use super::*;
@@ -72,10 +72,10 @@ async fn a_caller_that_hangs_up_takes_no_answer_from_the_others() {
 #[tokio::test]
 async fn two_models_share_no_answer() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mode = Mode::Journal(dir.path().join("answers.jsonl"));
+    let mode = StoreMode::Journal(dir.path().join("answers.jsonl"));
     let stand_in = StandIn::start();
     for (calls, model) in [(1, "one"), (1, "two"), (0, "one")] {
-        let settings = Settings { model: model.to_owned(), store: mode.clone(), ..stand_in.settings() };
+        let settings = JudgeSettings { model: model.to_owned(), store: mode.clone(), ..stand_in.settings() };
         let judge = start(settings);
         let reply: Reply<Useful> = judge.ask(&prompt("a"), &call()).await;
         assert_eq!(reply.cost.calls, calls, "{model}");
@@ -95,7 +95,7 @@ async fn a_replay_gives_equal_verdicts_without_a_network() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("answers.jsonl");
     let stand_in = StandIn::with_brain(echo);
-    let settings = Settings { store: Mode::Record(path.clone()), ..stand_in.settings() };
+    let settings = JudgeSettings { store: StoreMode::Record(path.clone()), ..stand_in.settings() };
     let texts = ["天是蓝的。", "b", "c"];
     let ask = async |judge: &Judge| {
         let mut found: Vec<Useful> = Vec::new();
@@ -108,7 +108,7 @@ async fn a_replay_gives_equal_verdicts_without_a_network() {
     };
     let recorded = ask(&start(settings.clone())).await;
     drop(stand_in);
-    let judge = start(Settings { store: Mode::Replay(path), ..settings });
+    let judge = start(JudgeSettings { store: StoreMode::Replay(path), ..settings });
     assert_eq!(ask(&judge).await, recorded);
     let unknown: Reply<Useful> = judge.ask(&prompt("unknown"), &call()).await;
     assert_eq!(error(unknown), JudgeError::NotRecorded);

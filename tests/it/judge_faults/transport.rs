@@ -200,7 +200,7 @@ async fn a_redirect_within_the_origin_is_followed_with_the_request() {
 async fn a_redirect_that_drops_the_request_or_never_ends_is_refused() {
     for status in [301, 302, 303] {
         let detail = refused_redirect(status, "/v1/elsewhere").await;
-        assert!(detail.contains("only 307 and 308 keep the request"), "{detail}");
+        assert!(detail.contains("only 307 and 308 do"), "{detail}");
     }
     let bench = Bench::failing(Fault::Redirect(307, "/v1/chat/completions".to_owned()));
     let text = error(bench.ask().await).to_string();
@@ -212,7 +212,7 @@ async fn a_redirect_that_drops_the_request_or_never_ends_is_refused() {
 async fn an_answer_in_too_many_pieces_is_given_up() {
     let bench = Bench::failing(Fault::BlankLines(70_000));
     let detail = error(bench.ask().await).to_string();
-    assert!(detail.contains("more than 65536 pieces"), "{detail}");
+    assert!(detail.contains("more than 65536 chunks"), "{detail}");
 }
 
 #[tokio::test]

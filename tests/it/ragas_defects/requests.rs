@@ -2,7 +2,7 @@
 
 use assay::{
     evaluate::{judged::aspect_critic::Criterion, metric::Metric, metrics::*, result::Status},
-    judge::{Call, Settings},
+    judge::{Call, JudgeSettings},
     proto,
 };
 use futures::future::join_all;
@@ -35,7 +35,8 @@ fn while_the_judge_thinks_the_reactor_serves_others() {
     judge.hold();
     let app = TestApp::serving_with(SMALL, |settings| {
         settings.reactor_threads = 1;
-        let profile = Settings { initial_concurrency: AT_ONCE, max_concurrency: AT_ONCE, ..judge.settings() };
+        let profile =
+            JudgeSettings { initial_concurrency: AT_ONCE, max_concurrency: AT_ONCE, ..judge.settings() };
         settings.judges = vec![profile];
     });
     run(async {
@@ -71,7 +72,7 @@ async fn two_models_at_one_endpoint_share_no_answer() {
         _ => json!({ "reason": "", "verdict": false }),
     });
     let profile =
-        |model: &str| Settings { name: model.to_owned(), model: model.to_owned(), ..judge.settings() };
+        |model: &str| JudgeSettings { name: model.to_owned(), model: model.to_owned(), ..judge.settings() };
     let profiles = vec![profile("lenient"), profile("strict")];
     let bench = Bench::with_judges(judge, profiles, None);
     for (model, expected, calls) in

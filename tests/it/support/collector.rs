@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use assay::telemetry::otlp::{Sampling, Settings, Signals};
+use assay::telemetry::otlp::{OtlpSettings, OtlpSignals, TraceSampling};
 use opentelemetry_proto::tonic::{
     collector::{
         logs::v1::{
@@ -39,16 +39,16 @@ use tonic::{
 
 use super::{app::until, certificates::Certificate};
 
-/// Settings that send all but metrics to `address`.
-pub fn settings(address: SocketAddr) -> Settings {
-    Settings {
+/// OtlpSettings that send all but metrics to `address`.
+pub fn settings(address: SocketAddr) -> OtlpSettings {
+    OtlpSettings {
         endpoint: format!("http://{address}"),
         headers: Vec::new(),
         timeout: Duration::from_secs(10),
         queue: 4096,
-        signals: Signals { traces: true, events: true, metrics: false },
+        signals: OtlpSignals { traces: true, events: true, metrics: false },
         metrics_every: Duration::from_secs(60),
-        sampling: Sampling { follows_caller: true, ratio: 1.0 },
+        sampling: TraceSampling { follows_caller: true, ratio: 1.0 },
         service: "assay".into(),
         resource: Vec::new(),
     }
@@ -96,7 +96,7 @@ impl Collector {
         Collector { address, got, stop: Some(stop), thread: Some(thread) }
     }
 
-    pub fn settings(&self) -> Settings {
+    pub fn settings(&self) -> OtlpSettings {
         settings(self.address)
     }
 

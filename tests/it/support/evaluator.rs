@@ -9,7 +9,7 @@ use assay::{
         result::MetricResult,
         sample::{Context, Sample},
     },
-    judge::{Budget, Call, Judge, Settings, Trace},
+    judge::{Budget, Call, Judge, JudgeSettings, TraceHeaders},
 };
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
@@ -33,7 +33,7 @@ impl Bench {
         Bench::with(|_| ())
     }
 
-    pub fn with(change: impl FnOnce(&mut Settings)) -> Bench {
+    pub fn with(change: impl FnOnce(&mut JudgeSettings)) -> Bench {
         let judge = StandIn::start();
         let mut settings = judge.settings();
         change(&mut settings);
@@ -49,7 +49,7 @@ impl Bench {
         bench
     }
 
-    pub fn with_judges(judge: StandIn, profiles: Vec<Settings>, model: Option<TempDir>) -> Bench {
+    pub fn with_judges(judge: StandIn, profiles: Vec<JudgeSettings>, model: Option<TempDir>) -> Bench {
         // Fails where another test was first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut registry = Registry::default();
@@ -97,7 +97,7 @@ pub fn call() -> Call {
         budget: Budget::unlimited(),
         caller: 0,
         use_cache: false,
-        trace: Trace::default(),
+        trace: TraceHeaders::default(),
     }
 }
 

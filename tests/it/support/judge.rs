@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use assay::judge::Settings;
+use assay::judge::JudgeSettings;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -92,8 +92,11 @@ impl StandIn {
     }
 
     /// Of a client that loses no time between attempts.
-    pub fn settings(&self) -> Settings {
-        Settings { backoff: Duration::from_millis(5), ..Settings::new("test", self.url(), "stand-in") }
+    pub fn settings(&self) -> JudgeSettings {
+        JudgeSettings {
+            backoff: Duration::from_millis(5),
+            ..JudgeSettings::new("test", self.url(), "stand-in")
+        }
     }
 
     pub fn set_brain(&self, brain: impl Fn(&Asked) -> Value + Send + Sync + 'static) {

@@ -1,75 +1,75 @@
-//! Whether a JSON value is the verdict asked for (pure).
+//! Decodes a verdict from a JSON value (pure).
 
 use serde_json::Value;
 
 use super::Verdict;
-use crate::judge::elements::{self, MAX_ELEMENTS};
+use crate::judge::value_count::{self, MAX_VALUES};
 
-/// Envelopes around an answer: `{"answer": {...}}`, `[{...}]`.
-const MOST_ENVELOPES: usize = 3;
+/// Maximum nesting of envelopes around an answer, such as `{"answer": {...}}` or `[{...}]`.
+const MAX_ENVELOPES: usize = 3;
 
-/// The field of a verdict in which the judge says why.
+/// Field in which the judge explains its verdict.
 const REASON: &str = "reason";
-const LONGEST_REASON_BYTES: usize = 4 << 10;
+const MAX_REASON_BYTES: usize = 4 << 10;
 
-/// What a verdict is at its top, from its schema: derived readers take an array for an object, so `[1]` in prose
-/// would be a verdict.
+/// Top-level JSON type of a verdict. Derived deserializers accept an array for a struct, so without this check `[1]` in
+/// prose would be a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum TopLevel {
     Object,
     Array,
 }
 
-impl Form {
-    pub fn of<V: Verdict>() -> Form {
+impl TopLevel {
+    pub fn for_verdict<V: Verdict>() -> TopLevel {
         let schema = schemars::schema_for!(V);
         let is_array = schema.get("type").and_then(Value::as_str) == Some("array");
-        if is_array { Form::Array } else { Form::Object }
+        if is_array { TopLevel::Array } else { TopLevel::Object }
     }
 
-    fn is_of(self, value: &Value) -> bool {
+    fn matches(self, value: &Value) -> bool {
         match self {
-            Form::Object => value.is_object(),
-            Form::Array => value.is_array(),
+            TopLevel::Object => value.is_object(),
+            TopLevel::Array => value.is_array(),
         }
     }
 }
 
-/// Reads a verdict from mended JSON, or tells what is wrong with it.
-pub(super) fn read<V: Verdict>(json: &str, form: Form) -> Result<V, String> {
-    if elements::are_too_many(json.as_bytes()) {
-        return Err(format!("it has more than {MAX_ELEMENTS} values"));
+/// Decodes a verdict from repaired JSON, or describes why it does not match.
+pub(super) fn read<V: Verdict>(json: &str, form: TopLevel) -> Result<V, String> {
+    if value_count::exceeds_limit(json.as_bytes()) {
+        return Err(format!("it has more than {MAX_VALUES} values"));
     }
     let mut value: Value = serde_json::from_str(json).map_err(|_| "it is not valid JSON".to_owned())?;
     shorten_reasons(&mut value);
-    let mut misfit = None;
-    for _ in 0..=MOST_ENVELOPES {
-        if form.is_of(&value) {
-            match take(value.clone()) {
+    let mut mismatch = None;
+    for _ in 0..=MAX_ENVELOPES {
+        if form.matches(&value) {
+            match deserialize(value.clone()) {
                 Ok(verdict) => return Ok(verdict),
-                Err(what) => misfit = misfit.or(Some(what)),
+                Err(what) => mismatch = mismatch.or(Some(what)),
             }
         }
-        match content(value) {
+        match unwrap_envelope(value) {
             Some(inner) => value = inner,
             None => break,
         }
     }
     let wanted = match form {
-        Form::Object => "it is not a JSON object",
-        Form::Array => "it is not a JSON array",
+        TopLevel::Object => "it is not a JSON object",
+        TopLevel::Array => "it is not a JSON array",
     };
-    Err(misfit.unwrap_or_else(|| wanted.to_owned()))
+    Err(mismatch.unwrap_or_else(|| wanted.to_owned()))
 }
 
-/// Reasons are handed on to callers, one for each claim or context.
+/// Truncates reasons: callers get one per claim or context.
 fn shorten_reasons(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
                 match value {
                     Value::String(text) if name == REASON => {
-                        text.truncate(text.floor_char_boundary(LONGEST_REASON_BYTES));
+                        text.truncate(text.floor_char_boundary(MAX_REASON_BYTES));
                     }
                     value => shorten_reasons(value),
                 }
@@ -80,7 +80,7 @@ fn shorten_reasons(value: &mut Value) {
     }
 }
 
-fn take<V: Verdict>(value: Value) -> Result<V, String> {
+fn deserialize<V: Verdict>(value: Value) -> Result<V, String> {
     let verdict: V = serde_path_to_error::deserialize(value).map_err(|error| {
         let what = without_values(&error.inner().to_string());
         match error.path().to_string() {
@@ -92,8 +92,8 @@ fn take<V: Verdict>(value: Value) -> Result<V, String> {
     Ok(verdict)
 }
 
-/// What the only field or element holds.
-fn content(value: Value) -> Option<Value> {
+/// Object or array that is the only field or element of `value`.
+fn unwrap_envelope(value: Value) -> Option<Value> {
     let inner = match value {
         Value::Object(map) if map.len() == 1 => map.into_iter().next().map(|(_, inner)| inner),
         Value::Array(items) if items.len() == 1 => items.into_iter().next(),
@@ -102,7 +102,7 @@ fn content(value: Value) -> Option<Value> {
     inner.filter(|inner| inner.is_object() || inner.is_array())
 }
 
-/// serde tells what it met and what it expected; what it met is the judge's text, perhaps the user's.
+/// Removes values from a serde message: they are the judge's text, and perhaps the user's.
 fn without_values(message: &str) -> String {
     let met = |start: &str| message.strip_prefix(start);
     let expected = message.rsplit_once(", expected ").map(|(_, expected)| expected);

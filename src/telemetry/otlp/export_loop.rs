@@ -12,16 +12,16 @@ use tokio::{
 };
 
 use super::{
-    Item, Settings,
-    convert::{self, Origin},
-    counts::{Counts, Loss},
-    deliver::Delivery,
-    families,
+    ExportItem, OtlpSettings,
+    client::CollectorClient,
+    convert::{self, ExportResource},
+    counters::{DropReason, ExportCounters},
+    scraped,
 };
 
-pub(super) struct Work {
-    pub queue: mpsc::Receiver<Item>,
-    pub counts: Counts,
+pub(super) struct ExportInput {
+    pub queue: mpsc::Receiver<ExportItem>,
+    pub counts: ExportCounters,
     pub registry: Arc<Registry>,
     pub started: SystemTime,
     /// Set to when the last word has to be out.
@@ -29,17 +29,17 @@ pub(super) struct Work {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the thread exists to wait for this runtime")]
-pub(super) fn run(runtime: &tokio::runtime::Runtime, settings: &Settings, work: Work) {
-    let Work { mut queue, counts, registry, started, stopping } = work;
+pub(super) fn run(runtime: &tokio::runtime::Runtime, settings: &OtlpSettings, work: ExportInput) {
+    let ExportInput { mut queue, counts, registry, started, stopping } = work;
     runtime.block_on(async {
-        let delivery = match Delivery::new(settings, counts.clone()) {
+        let delivery = match CollectorClient::new(settings, counts.clone()) {
             Ok(delivery) => delivery,
             Err(error) => {
                 tracing::error!(%error, "nothing is sent to the collector; check otlp-endpoint and the system's CA certificates");
                 return;
             }
         };
-        let origin = Origin::new(settings, started);
+        let origin = ExportResource::new(settings, started);
         let send = async {
             let items = send_items(&mut queue, stopping.clone(), &delivery, &origin);
             let metrics = send_metrics(settings, stopping.clone(), &delivery, (&origin, &registry));
@@ -53,7 +53,7 @@ pub(super) fn run(runtime: &tokio::runtime::Runtime, settings: &Settings, work: 
     let left = queue.len();
     if left > 0 {
         while let Ok(item) = queue.try_recv() {
-            counts.lost(item.signal(), Loss::Stopped, 1);
+            counts.dropped(item.signal(), DropReason::Stopped, 1);
         }
         tracing::warn!(left, "spans and events were not sent before the end");
     }
@@ -66,10 +66,10 @@ const GATHER: Duration = Duration::from_secs(1);
 
 /// Until the queue is closed and empty.
 async fn send_items(
-    queue: &mut mpsc::Receiver<Item>,
+    queue: &mut mpsc::Receiver<ExportItem>,
     mut stopping: watch::Receiver<Option<Instant>>,
-    delivery: &Delivery,
-    origin: &Origin,
+    delivery: &CollectorClient,
+    origin: &ExportResource,
 ) {
     let mut stopped = false;
     loop {
@@ -85,8 +85,8 @@ async fn send_items(
         let (mut spans, mut events) = (Vec::new(), Vec::new());
         for item in batch {
             match item {
-                Item::Span(span) => spans.push((*span).into()),
-                Item::Event(event) => events.push(convert::event(*event)),
+                ExportItem::Span(span) => spans.push((*span).into()),
+                ExportItem::Event(event) => events.push(convert::event(*event)),
             }
         }
         tokio::join!(delivery.traces(origin, spans), delivery.events(origin, events));
@@ -95,9 +95,9 @@ async fn send_items(
 
 /// Gathers a batch; true if it was told to stop.
 async fn fill(
-    queue: &mut mpsc::Receiver<Item>,
+    queue: &mut mpsc::Receiver<ExportItem>,
     stopping: &mut watch::Receiver<Option<Instant>>,
-    batch: &mut Vec<Item>,
+    batch: &mut Vec<ExportItem>,
 ) -> bool {
     let gathered = async {
         // None come any more once nobody is left who could put one in.
@@ -117,10 +117,10 @@ async fn fill(
 }
 
 async fn send_metrics(
-    settings: &Settings,
+    settings: &OtlpSettings,
     mut stopping: watch::Receiver<Option<Instant>>,
-    delivery: &Delivery,
-    (origin, registry): (&Origin, &Registry),
+    delivery: &CollectorClient,
+    (origin, registry): (&ExportResource, &Registry),
 ) {
     if !settings.signals.metrics {
         return;
@@ -132,7 +132,7 @@ async fn send_metrics(
             _ = stopping.wait_for(Option::is_some) => true,
         };
         let now = SystemTime::now();
-        delivery.metrics(origin, convert::metrics(&families::of(registry), origin, now)).await;
+        delivery.metrics(origin, convert::metrics(&scraped::scrape(registry), origin, now)).await;
         if stopped {
             return;
         }

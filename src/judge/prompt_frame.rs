@@ -1,13 +1,13 @@
-//! The words and marks around data, in both languages (pure).
+//! Fixed text and marks around the data of a prompt, in both languages (pure).
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::PromptLanguage;
+use super::prompt::PromptLanguage;
 
-/// JSON on one line, other scripts as they are. What could open or close a mark, a chat template's token or
-/// a line stands escaped; these signs occur in JSON inside strings alone, so the value stays the same.
+/// Encodes a value as one line of JSON. Characters that could form a mark, a token of a chat template or a line break are
+/// escaped. In JSON they occur only inside strings, so the value does not change.
 pub(super) fn encode(value: &Value) -> String {
     let json = value.to_string();
     let mut encoded = String::with_capacity(json.len());
@@ -22,11 +22,12 @@ pub(super) fn encode(value: &Value) -> String {
     encoded
 }
 
+/// Formats one data block.
 pub(super) fn block(name: &str, nonce: &str, json: &str) -> String {
     format!("<data name=\"{name}\" id=\"{nonce}\">\n{json}\n</data id=\"{nonce}\">\n")
 }
 
-/// How to read the user's message. Without a nonce, so that it is the same for all samples.
+/// Explains the format of the user message. Contains no nonce, so it is the same for all samples.
 pub(super) fn rules(language: PromptLanguage) -> &'static str {
     match language {
         PromptLanguage::English => {
@@ -50,7 +51,7 @@ pub(super) fn rules(language: PromptLanguage) -> &'static str {
     }
 }
 
-/// After the last block: models weigh what comes last.
+/// Text after the last block, because models give more weight to the end of a prompt.
 pub(super) fn closing_words(language: PromptLanguage) -> &'static str {
     match language {
         PromptLanguage::English => {
@@ -63,9 +64,11 @@ pub(super) fn closing_words(language: PromptLanguage) -> &'static str {
 pub(super) fn schema_note(language: PromptLanguage, schema: &Value) -> String {
     let words = match language {
         PromptLanguage::English => {
-            "The answer must conform to this JSON Schema (answer with a value, not with the schema):"
+            "The answer must conform to this JSON AnswerSchema (answer with a value, not with the schema):"
         }
-        PromptLanguage::Chinese => "回答必须符合以下 JSON Schema（请回答符合它的值，而不是 Schema 本身）：",
+        PromptLanguage::Chinese => {
+            "回答必须符合以下 JSON AnswerSchema（请回答符合它的值，而不是 AnswerSchema 本身）："
+        }
     };
     format!("{words}\n{schema}")
 }

@@ -1,56 +1,65 @@
-//! What a complaint names, of the things that a request carried (pure).
+//! Finds the parameter that a rejection names (pure).
 
-use super::{Sent, Step, Structured, TokenLimit};
-use crate::judge::wire::Complaint;
+use super::{
+    capability::{Degradation, SentFeatures, Structured, TokenLimitParameter},
+    wire::ErrorDetails,
+};
 
-/// The parameter of the request that the complaint is about.
-pub(super) fn named(sent: &Sent, complaint: &Complaint) -> Option<Step> {
+/// Parameter of the request that the error is about.
+pub(super) fn named(sent: &SentFeatures, details: &ErrorDetails) -> Option<Degradation> {
     let in_request = candidates(sent);
-    let param = complaint.param.as_deref().unwrap_or_default();
+    let param = details.param.as_deref().unwrap_or_default();
     // `response_format.json_schema` or `tools[0].function`
     let root = param.split(['.', '[']).next().unwrap_or_default();
     let by_param = in_request.iter().find(|(_, words)| words.contains(&root));
     let by_message = || {
-        let text = complaint.message.to_ascii_lowercase();
+        let text = details.message.to_ascii_lowercase();
         let at = |words: &[&str]| words.iter().filter_map(|word| position(&text, word)).min();
-        in_request.iter().filter_map(|(step, words)| Some((at(words)?, step))).min_by_key(|(at, _)| *at)
+        in_request
+            .iter()
+            .filter_map(|(degradation, words)| Some((at(words)?, degradation)))
+            .min_by_key(|(at, _)| *at)
     };
-    by_param.map(|(step, _)| *step).or_else(|| by_message().map(|(_, step)| *step))
+    by_param
+        .map(|(degradation, _)| *degradation)
+        .or_else(|| by_message().map(|(_, degradation)| *degradation))
 }
 
-fn candidates(sent: &Sent) -> Vec<(Step, &'static [&'static str])> {
-    let Sent { features, seed, many } = sent;
-    let mut candidates: Vec<(Step, &'static [&'static str])> = Vec::new();
+fn candidates(sent: &SentFeatures) -> Vec<(Degradation, &'static [&'static str])> {
+    let SentFeatures { features, seed, multiple_choices } = sent;
+    let mut candidates: Vec<(Degradation, &'static [&'static str])> = Vec::new();
     if features.structured != Structured::Text {
-        candidates.push((Step::Structured, words(features.structured)));
+        candidates.push((Degradation::Structured, words(features.structured)));
     }
     match features.token_limit {
-        TokenLimit::MaxTokens => candidates.push((Step::TokenLimit, &["max_tokens"])),
-        TokenLimit::MaxCompletionTokens => candidates.push((Step::TokenLimit, &["max_completion_tokens"])),
-        TokenLimit::Unset => {}
+        TokenLimitParameter::MaxTokens => candidates.push((Degradation::TokenLimit, &["max_tokens"])),
+        TokenLimitParameter::MaxCompletionTokens => {
+            candidates.push((Degradation::TokenLimit, &["max_completion_tokens"]))
+        }
+        TokenLimitParameter::Unset => {}
     }
     if features.temperature {
-        candidates.push((Step::Temperature, &["temperature"]));
+        candidates.push((Degradation::Temperature, &["temperature"]));
     }
     if *seed {
-        candidates.push((Step::Seed, &["seed"]));
+        candidates.push((Degradation::Seed, &["seed"]));
     }
-    if *many {
-        candidates.push((Step::Many, &["n"]));
+    if *multiple_choices {
+        candidates.push((Degradation::MultipleChoices, &["n"]));
     }
     candidates
 }
 
-/// A prompt that does not fit is no matter of parameters, though such complaints name `max_tokens`.
-pub(super) fn is_too_long(complaint: &Complaint) -> bool {
-    let text = complaint.message.to_ascii_lowercase();
-    complaint.code.contains("context_length_exceeded")
+/// Whether the prompt exceeds the context. Such errors name `max_tokens`, but no parameter is at fault.
+pub(super) fn is_too_long(details: &ErrorDetails) -> bool {
+    let text = details.message.to_ascii_lowercase();
+    details.code.contains("context_length_exceeded")
         || ["context length", "context window", "context size", "context_length"]
             .iter()
             .any(|words| text.contains(words))
 }
 
-/// Where `word` stands in `text` as a word. The name `n` is a word too short to be one on its own.
+/// Position of `word` in `text` as a whole word. The name `n` also needs a context that marks it as a name.
 fn position(text: &str, word: &str) -> Option<usize> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     text.match_indices(word).map(|(at, _)| at).find(|at| {
@@ -73,7 +82,7 @@ fn is_name(before: &str, rest: &str) -> bool {
     quoted || compared || described || announced
 }
 
-/// Words by which an endpoint may name a mode.
+/// Words by which error messages name a mode.
 fn words(mode: Structured) -> &'static [&'static str] {
     match mode {
         Structured::JsonSchema => &["response_format", "json_schema", "guided_json", "structured", "schema"],

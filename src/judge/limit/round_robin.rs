@@ -1,25 +1,27 @@
-//! Who is next: callers take turns, each caller's questions in their order (pure).
+//! Round-robin queue over callers; each caller's items keep their order (pure).
 
 use std::collections::{HashMap, VecDeque};
 
-/// Invariant: `order` names each caller with a queue once, and no queue is empty.
-pub(super) struct Turns<T> {
+/// Round-robin queue of items per caller.
+///
+/// Invariant: `order` holds each caller with a queue once, and no queue is empty.
+pub(super) struct RoundRobin<T> {
     queues: HashMap<u64, VecDeque<(u64, T)>>,
     order: VecDeque<u64>,
     len: usize,
     next_ticket: u64,
 }
 
-impl<T> Turns<T> {
-    pub fn new() -> Turns<T> {
-        Turns { queues: HashMap::new(), order: VecDeque::new(), len: 0, next_ticket: 0 }
+impl<T> RoundRobin<T> {
+    pub fn new() -> RoundRobin<T> {
+        RoundRobin { queues: HashMap::new(), order: VecDeque::new(), len: 0, next_ticket: 0 }
     }
 
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// `first` puts it before the caller's others. Returns the ticket to take it back with.
+    /// Queues `item`, before the caller's other items if `first`. Returns a ticket for [`RoundRobin::remove`].
     pub fn push(&mut self, caller: u64, first: bool, item: T) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
@@ -47,7 +49,7 @@ impl<T> Turns<T> {
         Some(item)
     }
 
-    /// Nothing if it was popped already.
+    /// Removes an item; returns `None` if it was popped already.
     pub fn remove(&mut self, caller: u64, ticket: u64) -> Option<T> {
         let queue = self.queues.get_mut(&caller)?;
         let at = queue.iter().position(|(other, _)| *other == ticket)?;
@@ -63,39 +65,39 @@ impl<T> Turns<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::Turns;
+    use super::RoundRobin;
 
-    fn drain(turns: &mut Turns<char>) -> String {
-        std::iter::from_fn(|| turns.pop()).collect()
+    fn drain(robin: &mut RoundRobin<char>) -> String {
+        std::iter::from_fn(|| robin.pop()).collect()
     }
 
     #[test]
-    fn callers_take_turns() {
-        let mut turns = Turns::new();
+    fn callers_alternate() {
+        let mut robin = RoundRobin::new();
         for (caller, item) in [(1, 'a'), (1, 'b'), (1, 'c'), (2, 'x'), (3, 'y'), (2, 'z')] {
-            turns.push(caller, false, item);
+            robin.push(caller, false, item);
         }
-        assert_eq!(turns.len(), 6);
-        assert_eq!(drain(&mut turns), "axybzc");
-        assert_eq!(turns.len(), 0);
+        assert_eq!(robin.len(), 6);
+        assert_eq!(drain(&mut robin), "axybzc");
+        assert_eq!(robin.len(), 0);
     }
 
     #[test]
-    fn a_question_asked_again_goes_before_its_caller_s_others() {
-        let mut turns = Turns::new();
-        turns.push(1, false, 'a');
-        turns.push(2, false, 'x');
-        turns.push(1, true, 'b');
-        assert_eq!(drain(&mut turns), "bxa");
+    fn a_retry_goes_before_its_callers_other_items() {
+        let mut robin = RoundRobin::new();
+        robin.push(1, false, 'a');
+        robin.push(2, false, 'x');
+        robin.push(1, true, 'b');
+        assert_eq!(drain(&mut robin), "bxa");
     }
 
     #[test]
-    fn what_is_taken_back_leaves_no_trace() {
-        let mut turns = Turns::new();
-        let a = turns.push(1, false, 'a');
-        turns.push(2, false, 'x');
-        assert_eq!(turns.remove(1, a), Some('a'));
-        assert_eq!(turns.remove(1, a), None);
-        assert_eq!((turns.len(), drain(&mut turns).as_str()), (1, "x"));
+    fn a_removed_item_is_not_popped() {
+        let mut robin = RoundRobin::new();
+        let a = robin.push(1, false, 'a');
+        robin.push(2, false, 'x');
+        assert_eq!(robin.remove(1, a), Some('a'));
+        assert_eq!(robin.remove(1, a), None);
+        assert_eq!((robin.len(), drain(&mut robin).as_str()), (1, "x"));
     }
 }

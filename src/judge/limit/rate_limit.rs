@@ -1,29 +1,30 @@
-//! So much per minute, as a bucket that fills steadily (pure: the time is an argument).
+//! Rate limit per minute, as a token bucket (pure: the time is an argument).
 
 use std::time::{Duration, Instant};
 
-/// The bucket holds what comes in within this time, so that a pause does not end in a burst.
+/// Capacity of the bucket in time: it bounds the burst after an idle period.
 const BURST: Duration = Duration::from_secs(6);
 
-/// May be overdrawn: a request goes when anything is left, whatever it takes, and the next ones wait for it.
-pub(super) struct Rate {
+/// Token bucket that may be overdrawn: a request passes if anything is left, and later requests wait until the debt
+/// is paid.
+pub(super) struct RateLimit {
     per_second: f64,
     capacity: f64,
     left: f64,
     at: Instant,
 }
 
-impl Rate {
-    pub fn per_minute(amount: u32, now: Instant) -> Rate {
+impl RateLimit {
+    pub fn per_minute(amount: u32, now: Instant) -> RateLimit {
         let per_second = f64::from(amount.max(1)) / 60.0;
         let capacity = (per_second * BURST.as_secs_f64()).max(1.0);
-        Rate { per_second, capacity, left: capacity, at: now }
+        RateLimit { per_second, capacity, left: capacity, at: now }
     }
 
-    /// How long until one more may go.
+    /// Time until the next request may pass.
     pub fn wait(&mut self, now: Instant) -> Duration {
         self.fill(now);
-        // A hair less than one whole: sums of fractions must not cost another wait.
+        // Tolerance for rounding: sums of fractions must not cost another wait.
         let lacking = 1.0 - self.left;
         if lacking < 1e-6 { Duration::ZERO } else { Duration::from_secs_f64(lacking / self.per_second) }
     }
@@ -32,9 +33,9 @@ impl Rate {
         self.left -= amount;
     }
 
-    /// Books the difference between the guess and what it was.
-    pub fn correct(&mut self, guessed: f64, used: f64) {
-        self.left = (self.left + guessed - used).min(self.capacity);
+    /// Corrects the bucket by the difference between the estimate and the actual usage.
+    pub fn correct(&mut self, estimated: f64, used: f64) {
+        self.left = (self.left + estimated - used).min(self.capacity);
     }
 
     fn fill(&mut self, now: Instant) {
@@ -48,9 +49,9 @@ impl Rate {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::Rate;
+    use super::RateLimit;
 
-    fn went_within(rate: &mut Rate, start: Instant, seconds: u64) -> u32 {
+    fn went_within(rate: &mut RateLimit, start: Instant, seconds: u64) -> u32 {
         (0..seconds * 10).map(|tenth| start + Duration::from_millis(tenth * 100)).fold(0, |mut went, now| {
             while rate.wait(now).is_zero() {
                 rate.take(1.0);
@@ -61,17 +62,17 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_lets_a_minute_s_worth_through_and_a_tenth_in_advance() {
+    fn a_minute_admits_the_rate_plus_a_burst_of_a_tenth() {
         let start = Instant::now();
-        let mut rate = Rate::per_minute(60, start);
+        let mut rate = RateLimit::per_minute(60, start);
         let went = went_within(&mut rate, start, 60);
         assert!((65..=66).contains(&went), "{went}");
     }
 
     #[test]
-    fn a_low_rate_still_lets_one_through_at_once() {
+    fn a_low_rate_admits_the_first_request_at_once() {
         let start = Instant::now();
-        let mut rate = Rate::per_minute(1, start);
+        let mut rate = RateLimit::per_minute(1, start);
         assert!(rate.wait(start).is_zero());
         rate.take(1.0);
         let wait = rate.wait(start).as_secs_f64();
@@ -79,9 +80,9 @@ mod tests {
     }
 
     #[test]
-    fn a_request_larger_than_the_bucket_goes_and_is_paid_off() {
+    fn a_request_larger_than_the_bucket_passes_and_leaves_a_debt() {
         let start = Instant::now();
-        let mut rate = Rate::per_minute(600, start);
+        let mut rate = RateLimit::per_minute(600, start);
         assert!(rate.wait(start).is_zero());
         rate.take(1000.0);
         let wait = rate.wait(start).as_secs_f64();

@@ -5,32 +5,32 @@ use std::collections::BTreeMap;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ScrapedKind {
     Counter,
     Gauge,
     Histogram,
 }
 
 #[derive(Debug, PartialEq)]
-pub(super) struct Family {
+pub(super) struct ScrapedFamily {
     pub name: String,
     pub help: String,
-    pub kind: Kind,
+    pub kind: ScrapedKind,
     /// By their labels, `le` not among them.
-    pub series: BTreeMap<Labels, Value>,
+    pub series: BTreeMap<LabelPairs, ScrapedValue>,
 }
 
-pub(super) type Labels = Vec<(String, String)>;
+pub(super) type LabelPairs = Vec<(String, String)>;
 
 #[derive(Debug, PartialEq)]
-pub(super) enum Value {
+pub(super) enum ScrapedValue {
     Number(f64),
-    Buckets(Buckets),
+    Buckets(ScrapedBuckets),
 }
 
 /// Of a histogram.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Buckets {
+pub(super) struct ScrapedBuckets {
     /// Upper bound, and how many are at most that; the last bound is infinite.
     pub counts: Vec<(f64, u64)>,
     pub sum: f64,
@@ -38,7 +38,7 @@ pub(super) struct Buckets {
 }
 
 /// All of them, without those of kinds that no collector knows.
-pub(super) fn of(registry: &Registry) -> Vec<Family> {
+pub(super) fn scrape(registry: &Registry) -> Vec<ScrapedFamily> {
     let mut page = String::new();
     match encode(&mut page, registry) {
         Ok(()) => read(&page),
@@ -49,8 +49,8 @@ pub(super) fn of(registry: &Registry) -> Vec<Family> {
     }
 }
 
-fn read(page: &str) -> Vec<Family> {
-    let mut families: Vec<Family> = Vec::new();
+fn read(page: &str) -> Vec<ScrapedFamily> {
+    let mut families: Vec<ScrapedFamily> = Vec::new();
     let mut help = ("", "");
     let mut unknown = false;
     for line in page.lines() {
@@ -59,15 +59,15 @@ fn read(page: &str) -> Vec<Family> {
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').unwrap_or((rest, ""));
             let kind = match kind {
-                "counter" => Some(Kind::Counter),
-                "gauge" => Some(Kind::Gauge),
-                "histogram" => Some(Kind::Histogram),
+                "counter" => Some(ScrapedKind::Counter),
+                "gauge" => Some(ScrapedKind::Gauge),
+                "histogram" => Some(ScrapedKind::Histogram),
                 _ => None,
             };
             unknown = kind.is_none();
             if let Some(kind) = kind {
                 let help = if help.0 == name { unescaped(help.1) } else { String::new() };
-                families.push(Family { name: name.to_owned(), help, kind, series: BTreeMap::new() });
+                families.push(ScrapedFamily { name: name.to_owned(), help, kind, series: BTreeMap::new() });
             }
         } else if !line.starts_with('#')
             && !unknown
@@ -81,18 +81,19 @@ fn read(page: &str) -> Vec<Family> {
     families
 }
 
-impl Family {
+impl ScrapedFamily {
     /// Takes one sample of its own; none if it is not one.
     fn take(&mut self, line: &str) -> Option<()> {
         let suffix = line.strip_prefix(&self.name)?;
         let (suffix, mut labels, value) = sample(suffix)?;
-        if self.kind != Kind::Histogram {
-            self.series.insert(labels, Value::Number(value));
+        if self.kind != ScrapedKind::Histogram {
+            self.series.insert(labels, ScrapedValue::Number(value));
             return Some(());
         }
         let bound = labels.iter().position(|(name, _)| name == "le").map(|at| labels.remove(at).1);
-        let entry = self.series.entry(labels).or_insert_with(|| Value::Buckets(Buckets::default()));
-        let Value::Buckets(buckets) = entry else { return None };
+        let entry =
+            self.series.entry(labels).or_insert_with(|| ScrapedValue::Buckets(ScrapedBuckets::default()));
+        let ScrapedValue::Buckets(buckets) = entry else { return None };
         match suffix {
             "_bucket" => buckets.counts.push((number(&bound?)?, value as u64)),
             "_sum" => buckets.sum = value,
@@ -104,10 +105,10 @@ impl Family {
 }
 
 /// `_total{a="b",…} 1` in parts; what may follow the value is left out.
-fn sample(text: &str) -> Option<(&str, Labels, f64)> {
+fn sample(text: &str) -> Option<(&str, LabelPairs, f64)> {
     let at = text.find(['{', ' '])?;
     let (suffix, mut rest) = text.split_at(at);
-    let mut labels = Labels::new();
+    let mut labels = LabelPairs::new();
     if let Some(inner) = rest.strip_prefix('{') {
         rest = inner;
         while !rest.starts_with('}') {
@@ -177,15 +178,18 @@ mod tests {
         }
         registry.register("took_seconds", "Time", took);
         registry.register("about", "What it is", Info::new(vec![("v", "1")]));
-        let families = of(&registry);
+        let families = scrape(&registry);
         let [calls, level, took] = &families[..] else { panic!("{families:?}") };
-        assert_eq!((&*calls.name, &*calls.help, calls.kind), ("a_calls", "Calls, all.", Kind::Counter));
+        assert_eq!(
+            (&*calls.name, &*calls.help, calls.kind),
+            ("a_calls", "Calls, all.", ScrapedKind::Counter)
+        );
         let odd = vec![("m".to_owned(), "x/y".to_owned()), ("q".to_owned(), "a \"b\"\\,}\n".to_owned())];
-        assert_eq!(calls.series.get(&odd), Some(&Value::Number(3.0)), "{calls:?}");
+        assert_eq!(calls.series.get(&odd), Some(&ScrapedValue::Number(3.0)), "{calls:?}");
         assert_eq!(calls.series.len(), 2);
-        assert_eq!(level.series.values().collect::<Vec<_>>(), [&Value::Number(-0.5)]);
+        assert_eq!(level.series.values().collect::<Vec<_>>(), [&ScrapedValue::Number(-0.5)]);
         let counts = vec![(0.1, 1), (1.0, 3), (f64::INFINITY, 4)];
-        let expected = Value::Buckets(Buckets { counts, sum: 10.05, count: 4 });
+        let expected = ScrapedValue::Buckets(ScrapedBuckets { counts, sum: 10.05, count: 4 });
         assert_eq!(took.series.values().collect::<Vec<_>>(), [&expected]);
     }
 }

@@ -1,57 +1,59 @@
-//! JSON as models write it, rewritten as JSON (pure).
+//! Repairs JSON as models write it (pure).
 //!
-//! One pass from an opening bracket: it follows the grammar, so it stops at once in prose, and it respects
-//! strings. Valid JSON keeps its value. Besides, these are mended: trailing commas, quotes that are single,
-//! curly or missing around keys, Python's literals, full-width punctuation, raw line breaks and unknown
-//! escapes in strings.
+//! A single pass from an opening bracket follows the grammar, so it stops early in prose and respects strings. Valid
+//! JSON keeps its value. It repairs trailing commas, quotes that are single, curly or missing around keys, Python
+//! literals, full-width punctuation, and raw line breaks and unknown escapes in strings.
 
 use std::fmt::Write;
 
 use self::Expected::{Colon, CommaOrEnd, KeyAfterComma, KeyOrEnd, Value, ValueAfterComma, ValueOrEnd};
 
-/// Deeper nesting is no verdict.
-const DEEPEST: usize = 64;
+/// Maximum nesting depth.
+const MAX_DEPTH: usize = 64;
 
-/// How a pass ended. Positions are bytes from the start of the text.
+/// Result of a repair. Positions are bytes from the start of the text.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Mended {
-    /// A value up to `end`.
-    Whole { json: String, end: usize },
-    /// The text ended before the value. `closed` has the brackets added, where nothing else is missing.
-    Open { closed: Option<String>, is_json: bool },
-    /// What stands at `at` is no JSON. `is_json` if it was until there: a key or an element had been read.
-    Broken { at: usize, is_json: bool },
+pub(super) enum Repaired {
+    /// A complete value that ends at `end`.
+    Complete { json: String, end: usize },
+    /// The text ended before the value. `closed` is the value with brackets added, if nothing else is missing.
+    Unclosed { closed: Option<String>, is_json: bool },
+    /// The text at `at` is not JSON. `is_json` is true if a key or an element was read before it.
+    Invalid { at: usize, is_json: bool },
 }
 
-/// Which double quote ends a string.
+/// Rule for the double quote that ends a string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Quotes {
-    /// The next, as in JSON.
+    /// The next quote, as in JSON.
     Strict,
-    /// The next one in front of a colon, a comma or a bracket: for quotes in a string that nobody escaped.
+    /// The next quote before a colon, a comma or a bracket, for strings with unescaped quotes.
     Loose,
 }
 
-/// Reads the object or array whose opening bracket is at `start`.
-pub(super) fn mend(text: &str, start: usize, quotes: Quotes) -> Mended {
-    let mut pass = Pass { text, quotes, at: start, json: String::new(), open: Vec::new(), is_json: false };
+/// Repairs the object or array whose opening bracket is at `start`.
+pub(super) fn repair(text: &str, start: usize, quotes: Quotes) -> Repaired {
+    let mut repairer =
+        Repairer { text, quotes, at: start, json: String::new(), open: Vec::new(), is_json: false };
     let mut expected = Value;
     loop {
-        pass.skip_space();
-        let Some(c) = pass.peek() else { return pass.ended(expected) };
-        match pass.step(c, expected) {
+        repairer.skip_space();
+        let Some(c) = repairer.peek() else { return repairer.ended(expected) };
+        match repairer.step(c, expected) {
             Ok(next) => expected = next,
-            Err(Stop::End) => return Mended::Open { closed: None, is_json: pass.is_json },
-            Err(Stop::Broken) => return Mended::Broken { at: pass.at, is_json: pass.is_json },
+            Err(RepairStop::End) => return Repaired::Unclosed { closed: None, is_json: repairer.is_json },
+            Err(RepairStop::Invalid) => {
+                return Repaired::Invalid { at: repairer.at, is_json: repairer.is_json };
+            }
         }
-        if pass.open.is_empty() {
-            return Mended::Whole { json: pass.json, end: pass.at };
+        if repairer.open.is_empty() {
+            return Repaired::Complete { json: repairer.json, end: repairer.at };
         }
     }
 }
 
-/// Whether a value may begin here.
-pub(super) fn opens(c: char) -> bool {
+/// Whether `c` opens an object or an array.
+pub(super) fn starts_value(c: char) -> bool {
     Bracket::opening(c).is_some()
 }
 
@@ -59,7 +61,7 @@ pub(super) fn opens(c: char) -> bool {
 enum Expected {
     Value,
     ValueOrEnd,
-    /// The comma is written when something follows it.
+    /// A comma was read; it is written when a value follows.
     ValueAfterComma,
     KeyOrEnd,
     KeyAfterComma,
@@ -67,9 +69,9 @@ enum Expected {
     CommaOrEnd,
 }
 
-enum Stop {
+enum RepairStop {
     End,
-    Broken,
+    Invalid,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,7 +105,7 @@ impl Bracket {
     }
 }
 
-struct Pass<'a> {
+struct Repairer<'a> {
     text: &'a str,
     quotes: Quotes,
     at: usize,
@@ -112,8 +114,8 @@ struct Pass<'a> {
     is_json: bool,
 }
 
-impl<'a> Pass<'a> {
-    fn step(&mut self, c: char, expected: Expected) -> Result<Expected, Stop> {
+impl<'a> Repairer<'a> {
+    fn step(&mut self, c: char, expected: Expected) -> Result<Expected, RepairStop> {
         let may_end = !matches!(expected, Value | Colon);
         match expected {
             _ if may_end && Bracket::closing(c).is_some() => self.close(c),
@@ -141,17 +143,17 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn mark(&mut self, c: char, marks: [char; 2]) -> Result<(), Stop> {
+    fn mark(&mut self, c: char, marks: [char; 2]) -> Result<(), RepairStop> {
         if !marks.contains(&c) {
-            return Err(Stop::Broken);
+            return Err(RepairStop::Invalid);
         }
         self.at += c.len_utf8();
         Ok(())
     }
 
-    fn close(&mut self, c: char) -> Result<Expected, Stop> {
+    fn close(&mut self, c: char) -> Result<Expected, RepairStop> {
         if self.open.last().copied() != Bracket::closing(c) {
-            return Err(Stop::Broken);
+            return Err(RepairStop::Invalid);
         }
         self.at += c.len_utf8();
         self.json.extend(self.open.pop().map(Bracket::end));
@@ -159,7 +161,7 @@ impl<'a> Pass<'a> {
         Ok(CommaOrEnd)
     }
 
-    fn value(&mut self, c: char) -> Result<Expected, Stop> {
+    fn value(&mut self, c: char) -> Result<Expected, RepairStop> {
         if let Some(bracket) = Bracket::opening(c) {
             return self.open(c, bracket);
         }
@@ -173,7 +175,7 @@ impl<'a> Pass<'a> {
             let word = self.take(|c| c.is_alphanumeric() || c == '_');
             let Some(literal) = literal(word) else {
                 self.at = start;
-                return Err(Stop::Broken);
+                return Err(RepairStop::Invalid);
             };
             self.json.push_str(literal);
         }
@@ -181,9 +183,9 @@ impl<'a> Pass<'a> {
         Ok(CommaOrEnd)
     }
 
-    fn open(&mut self, c: char, bracket: Bracket) -> Result<Expected, Stop> {
-        if self.open.len() == DEEPEST {
-            return Err(Stop::Broken);
+    fn open(&mut self, c: char, bracket: Bracket) -> Result<Expected, RepairStop> {
+        if self.open.len() == MAX_DEPTH {
+            return Err(RepairStop::Invalid);
         }
         self.at += c.len_utf8();
         self.open.push(bracket);
@@ -191,21 +193,21 @@ impl<'a> Pass<'a> {
         Ok(if bracket == Bracket::Object { KeyOrEnd } else { ValueOrEnd })
     }
 
-    fn key(&mut self, c: char) -> Result<Expected, Stop> {
+    fn key(&mut self, c: char) -> Result<Expected, RepairStop> {
         if let Some(ends) = ends_of(c) {
             self.string(c, ends, &[':', '：'])?;
             return Ok(Colon);
         }
         let word = self.take(|c| c.is_alphanumeric() || c == '_' || c == '-');
         if word.is_empty() {
-            return Err(Stop::Broken);
+            return Err(RepairStop::Invalid);
         }
         self.json.extend(["\"", word, "\""]);
         Ok(Colon)
     }
 
-    /// `ends` are the quotes that may end it, `after` the signs that follow its end.
-    fn string(&mut self, opening: char, ends: &[char], after: &[char]) -> Result<(), Stop> {
+    /// Reads a string. `ends` are the quotes that may end it, `after` the characters that follow its end.
+    fn string(&mut self, opening: char, ends: &[char], after: &[char]) -> Result<(), RepairStop> {
         let is_plain = opening == '"' && self.quotes == Quotes::Strict;
         self.at += opening.len_utf8();
         self.json.push('"');
@@ -222,12 +224,12 @@ impl<'a> Pass<'a> {
                 _ => self.json.push(c),
             }
         }
-        Err(Stop::End)
+        Err(RepairStop::End)
     }
 
-    /// What JSON doesn't know is kept as it stands: a backslash of a formula or a path.
-    fn escape(&mut self) -> Result<(), Stop> {
-        let c = self.peek().ok_or(Stop::End)?;
+    /// Reads an escape. Unknown escapes keep their backslash, as in formulas and paths.
+    fn escape(&mut self) -> Result<(), RepairStop> {
+        let c = self.peek().ok_or(RepairStop::End)?;
         self.at += c.len_utf8();
         match c {
             '"' | '\\' | '/' | 'b' | 'f' | 'n' | 'r' | 't' => self.json.extend(['\\', c]),
@@ -240,7 +242,7 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Halves of a pair that stand alone have no meaning: they become the sign for that.
+    /// Reads a `\u` escape. An unpaired surrogate becomes U+FFFD.
     fn unicode_escape(&mut self) {
         let Some(unit) = self.hex_unit(self.at) else { return self.json.push_str("\\\\u") };
         self.at += 4;
@@ -284,14 +286,14 @@ impl<'a> Pass<'a> {
         self.text[self.at..].chars().next()
     }
 
-    fn ended(mut self, expected: Expected) -> Mended {
+    fn ended(mut self, expected: Expected) -> Repaired {
         let lacks_brackets_alone = matches!(expected, CommaOrEnd | KeyAfterComma | ValueAfterComma);
         self.json.extend(self.open.iter().rev().map(|bracket| bracket.end()));
-        Mended::Open { closed: lacks_brackets_alone.then_some(self.json), is_json: self.is_json }
+        Repaired::Unclosed { closed: lacks_brackets_alone.then_some(self.json), is_json: self.is_json }
     }
 }
 
-/// Which quotes may end what this one opens; models pair them loosely.
+/// Quotes that may end a string opened by `quote`; models pair them loosely.
 fn ends_of(quote: char) -> Option<&'static [char]> {
     match quote {
         '"' => Some(&['"']),
@@ -328,24 +330,26 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: Value) {
-        let Mended::Whole { json, end } = mend(text, 0, Quotes::Strict) else { panic!("not whole: {text}") };
+        let Repaired::Complete { json, end } = repair(text, 0, Quotes::Strict) else {
+            panic!("not whole: {text}")
+        };
         assert_eq!(serde_json::from_str::<Value>(&json).expect(&json), expected, "{text}");
         assert_eq!(end, text.len());
     }
 
     fn check_broken(text: &str, at: usize, is_json: bool) {
-        assert_eq!(mend(text, 0, Quotes::Strict), Mended::Broken { at, is_json }, "{text}");
+        assert_eq!(repair(text, 0, Quotes::Strict), Repaired::Invalid { at, is_json }, "{text}");
     }
 
     fn check_open(text: &str, closed: Option<&str>) {
-        match mend(text, 0, Quotes::Strict) {
-            Mended::Open { closed: found, .. } => assert_eq!(found.as_deref(), closed, "{text}"),
+        match repair(text, 0, Quotes::Strict) {
+            Repaired::Unclosed { closed: found, .. } => assert_eq!(found.as_deref(), closed, "{text}"),
             other => panic!("{text}: {other:?}"),
         }
     }
 
     #[test]
-    fn common_damage_is_mended() {
+    fn common_errors_are_repaired() {
         check(r#"{"a": [1, 2,], }"#, json!({ "a": [1, 2] }));
         check(r"{'a': 'it's', 'b': 'c'}", json!({ "a": "it's", "b": "c" }));
         check(
@@ -369,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn prose_stops_it_at_once() {
+    fn prose_stops_the_repair_early() {
         check_broken("{a, b}", 2, false);
         check_broken("[see above]", 1, false);
         check_broken("[1 and 2]", 3, true);
@@ -380,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_brackets_are_added_where_nothing_else_is_missing() {
+    fn missing_brackets_are_added_if_nothing_else_is_missing() {
         check_open(r#"{"a": [1, {"b": 2}"#, Some(r#"{"a":[1,{"b":2}]}"#));
         check_open(r#"{"a": 1,"#, Some(r#"{"a":1}"#));
         for text in ["{", r#"{"a"#, r#"{"a""#, r#"{"a":"#, r#"{"a": "b"#, r#"{"a": ["#, r#"{"a": "b\"#] {
@@ -389,18 +393,18 @@ mod tests {
     }
 
     #[test]
-    fn quotes_that_nobody_escaped_are_read_when_asked_for() {
+    fn unescaped_quotes_are_accepted_in_loose_mode() {
         let text = r#"{"reason": "it says "yes", twice", "verdict": 1}"#;
-        assert!(matches!(mend(text, 0, Quotes::Strict), Mended::Broken { .. }));
+        assert!(matches!(repair(text, 0, Quotes::Strict), Repaired::Invalid { .. }));
         let text = r#"{"reason": "it says "yes" twice", "verdict": 1}"#;
-        let Mended::Whole { json, .. } = mend(text, 0, Quotes::Loose) else { panic!("not whole") };
+        let Repaired::Complete { json, .. } = repair(text, 0, Quotes::Loose) else { panic!("not whole") };
         let expected = json!({ "reason": "it says \"yes\" twice", "verdict": 1 });
         assert_eq!(serde_json::from_str::<Value>(&json).expect(&json), expected);
     }
 
     #[test]
-    fn nesting_is_capped() {
-        check_broken(&"[".repeat(1_000_000), DEEPEST, false);
+    fn nesting_is_limited() {
+        check_broken(&"[".repeat(1_000_000), MAX_DEPTH, false);
     }
 
     fn any_json() -> impl Strategy<Value = Value> {
@@ -427,17 +431,17 @@ mod tests {
             let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) };
             let text = text.expect("a value");
             for quotes in [Quotes::Strict, Quotes::Loose] {
-                let Mended::Whole { json, end } = mend(&text, 0, quotes) else { panic!("not whole: {text}") };
+                let Repaired::Complete { json, end } = repair(&text, 0, quotes) else { panic!("not whole: {text}") };
                 prop_assert_eq!(serde_json::from_str::<Value>(&json).expect("valid JSON"), value.clone());
                 prop_assert_eq!(end, text.len());
             }
         }
 
         #[test]
-        fn any_text_is_survived(text in r#"[\{\}\[\]"',:\\u“”：a1 \n]{0,80}"#) {
+        fn any_text_is_handled(text in r#"[\{\}\[\]"',:\\u“”：a1 \n]{0,80}"#) {
             for (start, _) in text.char_indices() {
-                mend(&text, start, Quotes::Strict);
-                mend(&text, start, Quotes::Loose);
+                repair(&text, start, Quotes::Strict);
+                repair(&text, start, Quotes::Loose);
             }
         }
     }

@@ -23,9 +23,9 @@ use tonic::{
 };
 
 use super::{
-    Settings,
-    convert::{Origin, points},
-    counts::{Counts, Loss, Signal},
+    OtlpSettings,
+    convert::{ExportResource, points},
+    counters::{DropReason, ExportCounters, OtlpSignal},
 };
 use crate::log_limit::{LogLimit, Site};
 
@@ -36,13 +36,13 @@ const TRIES: usize = 3;
 /// The longest pause before the second try; it doubles.
 const PAUSE: Duration = Duration::from_millis(500);
 
-pub(super) struct Delivery {
+pub(super) struct CollectorClient {
     channel: Channel,
     headers: MetadataMap,
     timeout: Duration,
     /// Whether the last request failed, so that each change is told once.
     failing: AtomicBool,
-    counts: Counts,
+    counts: ExportCounters,
 }
 
 /// # Errors
@@ -60,9 +60,12 @@ pub fn check_endpoint(text: &str) -> Result<(), String> {
     Endpoint::from_shared(text.to_owned()).map(|_| ()).map_err(|_| "it is no URL".into())
 }
 
-impl Delivery {
+impl CollectorClient {
     /// Connects when there is something to send. Within a runtime alone.
-    pub fn new(settings: &Settings, counts: Counts) -> Result<Delivery, tonic::transport::Error> {
+    pub fn new(
+        settings: &OtlpSettings,
+        counts: ExportCounters,
+    ) -> Result<CollectorClient, tonic::transport::Error> {
         let mut endpoint = Endpoint::from_shared(settings.endpoint.clone())?
             .user_agent(concat!("assay/", env!("CARGO_PKG_VERSION")))?
             .connect_timeout(settings.timeout)
@@ -70,7 +73,7 @@ impl Delivery {
         if settings.endpoint.starts_with("https://") {
             endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots())?;
         }
-        Ok(Delivery {
+        Ok(CollectorClient {
             channel: endpoint.connect_lazy(),
             headers: headers(settings),
             timeout: settings.timeout,
@@ -79,7 +82,7 @@ impl Delivery {
         })
     }
 
-    pub async fn traces(&self, origin: &Origin, spans: Vec<Span>) {
+    pub async fn traces(&self, origin: &ExportResource, spans: Vec<Span>) {
         if spans.is_empty() {
             return;
         }
@@ -94,10 +97,10 @@ impl Delivery {
             async move { client.export(request).await.map(Response::into_inner) }
         });
         let refused = answer.await.map(|answer| answer.partial_success.map_or(0, |part| part.rejected_spans));
-        self.book(Signal::Traces, count, refused);
+        self.book(OtlpSignal::Traces, count, refused);
     }
 
-    pub async fn events(&self, origin: &Origin, log_records: Vec<LogRecord>) {
+    pub async fn events(&self, origin: &ExportResource, log_records: Vec<LogRecord>) {
         if log_records.is_empty() {
             return;
         }
@@ -113,10 +116,10 @@ impl Delivery {
         });
         let refused =
             answer.await.map(|answer| answer.partial_success.map_or(0, |part| part.rejected_log_records));
-        self.book(Signal::Events, count, refused);
+        self.book(OtlpSignal::Events, count, refused);
     }
 
-    pub async fn metrics(&self, origin: &Origin, metrics: Vec<Metric>) {
+    pub async fn metrics(&self, origin: &ExportResource, metrics: Vec<Metric>) {
         let count = points(&metrics);
         let scope_metrics =
             vec![ScopeMetrics { scope: Some(origin.scope()), metrics, ..ScopeMetrics::default() }];
@@ -133,7 +136,7 @@ impl Delivery {
         });
         let refused =
             answer.await.map(|answer| answer.partial_success.map_or(0, |part| part.rejected_data_points));
-        self.book(Signal::Metrics, count, refused);
+        self.book(OtlpSignal::Metrics, count, refused);
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -157,20 +160,20 @@ impl Delivery {
         once.retry(pauses).when(|status| may_pass(status.code())).await
     }
 
-    fn book(&self, signal: Signal, count: u64, refused: Result<i64, Status>) {
+    fn book(&self, signal: OtlpSignal, count: u64, refused: Result<i64, Status>) {
         match refused {
             Ok(refused) => {
                 let refused = u64::try_from(refused).unwrap_or(0).min(count);
                 self.counts.sent(signal, count - refused);
                 if refused > 0 {
-                    self.counts.lost(signal, Loss::Rejected, refused);
+                    self.counts.dropped(signal, DropReason::Rejected, refused);
                 }
                 if self.failing.swap(false, Ordering::Relaxed) && LINES.admits() {
                     tracing::info!("the collector takes traces, events and metrics again");
                 }
             }
             Err(status) => {
-                self.counts.lost(signal, Loss::Failed, count);
+                self.counts.dropped(signal, DropReason::Failed, count);
                 if !self.failing.swap(true, Ordering::Relaxed) && LINES.admits() {
                     let (signal, code) = (signal.name(), status.code());
                     let cause = cause_of(&status);
@@ -207,7 +210,7 @@ fn cause_of(status: &Status) -> String {
     causes.last().map(ToString::to_string).unwrap_or_default()
 }
 
-fn headers(settings: &Settings) -> MetadataMap {
+fn headers(settings: &OtlpSettings) -> MetadataMap {
     let mut headers = MetadataMap::new();
     for header in &settings.headers {
         let name = header.name().parse::<MetadataKey<Ascii>>();

@@ -7,25 +7,25 @@ use prometheus_client::{
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Signal {
+pub(super) enum OtlpSignal {
     Traces,
     Events,
     Metrics,
 }
 
-impl Signal {
+impl OtlpSignal {
     pub fn name(self) -> &'static str {
         match self {
-            Signal::Traces => "traces",
-            Signal::Events => "events",
-            Signal::Metrics => "metrics",
+            OtlpSignal::Traces => "traces",
+            OtlpSignal::Events => "events",
+            OtlpSignal::Metrics => "metrics",
         }
     }
 }
 
 /// Why something was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Loss {
+pub(super) enum DropReason {
     QueueFull,
     /// No try came through.
     Failed,
@@ -35,13 +35,13 @@ pub(super) enum Loss {
     Stopped,
 }
 
-impl Loss {
+impl DropReason {
     fn name(self) -> &'static str {
         match self {
-            Loss::QueueFull => "queue_full",
-            Loss::Failed => "failed",
-            Loss::Rejected => "rejected",
-            Loss::Stopped => "stopped",
+            DropReason::QueueFull => "queue_full",
+            DropReason::Failed => "failed",
+            DropReason::Rejected => "rejected",
+            DropReason::Stopped => "stopped",
         }
     }
 }
@@ -58,25 +58,25 @@ struct LossLabel {
 }
 
 #[derive(Clone)]
-pub(super) struct Counts {
+pub(super) struct ExportCounters {
     sent: Family<SignalLabel, Counter>,
     lost: Family<LossLabel, Counter>,
 }
 
-impl Counts {
-    pub fn register(registry: &mut Registry) -> Counts {
-        let counts = Counts { sent: Family::default(), lost: Family::default() };
+impl ExportCounters {
+    pub fn register(registry: &mut Registry) -> ExportCounters {
+        let counts = ExportCounters { sent: Family::default(), lost: Family::default() };
         let registry = registry.sub_registry_with_prefix("assay_otlp");
         registry.register("sent", "Spans, events and points that the collector took", counts.sent.clone());
         registry.register("dropped", "Those that it did not get, by reason", counts.lost.clone());
         counts
     }
 
-    pub fn sent(&self, signal: Signal, count: u64) {
+    pub fn sent(&self, signal: OtlpSignal, count: u64) {
         self.sent.get_or_create(&SignalLabel { signal: signal.name() }).inc_by(count);
     }
 
-    pub fn lost(&self, signal: Signal, why: Loss, count: u64) {
+    pub fn dropped(&self, signal: OtlpSignal, why: DropReason, count: u64) {
         self.lost.get_or_create(&LossLabel { signal: signal.name(), reason: why.name() }).inc_by(count);
     }
 }
