@@ -1,7 +1,6 @@
-//! Compiles the protocol without protoc, writes its descriptors for reflection
-//! and notes the git revision.
+//! Build script: compiles the protocol without protoc, writes its descriptors for reflection, and sets the git revision.
 
-#![allow(clippy::disallowed_methods, reason = "no reactor runs in a build")]
+#![allow(clippy::disallowed_methods, reason = "no event loop runs in a build script")]
 
 use std::{env, error::Error, fs, path::PathBuf, process::Command};
 
@@ -12,7 +11,7 @@ const PROTOS: [&str; 3] = ["assay/v1/embedding.proto", "assay/v1/evaluation.prot
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     compile_protocol()?;
-    note_revision();
+    set_revision();
     Ok(())
 }
 
@@ -32,7 +31,7 @@ fn compile_protocol() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn note_revision() {
+fn set_revision() {
     println!("cargo:rerun-if-env-changed=ASSAY_GIT_REVISION");
     println!("cargo:rerun-if-changed=.git/HEAD");
     println!("cargo:rerun-if-changed=.git/logs/HEAD");
@@ -40,7 +39,7 @@ fn note_revision() {
     println!("cargo:rustc-env=ASSAY_GIT_REVISION={revision}");
 }
 
-/// Empty where the sources are not a git checkout.
+/// The git revision; empty if the sources are not a git checkout.
 fn git_revision() -> String {
     let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
     match output {

@@ -65,7 +65,7 @@ calls() {
     if [ -n "$mutual" ]; then
         set -- -cacert "$pem/ca.pem" -cert "$pem/client.pem" -key "$pem/client.key"
         # Reflection needs the token, too.
-        show 'a token is needed' "$@" "$mutual" list
+        show 'bearer token missing' "$@" "$mutual" list
         show STATE_READY "$@" -H "authorization: Bearer $(cat "$pem/token")" \
             "$mutual" assay.v1.ServerService/GetServerInfo
     fi

@@ -23,7 +23,7 @@ use crate::{
     judge::{self, Judge},
     log_limit,
     rpc::{
-        self, Context, OpenCalls, Reloader, Rpc,
+        self, OpenCalls, Reloader, RpcContext, RpcServer,
         guard::Guard,
         health::Health,
         listen::{Address, Listener, bind_tcp},
@@ -38,7 +38,7 @@ pub struct Settings {
     /// None to serve no admin port.
     pub admin_listen: Option<SocketAddr>,
     pub reactor_threads: usize,
-    pub rpc: rpc::Settings,
+    pub rpc: rpc::RpcSettings,
     pub embed: embed::EmbedSettings,
     pub evaluate: evaluate::EvaluatorSettings,
     /// The first is the default.
@@ -103,7 +103,7 @@ impl App {
             closing: CancellationToken::new(),
         };
         let (open, streams) = (OpenCalls::default(), TaskTracker::new());
-        let context = Context {
+        let context = RpcContext {
             settings: settings.rpc.clone(),
             embedder: embedder.clone(),
             evaluator,
@@ -116,7 +116,7 @@ impl App {
             started,
         };
         let admin_connections = Admin::connections(&mut registry);
-        let rpc = Rpc::new(context, &mut registry)?;
+        let rpc = RpcServer::new(context, &mut registry)?;
         let registry = Arc::new(registry);
         let exporter = otlp.map(|otlp| otlp.start(Arc::clone(&registry), started)).transpose()?;
         let admin = admin_listener
@@ -323,7 +323,7 @@ fn build_reactor(threads: usize) -> io::Result<Runtime> {
         .build()
 }
 
-async fn serve(rpc: Rpc, listener: Listener) {
+async fn serve(rpc: RpcServer, listener: Listener) {
     if let Err(error) = rpc.serve(listener).await {
         tracing::error!(%error, "the server ended");
     }

@@ -14,7 +14,7 @@ use clap::ArgMatches;
 use crate::{
     app, embed, evaluate,
     model::{self, Pooling, Precision, Quality, source},
-    rpc::{self, Compute, ConnectionLimits, ConnectionSettings, Limits, listen::Address},
+    rpc::{self, ComputeInfo, ConnectionLimits, ConnectionSettings, Limits, listen::Address},
     secret::Secret,
     stall,
 };
@@ -77,9 +77,9 @@ fn app_settings(r: &mut Reader, sources: &Sources<'_>) -> app::Settings {
         listen: r.required("listen", Vec::new(), addresses),
         admin_listen: r.required("admin-listen", None, admin_address),
         reactor_threads: r.optional_whole("reactor-threads").unwrap_or(cores.min(2)),
-        rpc: rpc::Settings {
+        rpc: rpc::RpcSettings {
             limits: Limits { queue_tokens, embed_cache_bytes, ..limits(r) },
-            compute: Compute { threads, text_threads, batch_tokens },
+            compute: ComputeInfo { threads, text_threads, batch_tokens },
             reflection: r.boolean("reflection"),
             connections: connections(r),
             security: security::settings(r),

@@ -1,28 +1,28 @@
-//! The instant by which a caller must have its answer.
+//! Deadline of a call.
 
 use std::time::{Duration, Instant};
 
-/// Passed down from the edge to every step of a call, never restarted.
+/// Instant by which the client must have its response. It is passed to every step of a call and never restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
-/// Far enough for any call, near enough that clocks can add it.
-const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Maximum time until a deadline: longer than any call, and short enough for clock arithmetic.
+const MAX_DURATION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 impl Deadline {
-    /// `after` from now, at most 30 days.
+    /// The deadline `after` from now, at most 30 days.
     pub fn after(after: Duration) -> Deadline {
-        Deadline(Instant::now() + after.min(LONGEST))
+        Deadline(Instant::now() + after.min(MAX_DURATION))
     }
 
-    /// As much before this one.
+    /// The deadline moved back by `by`.
     pub fn earlier(self, by: Duration) -> Deadline {
         Deadline(self.0.checked_sub(by).unwrap_or(self.0))
     }
 
-    /// As much after this one, within the same bounds.
+    /// The deadline extended by `by`, at most 30 days.
     pub fn later(self, by: Duration) -> Deadline {
-        Deadline(self.0.checked_add(by.min(LONGEST)).unwrap_or(self.0))
+        Deadline(self.0.checked_add(by.min(MAX_DURATION)).unwrap_or(self.0))
     }
 
     pub fn instant(self) -> Instant {
@@ -33,7 +33,7 @@ impl Deadline {
         self.0 <= Instant::now()
     }
 
-    /// Zero once it has passed.
+    /// Time until the deadline; zero after it has passed.
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }

@@ -1,6 +1,6 @@
-//! Log lines that callers, judges or collectors can cause: limited in number, and the rest counted.
+//! Rate limit of log lines that clients, judges or collectors can cause. Dropped lines are counted.
 //!
-//! A place in the code that logs such a line has a static limit and asks it first:
+//! Code that logs such a line checks a static limit first:
 //!
 //! ```ignore
 //! static LINES: LogLimit = LogLimit::new(Site::HandlerPanic);
@@ -21,13 +21,13 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// Lines of one place that are written within [`WINDOW`].
+/// Maximum number of log lines of one limit within [`WINDOW`].
 const BURST: u32 = 10;
 const WINDOW: Duration = Duration::from_mins(1);
-/// Formatting one line needs little of it.
+/// Stack size of the thread that logs a summary.
 const STACK_BYTES: usize = 128 << 10;
 
-/// What a limited line is about: the label `site` of `assay_log_lines_suppressed_total`.
+/// Kind of a limited log line: the label `site` of `assay_log_lines_suppressed_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Site {
     Accept,
@@ -88,42 +88,42 @@ impl Site {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Label {
+struct SiteLabel {
     site: &'static str,
 }
 
-/// Shared by the whole process, as its log is.
-static SUPPRESSED: LazyLock<Family<Label, Counter>> = LazyLock::new(|| {
+/// Counter of dropped lines, shared by the whole process like the log.
+static SUPPRESSED: LazyLock<Family<SiteLabel, Counter>> = LazyLock::new(|| {
     let family = Family::default();
     for site in Site::ALL {
-        let _ = family.get_or_create(&Label { site: site.name() });
+        let _ = family.get_or_create(&SiteLabel { site: site.name() });
     }
     family
 });
 
-/// Adds `assay_log_lines_suppressed_total`.
+/// Registers `assay_log_lines_suppressed_total`.
 pub(crate) fn register(registry: &mut Registry) {
     let help = "Log lines dropped by the rate limit of 10 lines per minute and site";
     registry.register("assay_log_lines_suppressed", help, SUPPRESSED.clone());
 }
 
-/// Counts a line that was not written.
+/// Counts a dropped line.
 pub(crate) fn count_suppressed(site: Site) {
-    SUPPRESSED.get_or_create(&Label { site: site.name() }).inc();
+    SUPPRESSED.get_or_create(&SiteLabel { site: site.name() }).inc();
 }
 
-/// The limit of one place that logs: 10 lines a minute, then one line that says how many more there were.
+/// Rate limit of one log statement: 10 lines per minute, then one line with the number of dropped lines.
 pub(crate) struct LogLimit {
     site: Site,
-    bucket: Mutex<Bucket>,
+    bucket: Mutex<LineBucket>,
 }
 
 impl LogLimit {
     pub const fn new(site: Site) -> LogLimit {
-        LogLimit { site, bucket: Mutex::new(Bucket::new(BURST, WINDOW)) }
+        LogLimit { site, bucket: Mutex::new(LineBucket::new(BURST, WINDOW)) }
     }
 
-    /// Whether to write the line now. Never waits for long: the lock is held for some nanoseconds.
+    /// Whether to log the line now. The lock is held for nanoseconds only.
     pub fn admits(&'static self) -> bool {
         let mut bucket = self.bucket.lock();
         let admitted = bucket.admit(Instant::now());
@@ -139,8 +139,8 @@ impl LogLimit {
         admitted.is_some()
     }
 
-    /// At most one thread per place and window. Where there is none to be had, the next line that is admitted brings
-    /// the summary.
+    /// Logs the summary after the window, on a thread. There is at most one thread per limit and window. If it cannot be
+    /// started, the next admitted line logs the summary.
     fn summarize_later(&'static self) {
         let thread = std::thread::Builder::new().name("assay-log-limit".into()).stack_size(STACK_BYTES);
         let _ = thread.spawn(|| {
@@ -159,14 +159,14 @@ impl LogLimit {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
+#[expect(clippy::disallowed_methods, reason = "runs on its own thread")]
 fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// So many in each window, and a count of those beyond (pure: the time is an argument).
+/// Counter that admits a maximum number of lines per window and counts the others. The time is an argument.
 #[derive(Debug)]
-pub(crate) struct Bucket {
+pub(crate) struct LineBucket {
     burst: u32,
     window: Duration,
     since: Option<Instant>,
@@ -174,12 +174,12 @@ pub(crate) struct Bucket {
     suppressed: u64,
 }
 
-impl Bucket {
-    pub const fn new(burst: u32, window: Duration) -> Bucket {
-        Bucket { burst, window, since: None, admitted: 0, suppressed: 0 }
+impl LineBucket {
+    pub const fn new(burst: u32, window: Duration) -> LineBucket {
+        LineBucket { burst, window, since: None, admitted: 0, suppressed: 0 }
     }
 
-    /// The number suppressed since the last window, if this one is admitted.
+    /// Admits a line and returns the number of lines suppressed since the last admitted one, or None.
     pub fn admit(&mut self, now: Instant) -> Option<u64> {
         if self.since.is_none_or(|since| now.saturating_duration_since(since) >= self.window) {
             (self.since, self.admitted) = (Some(now), 0);
@@ -198,25 +198,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_each_window_are_admitted_and_the_rest_counted() {
+    fn the_first_lines_of_a_window_are_admitted() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(2, Duration::from_secs(10));
+        let mut bucket = LineBucket::new(2, Duration::from_secs(10));
         let mut admit_at = |seconds| bucket.admit(start + Duration::from_secs(seconds));
         assert_eq!([0, 1, 2, 9].map(&mut admit_at), [Some(0), Some(0), None, None]);
         assert_eq!([10, 11, 12, 40].map(&mut admit_at), [Some(2), Some(0), None, Some(1)]);
     }
 
     #[test]
-    fn lines_beyond_the_limit_are_in_the_metric() {
+    fn dropped_lines_are_counted() {
         static LINES: LogLimit = LogLimit::new(Site::TlsHandshake);
-        let count = || SUPPRESSED.get_or_create(&Label { site: "tls_handshake" }).get();
+        let count = || SUPPRESSED.get_or_create(&SiteLabel { site: "tls_handshake" }).get();
         let before = count();
         let written = (0..100).filter(|_| LINES.admits()).count();
         assert_eq!((written, count() - before), (10, 90));
     }
 
     #[test]
-    fn every_site_has_its_series_from_the_start() {
+    fn every_site_has_a_series_from_the_start() {
         let mut registry = Registry::default();
         register(&mut registry);
         let mut text = String::new();

@@ -1,4 +1,4 @@
-//! The edge of the protocol: services, limits, deadlines, status codes, and the server around them.
+//! The gRPC server: services, request limits, deadlines, status codes, connections and security.
 
 mod accept;
 mod call_log;
@@ -8,6 +8,8 @@ mod convert;
 mod deadline;
 mod embedding;
 mod evaluation;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub mod guard;
 pub(crate) mod health;
 mod intake;
@@ -49,56 +51,57 @@ use crate::{
 
 pub use call_log::CallLog;
 pub use caller::CallerLimits;
-use embedding::Embeddings;
-use evaluation::Evaluations;
+use embedding::EmbeddingHandler;
+use evaluation::EvaluationHandler;
 use guard::{Guard, Security};
 use health::Health;
-use intake::{Intake, IntakeLimits};
+use intake::{IntakeLimits, MessageIntake};
 pub(crate) use layer::OpenCalls;
 use layer::{CallLayer, CallService};
 pub(crate) use reload::Reloader;
-pub use server_info::Compute;
+pub use server_info::ComputeInfo;
 use server_info::ServerInfo;
-use stream::Terms;
+use stream::StreamSettings;
 use tls::Tls;
 pub use tls::TlsFiles;
 pub use transport::{ConnectionLimits, ConnectionSettings};
-use transport::{ConnectionMetrics, Connections, Transport};
+use transport::{ConnectionMetrics, ConnectionServer, Connections};
 
-/// What one request, stream and connection may hold.
+/// Limits of requests, streams and calls.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Inputs of one request.
+    /// Maximum number of inputs per request.
     pub inputs: usize,
-    /// UTF-8 bytes of one input.
+    /// Maximum size of one input in UTF-8 bytes.
     pub input_bytes: usize,
-    /// Bytes of one message, as received.
+    /// Maximum size of one message in bytes, compressed and decompressed.
     pub message_bytes: usize,
-    /// Tokens that may wait or be computed; told to callers, enforced by the embedder.
+    /// Maximum number of tokens in flight. Reported by GetServerInfo; enforced by the embedder.
     pub queue_tokens: usize,
-    /// Memory for vectors that may be asked for again; told to callers, enforced by the embedder.
+    /// Size of the embedding cache in bytes. Reported by GetServerInfo; enforced by the embedder.
     pub embed_cache_bytes: usize,
-    /// Unanswered inputs of one stream.
+    /// Maximum number of in-flight inputs per stream.
     pub stream_inputs: usize,
-    /// Retrieved contexts of one sample, and as many reference contexts.
+    /// Maximum number of retrieved contexts, and of reference contexts, per sample.
     pub contexts: usize,
-    /// UTF-8 bytes of all texts of one sample.
+    /// Maximum size of all texts of one sample in UTF-8 bytes.
     pub sample_bytes: usize,
-    /// Unfinished samples of one stream.
+    /// Maximum number of in-flight samples per stream.
     pub stream_samples: usize,
-    /// Open streams of one connection.
+    /// Maximum number of concurrent HTTP/2 streams per connection.
     pub connection_streams: u32,
-    /// Of calls that bring no deadline.
+    /// Deadline of calls without one.
     pub default_deadline: Duration,
-    /// Calls and streams that are open at one time, of all connections; health checks have as many of their own.
+    /// Maximum number of open calls and streams of all connections. Health checks have a separate limit of the same
+    /// size.
     pub calls: usize,
-    /// Memory of all messages that are in flight, beyond the small allowance of each call.
+    /// Memory of all messages in flight in bytes, in addition to the allowance of each call.
     pub message_memory: usize,
-    /// From a message's first byte to its last.
+    /// Maximum time from the first byte of a message to its last.
     pub body_timeout: Duration,
 }
 
-/// Fields of one message, beyond two for each input: what a sample and its metrics need many times over.
+/// Maximum number of fields of one message, in addition to two per input. Many times what a sample needs.
 const MESSAGE_FIELDS: usize = 64 << 10;
 
 impl Default for Limits {
@@ -122,54 +125,57 @@ impl Default for Limits {
     }
 }
 
+/// Settings of the gRPC server.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct RpcSettings {
     pub limits: Limits,
-    pub compute: Compute,
-    /// Whether reflection (v1 and v1alpha) is served.
+    pub compute: ComputeInfo,
+    /// Enables reflection (v1 and v1alpha).
     pub reflection: bool,
     pub connections: ConnectionSettings,
     pub security: Security,
     pub call_log: CallLog,
 }
 
-/// All that the services share.
-pub(crate) struct Context {
-    pub settings: Settings,
+/// Components that the services share.
+pub(crate) struct RpcContext {
+    pub settings: RpcSettings,
     pub embedder: Embedder,
     pub evaluator: Evaluator,
-    pub reactor: stall::Reader,
+    pub reactor: stall::WatchdogReader,
     pub health: Health,
     pub open: OpenCalls,
     pub guard: Guard,
     pub tracer: Tracer,
-    /// Owns the tasks of open streams.
+    /// Tracks the tasks of open streams.
     pub streams: TaskTracker,
     pub started: SystemTime,
 }
 
-/// The service that answers calls, with all that stands around it.
-type Stack = CallService<CatchPanic<Routes, AnswerPanic>>;
+/// The services with their middleware.
+type Stack = CallService<CatchPanic<Routes, PanicResponse>>;
 
-/// A server over any number of listeners.
+/// The gRPC server. It is cloned for each listener.
 #[derive(Clone)]
-pub(crate) struct Rpc {
+pub(crate) struct RpcServer {
     service: Stack,
-    transport: Transport,
+    transport: ConnectionServer,
     tls: Option<Tls>,
 }
 
-impl Rpc {
+impl RpcServer {
+    /// Builds the server and registers its metrics.
+    ///
     /// # Errors
-    /// If the operating system gives no thread.
-    pub fn new(context: Context, registry: &mut Registry) -> std::io::Result<Rpc> {
+    /// The error of the operating system if a thread cannot be started.
+    pub fn new(context: RpcContext, registry: &mut Registry) -> std::io::Result<RpcServer> {
         let limits = &context.settings.limits;
         let intake = IntakeLimits {
             message_bytes: limits.message_bytes,
             fields: MESSAGE_FIELDS + 2 * limits.inputs,
             body_timeout: limits.body_timeout,
         };
-        let intake = Intake::start(intake, proto::DESCRIPTORS)?;
+        let intake = MessageIntake::start(intake, proto::DESCRIPTORS)?;
         let layer = CallLayer::new(&context, intake, registry);
         let transport = transport(&context, registry);
         let tls = context.guard.tls.clone();
@@ -179,15 +185,15 @@ impl Rpc {
             routes =
                 add_reflection(routes, &[proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET, details]);
         }
-        let service = CatchPanicLayer::custom(AnswerPanic).layer(routes.prepare());
-        Ok(Rpc { service: layer.layer(service), transport, tls })
+        let service = CatchPanicLayer::custom(PanicResponse).layer(routes.prepare());
+        Ok(RpcServer { service: layer.layer(service), transport, tls })
     }
 }
 
-/// Bytes of one stream that may arrive before someone reads them.
+/// HTTP/2 flow-control window of one stream in bytes.
 const STREAM_WINDOW: u32 = 128 << 10;
 
-fn transport(context: &Context, registry: &mut Registry) -> Transport {
+fn transport(context: &RpcContext, registry: &mut Registry) -> ConnectionServer {
     let settings = &context.settings.connections;
     let all = connections_within_limit(settings.limits.all);
     let limits = ConnectionLimits { all, ..settings.limits };
@@ -197,19 +203,22 @@ fn transport(context: &Context, registry: &mut Registry) -> Transport {
         http1: false,
         ..settings.clone()
     };
-    Transport {
+    ConnectionServer {
         connections: Connections::new(limits, ConnectionMetrics::register(registry, "assay")),
         settings: settings.into(),
         closing: context.health.closing.clone(),
     }
 }
 
-/// All that callers may call.
-fn services(context: &Context) -> Routes {
-    let Context { settings, embedder, evaluator, reactor, health, streams, started, .. } = context;
+/// The routes of the serving port, without reflection.
+fn services(context: &RpcContext) -> Routes {
+    let RpcContext { settings, embedder, evaluator, reactor, health, streams, started, .. } = context;
     let limits = &settings.limits;
-    let terms =
-        Terms { unanswered: limits.stream_inputs, closing: health.closing.clone(), tasks: streams.clone() };
+    let stream_settings = StreamSettings {
+        max_in_flight: limits.stream_inputs,
+        closing: health.closing.clone(),
+        tasks: streams.clone(),
+    };
     let info = ServerInfo {
         embedder: embedder.clone(),
         judges: evaluator.judges().to_vec(),
@@ -219,16 +228,20 @@ fn services(context: &Context) -> Routes {
         compute: settings.compute.clone(),
         started: *started,
     };
-    let embeddings = Embeddings { embedder: embedder.clone(), limits: limits.clone(), terms: terms.clone() };
+    let embeddings = EmbeddingHandler {
+        embedder: embedder.clone(),
+        limits: limits.clone(),
+        stream_settings: stream_settings.clone(),
+    };
     let embeddings = EmbeddingServiceServer::new(embeddings)
         .max_decoding_message_size(limits.message_bytes)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd);
-    let evaluations = Evaluations {
+    let evaluations = EvaluationHandler {
         evaluator: evaluator.clone(),
         embedder: embedder.clone(),
         limits: limits.clone(),
-        terms: Terms { unanswered: limits.stream_samples, ..terms },
+        stream_settings: StreamSettings { max_in_flight: limits.stream_samples, ..stream_settings },
         callers: AtomicU64::new(0),
         reactor: reactor.clone(),
     };
@@ -242,30 +255,30 @@ fn services(context: &Context) -> Routes {
         .add_service(HealthServer::new(health.clone()))
 }
 
-/// A panic in a handler costs its call alone.
+/// Response to a call whose handler panicked: INTERNAL. Other calls are not affected.
 #[derive(Clone)]
-struct AnswerPanic;
+struct PanicResponse;
 
-impl ResponseForPanic for AnswerPanic {
+impl ResponseForPanic for PanicResponse {
     type ResponseBody = tonic::body::Body;
 
     fn response_for_panic(&mut self, _: Box<dyn std::any::Any + Send>) -> http::Response<tonic::body::Body> {
         static LINES: LogLimit = LogLimit::new(Site::HandlerPanic);
         if LINES.admits() {
-            tracing::error!("a handler panicked; its call is answered with INTERNAL");
+            tracing::error!("a call handler panicked; the call returns INTERNAL");
         }
         status::internal().into_http()
     }
 }
 
-/// What the admin port serves over gRPC: health, and reflection of it.
+/// The gRPC routes of the admin port: health, and reflection of health.
 pub(crate) fn admin_routes(health: Health, reflection: bool) -> Routes {
     let routes = Routes::new(HealthServer::new(health));
     if reflection { add_reflection(routes, &[tonic_health::pb::FILE_DESCRIPTOR_SET]) } else { routes }
 }
 
 fn add_reflection(routes: Routes, descriptors: &[&'static [u8]]) -> Routes {
-    const VALID: &str = "the descriptors were made by the build";
+    const VALID: &str = "the build generated the descriptors";
     let builder = || {
         descriptors.iter().fold(tonic_reflection::server::Builder::configure(), |builder, descriptors| {
             builder.register_encoded_file_descriptor_set(descriptors)

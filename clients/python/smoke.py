@@ -262,7 +262,7 @@ def an_empty_input_is_named(server):
 def five_hundred_violations_fit_the_metadata_that_a_client_takes(server):
     status = refused(lambda: server.embed([""] * 512))
     violations = field_violations(status)
-    assert violations[0].field == "inputs[0]" and violations[-1].description == "and 502 more", violations
+    assert violations[0].field == "inputs[0]" and violations[-1].description.startswith("502 more"), violations
     return f"{len(violations)} violations"
 
 

@@ -1,19 +1,19 @@
-//! From a listener to served connections.
+//! The accept loops of the listeners.
 
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Rpc,
+    RpcServer,
     caller::Caller,
     listen::{self, Listener},
-    transport::{Placed, Transport},
+    transport::{ConnectionAdmission, ConnectionServer},
 };
 
-impl Rpc {
-    /// Serves until `closing`, and on until the last open call has ended.
+impl RpcServer {
+    /// Serves the listener until shutdown, and returns after the last open call has finished.
     ///
     /// # Errors
-    /// If the listener cannot be handed to the reactor.
+    /// The error of the operating system if the listener cannot be registered with the event loop.
     pub async fn serve(self, listener: Listener) -> std::io::Result<()> {
         let (tasks, closing) = (TaskTracker::new(), self.transport.closing.clone());
         let accepting = async {
@@ -23,21 +23,22 @@ impl Rpc {
                     loop {
                         let (io, address) = listen::accepted(|cx| listener.poll_accept(cx)).await;
                         let caller = Caller::at(address.ip());
-                        let placed = self.transport.place(caller.address().or(Some(address.ip())));
-                        tasks.spawn(self.clone().serve_tcp(io, placed, caller));
+                        let admission =
+                            self.transport.acquire_permit(caller.address().or(Some(address.ip())));
+                        tasks.spawn(self.clone().serve_tcp(io, admission, caller));
                     }
                 }
                 Listener::Unix { listener, .. } => {
                     let listener = tokio::net::UnixListener::from_std(listener)?;
                     loop {
                         let (io, _) = listen::accepted(|cx| listener.poll_accept(cx)).await;
-                        let placed = self.transport.place(None);
-                        tasks.spawn(self.clone().serve_unix(io, placed));
+                        let admission = self.transport.acquire_permit(None);
+                        tasks.spawn(self.clone().serve_unix(io, admission));
                     }
                 }
             }
         };
-        // From here on the operating system refuses connections.
+        // The listener is closed now, so the operating system refuses connections.
         let accepted: std::io::Result<()> = tokio::select! {
             failed = accepting => failed,
             () = closing.cancelled() => Ok(()),
@@ -47,11 +48,11 @@ impl Rpc {
         accepted
     }
 
-    async fn serve_tcp(self, io: tokio::net::TcpStream, placed: Placed, caller: Caller) {
-        // Answers are small and each is written at once. A peer that has left already needs none.
+    async fn serve_tcp(self, io: tokio::net::TcpStream, admission: ConnectionAdmission, caller: Caller) {
+        // Responses are small, and each is written immediately. It fails only if the client has disconnected.
         let _ = io.set_nodelay(true);
         let transport = &self.transport;
-        let Some(accepted) = Transport::admit(io, placed, self.tls.is_none()).await else { return };
+        let Some(accepted) = ConnectionServer::admit(io, admission, self.tls.is_none()).await else { return };
         match self.tls {
             None => transport.serve(accepted, caller, self.service).await,
             Some(tls) => {
@@ -63,9 +64,9 @@ impl Rpc {
         }
     }
 
-    async fn serve_unix(self, io: tokio::net::UnixStream, placed: Placed) {
+    async fn serve_unix(self, io: tokio::net::UnixStream, admission: ConnectionAdmission) {
         let caller = io.peer_cred().map_or(Caller::Unknown, |user| Caller::User(user.uid()));
-        if let Some(accepted) = Transport::admit(io, placed, true).await {
+        if let Some(accepted) = ConnectionServer::admit(io, admission, true).await {
             self.transport.serve(accepted, caller, self.service).await;
         }
     }

@@ -1,13 +1,13 @@
-//! Which calls get a line in the log.
+//! Selection of the calls that are logged.
 
 use std::time::Duration;
 
-/// Which calls get a log line.
+/// Settings of the call log.
 #[derive(Clone, Copy, Debug)]
 pub struct CallLog {
-    /// Of calls that ended OK and were not slow, the share that does, from 0 to 1.
+    /// Share of logged calls, from 0 to 1, among calls that ended with OK and were not slow.
     pub ratio: f64,
-    /// From here on a call is slow.
+    /// Minimum duration of a slow call. Slow calls are always logged.
     pub slow_after: Duration,
 }
 
@@ -18,8 +18,9 @@ impl Default for CallLog {
 }
 
 impl CallLog {
-    /// All lines of a trace, of whatever server, or none: its id decides, as it does for the sampling of traces.
-    pub(super) fn takes(
+    /// Whether a call is logged. The trace id decides, as for trace sampling, so all calls of a trace are logged or none,
+    /// on every server.
+    pub(super) fn is_logged(
         self,
         is_ok: bool,
         took: Duration,
@@ -40,27 +41,27 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(1);
 
-    fn takes(ratio: f64, is_ok: bool, took: Duration, trace_id: &str) -> bool {
+    fn is_logged(ratio: f64, is_ok: bool, took: Duration, trace_id: &str) -> bool {
         let log = CallLog { ratio, ..CallLog::default() };
-        log.takes(is_ok, took, || Some(trace_id.to_owned()))
+        log.is_logged(is_ok, took, || Some(trace_id.to_owned()))
     }
 
     #[test]
-    fn failures_and_slow_calls_always_have_a_line() {
+    fn failed_and_slow_calls_are_always_logged() {
         let id = "00000000000000000000000000000001";
-        assert!(takes(0.0, false, SHORT, id) && takes(0.0, true, Duration::from_secs(1), id));
-        assert!(!takes(0.0, true, SHORT, id) && takes(1.0, true, SHORT, id));
+        assert!(is_logged(0.0, false, SHORT, id) && is_logged(0.0, true, Duration::from_secs(1), id));
+        assert!(!is_logged(0.0, true, SHORT, id) && is_logged(1.0, true, SHORT, id));
     }
 
     #[test]
-    fn the_share_of_lines_is_the_ratio() {
+    fn the_share_of_logged_calls_is_the_ratio() {
         let log = CallLog { ratio: 0.25, ..CallLog::default() };
         let lines = |trace_id: fn() -> Option<String>| {
-            (0..10_000).filter(|_| log.takes(true, SHORT, trace_id)).count()
+            (0..10_000).filter(|_| log.is_logged(true, SHORT, trace_id)).count()
         };
         let random = || Some(format!("{:032x}", rand::random::<u128>()));
         assert!((2_000..3_000).contains(&lines(random)));
-        // Ids that are none don't decide.
+        // Without a valid trace id the choice is random.
         assert!((2_000..3_000).contains(&lines(|| Some("ö".repeat(16)))));
         assert!((2_000..3_000).contains(&lines(|| None)));
     }

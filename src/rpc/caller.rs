@@ -1,31 +1,35 @@
-//! Who calls, and what one caller may have under way and begin in a minute.
+//! Identity of clients, and limits on the concurrent calls and the call rate of each client.
 
 use std::{
     collections::HashMap,
     fmt,
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-/// By what callers are told apart.
+use parking_lot::Mutex;
+
+/// Identity of a client for rate limits and logs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Caller {
-    /// The name that the token has in its file.
+    /// Name of the bearer token in the token file.
     Token(Arc<str>),
-    /// The name in the client certificate.
+    /// Name in the client certificate.
     Certificate(Arc<str>),
+    /// IP address of the connection.
     Address(IpAddr),
-    /// The user at the other end of a Unix socket.
+    /// User id of the client of a Unix socket.
     User(u32),
-    /// Nothing is known.
+    /// Identity not available.
     Unknown,
-    /// All for whom there was no place of their own.
+    /// All clients above the limit of tracked clients.
     Others,
 }
 
 impl Caller {
-    /// Of a connection from there. Who has one address of IPv6 has the 2^64 beside it.
+    /// The client of a connection from `address`. An IPv6 address is reduced to its /64 network, because one host can
+    /// use all of its addresses.
     pub fn at(address: IpAddr) -> Caller {
         Caller::Address(match address.to_canonical() {
             IpAddr::V6(v6) => {
@@ -36,7 +40,7 @@ impl Caller {
         })
     }
 
-    /// The address that stands for the caller, if it is known by one.
+    /// The IP address, if the client is identified by one.
     pub fn address(&self) -> Option<IpAddr> {
         match self {
             Caller::Address(address) => Some(*address),
@@ -58,14 +62,14 @@ impl fmt::Display for Caller {
     }
 }
 
-/// What each caller may take; None for any number.
+/// Limits per client; None for no limit.
 #[derive(Clone, Debug)]
 pub struct CallerLimits {
-    /// Calls and streams under way.
+    /// Maximum concurrent calls and streams.
     pub calls: Option<usize>,
-    /// Calls and streams begun.
+    /// Maximum calls and streams started per minute.
     pub requests_per_minute: Option<u32>,
-    /// That are told apart; those beyond share one allowance.
+    /// Maximum number of tracked clients. Further clients share one limit.
     pub callers: usize,
 }
 
@@ -75,86 +79,91 @@ impl Default for CallerLimits {
     }
 }
 
-/// A caller has taken all that it may.
+/// A client is over one of its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Exceeded {
-    #[error("{limit} calls of this caller are under way, and that is the most")]
+pub(super) enum CallerLimitExceeded {
+    #[error("concurrent call limit exceeded: {limit} calls in flight (caller-calls)")]
     Calls { limit: usize },
-    #[error("this caller has begun {limit} calls within a minute, and that is the most")]
+    #[error("rate limit exceeded: {limit} calls per minute (caller-requests-per-minute)")]
     Rate { limit: u32, retry_in: Duration },
 }
 
 const WINDOW: Duration = Duration::from_mins(1);
-/// How often a full table is searched for callers that have left.
+/// Minimum interval between searches of a full table for inactive clients.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// Usage of all clients, checked against the limits per client.
 #[derive(Clone)]
 pub(super) struct Quotas {
     limits: CallerLimits,
-    table: Arc<Mutex<Table>>,
+    table: Arc<Mutex<UsageTable>>,
 }
 
 #[derive(Default)]
-struct Table {
-    // Invariant: as many as `callers`, and one for the others.
-    usages: HashMap<Caller, Usage>,
-    swept: Option<Instant>,
+struct UsageTable {
+    // Invariant: at most `callers` entries, plus one for `Caller::Others`.
+    usages: HashMap<Caller, CallerUsage>,
+    last_sweep: Option<Instant>,
 }
 
-struct Usage {
+struct CallerUsage {
     calls: usize,
-    /// Each call begun moves this on by its share of a minute; a minute ahead of now, the minute is used up.
+    /// Each started call adds its share of a minute. The rate limit is reached when this is one minute ahead of now.
     paid_until: Instant,
 }
 
-/// One call under way; dropping it gives the place back.
-pub(super) struct Place {
+/// Permit of one call in flight. Dropping it ends the call.
+pub(super) struct CallerPermit {
     quotas: Quotas,
     caller: Caller,
 }
 
 impl Quotas {
-    /// None where nothing is limited.
+    /// None if no limit is set.
     pub fn new(limits: &CallerLimits) -> Option<Quotas> {
         let limited = limits.calls.is_some() || limits.requests_per_minute.is_some();
         limited.then(|| Quotas { limits: limits.clone(), table: Arc::default() })
     }
 
-    pub fn take(&self, caller: &Caller, now: Instant) -> Result<Place, Exceeded> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let caller = table.place_of(caller, self.limits.callers, now);
-        let usage = table.usages.entry(caller.clone()).or_insert(Usage { calls: 0, paid_until: now });
+    /// Starts a call of `caller`.
+    ///
+    /// # Errors
+    /// [`CallerLimitExceeded`] if the client is over one of its limits.
+    pub fn take(&self, caller: &Caller, now: Instant) -> Result<CallerPermit, CallerLimitExceeded> {
+        let mut table = self.table.lock();
+        let caller = table.entry_of(caller, self.limits.callers, now);
+        let usage = table.usages.entry(caller.clone()).or_insert(CallerUsage { calls: 0, paid_until: now });
         usage.take(&self.limits, now)?;
-        Ok(Place { quotas: self.clone(), caller })
+        Ok(CallerPermit { quotas: self.clone(), caller })
     }
 }
 
-impl Table {
-    /// The caller itself, or the others where the table is full of callers that count.
-    fn place_of(&mut self, caller: &Caller, most: usize, now: Instant) -> Caller {
-        if self.usages.contains_key(caller) || self.usages.len() < most {
+impl UsageTable {
+    /// The entry of `caller`: its own, or [`Caller::Others`] if the table is full of active clients.
+    fn entry_of(&mut self, caller: &Caller, max_callers: usize, now: Instant) -> Caller {
+        if self.usages.contains_key(caller) || self.usages.len() < max_callers {
             return caller.clone();
         }
-        if self.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP) {
-            self.swept = Some(now);
-            self.usages.retain(|_, usage| usage.counts(now));
+        if self.last_sweep.is_none_or(|last_sweep| now.duration_since(last_sweep) >= SWEEP) {
+            self.last_sweep = Some(now);
+            self.usages.retain(|_, usage| usage.is_active(now));
         }
-        if self.usages.len() < most { caller.clone() } else { Caller::Others }
+        if self.usages.len() < max_callers { caller.clone() } else { Caller::Others }
     }
 }
 
-impl Usage {
-    fn take(&mut self, limits: &CallerLimits, now: Instant) -> Result<(), Exceeded> {
+impl CallerUsage {
+    fn take(&mut self, limits: &CallerLimits, now: Instant) -> Result<(), CallerLimitExceeded> {
         if let Some(limit) = limits.calls
             && self.calls >= limit
         {
-            return Err(Exceeded::Calls { limit });
+            return Err(CallerLimitExceeded::Calls { limit });
         }
         if let Some(limit) = limits.requests_per_minute {
             let paid_until = self.paid_until.max(now) + WINDOW / limit;
             let retry_in = paid_until.duration_since(now).saturating_sub(WINDOW);
             if !retry_in.is_zero() {
-                return Err(Exceeded::Rate { limit, retry_in });
+                return Err(CallerLimitExceeded::Rate { limit, retry_in });
             }
             self.paid_until = paid_until;
         }
@@ -162,15 +171,15 @@ impl Usage {
         Ok(())
     }
 
-    /// Whether it differs from the usage of a caller that was never seen.
-    fn counts(&self, now: Instant) -> bool {
+    /// Whether the entry differs from that of a new client.
+    fn is_active(&self, now: Instant) -> bool {
         self.calls > 0 || self.paid_until > now
     }
 }
 
-impl Drop for Place {
+impl Drop for CallerPermit {
     fn drop(&mut self) {
-        let mut table = self.quotas.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.quotas.table.lock();
         if let Some(usage) = table.usages.get_mut(&self.caller) {
             usage.calls -= 1;
         }
@@ -190,25 +199,26 @@ mod tests {
     }
 
     #[test]
-    fn calls_under_way_are_counted_for_each_caller_until_they_end() {
+    fn calls_in_flight_are_limited_per_caller() {
         let (quotas, now) = (quotas(Some(2), None, 10), Instant::now());
         let take = |last| quotas.take(&caller(last), now);
-        let first = take(1).expect("a place");
-        let _second = take(1).expect("a place");
-        assert_eq!(take(1).err(), Some(Exceeded::Calls { limit: 2 }));
-        let _other = take(2).expect("a place of its own");
+        let first = take(1).expect("a permit");
+        let _second = take(1).expect("a permit");
+        assert_eq!(take(1).err(), Some(CallerLimitExceeded::Calls { limit: 2 }));
+        let _other = take(2).expect("a permit of its own");
         drop(first);
-        take(1).expect("the place that was given back");
+        take(1).expect("the released permit");
     }
 
     #[test]
-    fn a_minute_is_used_up_at_once_or_evenly_and_comes_back_evenly() {
+    fn the_call_rate_allows_bursts_and_refills_evenly() {
         let (quotas, start) = (quotas(None, Some(4), 10), Instant::now());
         let take = |seconds: u64| quotas.take(&caller(1), start + Duration::from_secs(seconds)).map(drop);
         for _ in 0..4 {
             take(0).expect("within the limit");
         }
-        let refused = |seconds| Err(Exceeded::Rate { limit: 4, retry_in: Duration::from_secs(seconds) });
+        let refused =
+            |seconds| Err(CallerLimitExceeded::Rate { limit: 4, retry_in: Duration::from_secs(seconds) });
         assert_eq!(take(0), refused(15));
         assert_eq!(take(14), refused(1));
         assert_eq!(take(15), Ok(()));
@@ -220,17 +230,17 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_those_beyond_share_one_allowance() {
+    fn callers_beyond_the_table_share_one_limit() {
         let (quotas, start) = (quotas(Some(1), Some(60), 2), Instant::now());
         let take = |last, seconds| quotas.take(&caller(last), start + Duration::from_secs(seconds));
-        let (one, two) = (take(1, 0).expect("a place"), take(2, 0).expect("a place"));
-        let _shared = take(3, 0).expect("the place of the others");
+        let (one, two) = (take(1, 0).expect("a permit"), take(2, 0).expect("a permit"));
+        let _shared = take(3, 0).expect("the permit of the others");
         assert!(take(4, 0).is_err());
         drop((one, two));
-        assert!(take(5, 0).is_err(), "callers that have just left still count");
+        assert!(take(5, 0).is_err(), "callers that have just finished still count");
         for last in 5..250 {
-            drop(take(last, u64::from(last) * 2).expect("a place of one that left"));
-            assert!(quotas.table.lock().expect("whole").usages.len() <= 3);
+            drop(take(last, u64::from(last) * 2).expect("the entry of an inactive caller"));
+            assert!(quotas.table.lock().usages.len() <= 3);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Messages in tonic's frames. Long ones are decoded and encoded without holding up the other tasks of the thread.
+//! Codec of messages. Long messages are encoded and decoded without blocking other tasks of the thread.
 
 use std::marker::PhantomData;
 
@@ -13,12 +13,12 @@ use tonic::{
     codec::{DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-/// Messages up to this size take less than 50 µs.
-const AT_ONCE: usize = 32 << 10;
-/// Answers are mostly vectors, which are copied at once.
-const ENCODED_AT_ONCE: usize = 256 << 10;
+/// Maximum size of a message that is decoded inline, in less than 50 µs.
+const INLINE_DECODE_BYTES: usize = 32 << 10;
+/// Maximum size of a message that is encoded inline. Responses are mostly vectors, which are cheap to copy.
+const INLINE_ENCODE_BYTES: usize = 256 << 10;
 
-/// Encodes `T` and decodes `U`.
+/// Codec that encodes `T` and decodes `U`.
 #[derive(Debug)]
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
@@ -53,8 +53,8 @@ impl<T: Message, U> Encoder for Codec<T, U> {
 
     fn encode(&mut self, message: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
         let mut encode = || message.encode(buffer).expect("the buffer grows");
-        if message.encoded_len() > ENCODED_AT_ONCE {
-            aside(encode)
+        if message.encoded_len() > INLINE_ENCODE_BYTES {
+            run_blocking(encode)
         } else {
             encode()
         }
@@ -68,15 +68,15 @@ impl<T, U: Message + Default> Decoder for Codec<T, U> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         let bytes = buffer.copy_to_bytes(buffer.remaining());
-        let is_long = bytes.len() > AT_ONCE;
+        let is_long = bytes.len() > INLINE_DECODE_BYTES;
         let decode = || U::decode(bytes);
-        let message = if is_long { aside(decode) } else { decode() };
+        let message = if is_long { run_blocking(decode) } else { decode() };
         message.map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 }
 
-/// Runs `work` while another thread takes over what this one would run next, where the runtime can do that.
-fn aside<R>(work: impl FnOnce() -> R) -> R {
+/// Runs `work` while another thread takes over the other tasks of this one. Runs it inline on a current-thread runtime.
+fn run_blocking<R>(work: impl FnOnce() -> R) -> R {
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     match flavor {
         Ok(RuntimeFlavor::MultiThread) => block_in_place(work),

@@ -1,4 +1,5 @@
-//! Between proto and domain. Every limit of a request is checked here, once, and all mistakes are named.
+//! Conversion between protocol messages and domain types. Every limit of a request is checked here, once, and all
+//! validation errors are collected.
 
 pub(super) mod embedding;
 pub(super) mod evaluation;
@@ -10,15 +11,15 @@ use super::{
 };
 use crate::validation;
 
-/// The longest id of a stream item, and the longest label of a metric, in bytes.
+/// Maximum size of the id of a stream item, and of the label of a metric, in bytes.
 pub(super) const ID_BYTES: usize = 256;
 
-/// `id` as it is answered: one that is too long is cut, and its answer tells so.
+/// The id in the response: a too long `id` is truncated, and the response has the validation error.
 pub(super) fn cut_id(id: &str) -> String {
     id[..id.floor_char_boundary(ID_BYTES)].to_owned()
 }
 
-/// The validation errors of one request, as they are found.
+/// Collector of the validation errors of one request.
 #[derive(Default)]
 struct Check(Violations);
 
@@ -31,7 +32,7 @@ impl Check {
         self.0.add(|| Violation { field: field.into(), description: description.into() });
     }
 
-    /// A text that must be there.
+    /// Checks a required text.
     fn text(&mut self, field: impl Fn() -> String, text: &str, limits: &Limits) {
         if let Some(description) = validation::text(text, limits.input_bytes) {
             self.add(field(), description);

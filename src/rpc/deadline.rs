@@ -1,4 +1,4 @@
-//! grpc-timeout to a deadline that covers all that a call does.
+//! Deadline of a call from its `grpc-timeout` header, and the time reserved for its response.
 
 use std::time::Duration;
 
@@ -6,62 +6,62 @@ use http::HeaderMap;
 
 use crate::deadline::Deadline;
 
-/// tonic enforces the same header on its own, and would answer CANCELLED; ours must come first.
+/// Margin before the timeout of tonic, which enforces the same header and would end the call with CANCELLED.
 const MARGIN: Duration = Duration::from_millis(2);
 
-/// The gRPC core (the clients of Python, C++, Ruby and others) sends a timeout in three digits and rounds it up, so the
-/// caller may give up by this share of it earlier than the header says.
+/// Inverse of the maximum rounding error of a timeout. gRPC core (clients in Python, C++, Ruby and others) rounds a
+/// timeout up to three digits, so the client may give up earlier by this share.
 const ROUNDING_SHARE: u32 = 100;
-/// Shorter ones are rounded by less than an answer is early.
-const LEAST_ROUNDED: Duration = Duration::from_secs(10);
+/// Minimum timeout for which the rounding error matters.
+const MIN_ROUNDED: Duration = Duration::from_secs(10);
 
-/// Of the time that is left, what writing and carrying the answer may take.
-const ANSWER_SHARE: u32 = 50;
-const LEAST_FOR_ANSWER: Duration = Duration::from_millis(20);
-const MOST_FOR_ANSWER: Duration = Duration::from_millis(250);
-/// Timers and tasks of the reactor that follow each other until an answer has left.
-const LAGS: u32 = 4;
+/// Inverse of the share of the remaining time that is reserved for sending the response, and its bounds.
+const RESPONSE_SHARE: u32 = 50;
+const MIN_FOR_RESPONSE: Duration = Duration::from_millis(20);
+const MAX_FOR_RESPONSE: Duration = Duration::from_millis(250);
+/// Number of consecutive event loop wake-ups until a response is sent.
+const WAKE_UPS: u32 = 4;
 
-/// The caller's own deadline, if it named one that can be read.
-pub(super) fn of(headers: &HeaderMap) -> Option<Deadline> {
+/// The deadline set by the client; None if the header is missing or invalid.
+pub(super) fn from_headers(headers: &HeaderMap) -> Option<Deadline> {
     let timeout = parse(headers.get("grpc-timeout")?.to_str().ok()?)?;
-    Some(Deadline::after(callers_own(timeout)))
+    Some(Deadline::after(adjusted(timeout)))
 }
 
-/// What is left of `timeout` by the clock of any caller.
-fn callers_own(timeout: Duration) -> Duration {
-    let rounding = if timeout < LEAST_ROUNDED { Duration::ZERO } else { timeout / ROUNDING_SHARE };
+/// `timeout` minus the rounding error of the client.
+fn adjusted(timeout: Duration) -> Duration {
+    let rounding = if timeout < MIN_ROUNDED { Duration::ZERO } else { timeout / ROUNDING_SHARE };
     timeout.saturating_sub(rounding.max(MARGIN).min(timeout / 2))
 }
 
-/// The steps of an answer that must reach its caller before a deadline.
+/// Intermediate deadlines of a call whose response must reach the client before its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Schedule {
-    /// Deadline of the judge and the model.
+pub(super) struct ResponseSchedule {
+    /// Deadline of judge requests and embeddings.
     pub work: Deadline,
-    /// Deadline of everything that is computed.
+    /// Deadline of all computations.
     pub computed: Deadline,
-    /// Deadline of writing the answer.
+    /// Deadline to encode the response.
     pub written: Deadline,
 }
 
-/// `lag` is how late the reactor has run its timers of late: each of the steps may be as late.
-pub(super) fn schedule(deadline: Deadline, lag: Duration) -> Schedule {
-    let kept = for_answer(deadline.remaining(), lag);
-    Schedule {
+/// The schedule of a call. `lag` is the recent lag of event loop timers, which may delay each step.
+pub(super) fn schedule(deadline: Deadline, lag: Duration) -> ResponseSchedule {
+    let kept = for_response(deadline.remaining(), lag);
+    ResponseSchedule {
         work: deadline.earlier(kept),
         computed: deadline.earlier(kept / 2),
         written: deadline.earlier(kept / 4),
     }
 }
 
-/// Of what is left to answer in, the part that is kept for the answer itself.
-fn for_answer(left: Duration, lag: Duration) -> Duration {
-    let least = (left / ANSWER_SHARE).clamp(LEAST_FOR_ANSWER, MOST_FOR_ANSWER);
-    (least + LAGS * lag).min(left / 2)
+/// The part of the remaining time that is reserved for sending the response.
+fn for_response(left: Duration, lag: Duration) -> Duration {
+    let least = (left / RESPONSE_SHARE).clamp(MIN_FOR_RESPONSE, MAX_FOR_RESPONSE);
+    (least + WAKE_UPS * lag).min(left / 2)
 }
 
-/// At most 8 digits and a unit. Source: gRPC over HTTP/2, *Timeout*.
+/// Parses a `grpc-timeout`: at most 8 digits and a unit. Source: gRPC over HTTP/2, *Timeout*.
 fn parse(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -84,9 +84,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timeout_that_was_rounded_up_ends_before_its_caller_does() {
+    fn a_rounded_up_timeout_ends_before_the_client_gives_up() {
         let check = |header: &str, callers_ms: u64| {
-            let own = callers_own(parse(header).expect("a timeout"));
+            let own = adjusted(parse(header).expect("a timeout"));
             let callers = Duration::from_millis(callers_ms);
             assert!(own < callers && own > callers.mul_f64(0.97), "{header}: {own:?} of {callers:?}");
         };
@@ -98,21 +98,21 @@ mod tests {
     }
 
     #[test]
-    fn a_fiftieth_is_kept_for_the_answer_within_bounds_and_never_more_than_half() {
+    fn two_percent_within_bounds_is_reserved_for_the_response() {
         for (left, expected) in
             [(0, 0), (10, 5), (40, 20), (100, 20), (1000, 20), (5000, 100), (12_500, 250), (60_000, 250)]
         {
-            let kept = for_answer(Duration::from_millis(left), Duration::ZERO);
+            let kept = for_response(Duration::from_millis(left), Duration::ZERO);
             assert_eq!(kept, Duration::from_millis(expected), "{left} ms");
         }
     }
 
     #[test]
-    fn more_is_kept_for_the_answer_where_the_reactor_is_late() {
+    fn event_loop_lag_increases_the_reserved_time() {
         for (left, lag, expected) in
             [(60_000, 1, 254), (60_000, 500, 2250), (1000, 50, 220), (1000, 500, 500)]
         {
-            let kept = for_answer(Duration::from_millis(left), Duration::from_millis(lag));
+            let kept = for_response(Duration::from_millis(left), Duration::from_millis(lag));
             assert_eq!(kept, Duration::from_millis(expected), "{left} ms, {lag} ms late");
         }
         let schedule = schedule(Deadline::after(Duration::from_secs(5)), Duration::ZERO);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_are_read_in_every_unit_and_nothing_else_is() {
+    fn valid_timeouts_are_parsed_and_others_are_ignored() {
         for (text, expected) in [
             ("1H", Some(Duration::from_secs(3600))),
             ("2M", Some(Duration::from_secs(120))),

@@ -1,4 +1,4 @@
-//! EmbeddingService: unary calls, and the stream of inputs that are computed side by side.
+//! EmbeddingService: unary calls, and streams whose inputs are computed concurrently.
 
 use futures::{FutureExt, StreamExt, stream::BoxStream};
 use prost::Message as _;
@@ -7,10 +7,10 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Limits,
     convert::{cut_id, embedding as convert},
-    layer::Call,
-    reorder::{Reorder, Ticket},
+    layer::CallContext,
+    reorder::{ReorderBuffer, ReorderTicket},
     status,
-    stream::{self, Answers, Exchange, Terms},
+    stream::{self, ResponseStream, StreamHandler, StreamSettings},
 };
 use crate::{
     deadline::Deadline,
@@ -23,45 +23,46 @@ use crate::{
     trace::Scope,
 };
 
-/// Bytes of an embedding in an answer, beside its numbers.
+/// Encoded size of an embedding without its values, in bytes.
 const EMBEDDING_BYTES: usize = 32;
 
-pub(super) struct Embeddings {
+/// Handler of EmbeddingService.
+pub(super) struct EmbeddingHandler {
     pub embedder: Embedder,
     pub limits: Limits,
-    pub terms: Terms,
+    pub stream_settings: StreamSettings,
 }
 
 #[tonic::async_trait]
-impl EmbeddingService for Embeddings {
+impl EmbeddingService for EmbeddingHandler {
     async fn embed(&self, request: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
         let (call, deadline) = self.unary(&request);
         let engine = engine(&self.embedder, call.waits_for_ready, deadline).await?;
         let (texts, options) = convert::embed(request.into_inner(), &self.limits, engine.model())?;
         let dimensions = options.vector.dimensions;
-        call.memory.take_answer(texts.len() * (dimensions * size_of::<f32>() + EMBEDDING_BYTES)).await;
+        call.memory.take_response(texts.len() * (dimensions * size_of::<f32>() + EMBEDDING_BYTES)).await;
         let embedded = engine.embed(texts, options, deadline).await;
-        let embedded = embedded.map_err(|error| status::of_embed(&error, input_path))?;
+        let embedded = embedded.map_err(|error| status::from_embed_error(&error, input_path))?;
         Ok(Response::new(convert::embed_response(embedded, dimensions, engine.model())))
     }
 
-    type EmbedStreamStream = Answers<EmbedStreamResponse>;
+    type EmbedStreamStream = ResponseStream<EmbedStreamResponse>;
 
     async fn embed_stream(
         &self,
         request: Request<Streaming<EmbedStreamRequest>>,
     ) -> Result<Response<Self::EmbedStreamStream>, Status> {
-        let call = Call::of_request(&request);
-        let exchange = EmbedStream {
+        let call = CallContext::of_request(&request);
+        let handler = EmbedStream {
             embedder: self.embedder.clone(),
             limits: self.limits.clone(),
             deadline: call.deadline,
             waits_for_ready: call.waits_for_ready,
             flow: None,
-            reorder: Reorder::new(),
+            reorder: ReorderBuffer::new(),
         };
-        let answers = stream::open(exchange, request.into_inner(), &call, &self.terms);
-        Ok(Response::new(answers))
+        let responses = stream::open(handler, request.into_inner(), &call, &self.stream_settings);
+        Ok(Response::new(responses))
     }
 
     async fn tokenize(
@@ -74,22 +75,23 @@ impl EmbeddingService for Embeddings {
         let max_tokens = engine.model().max_tokens;
         let convert = move |tokens| convert::tokenized_input(tokens, max_tokens);
         let results = engine.tokenize(texts, prompt, deadline, convert).await;
-        let results = results.map_err(|error| status::of_embed(&error, input_path))?;
+        let results = results.map_err(|error| status::from_embed_error(&error, input_path))?;
         let response = convert::tokenize_response(results, max_tokens);
-        call.memory.take_answer(response.encoded_len()).await;
+        call.memory.take_response(response.encoded_len()).await;
         Ok(Response::new(response))
     }
 }
 
-impl Embeddings {
-    /// The call, with its deadline or the default one.
-    fn unary<T>(&self, request: &Request<T>) -> (Call, Deadline) {
-        let call = Call::of_request(request);
+impl EmbeddingHandler {
+    /// The context and the deadline of a unary call.
+    fn unary<T>(&self, request: &Request<T>) -> (CallContext, Deadline) {
+        let call = CallContext::of_request(request);
         let deadline = call.deadline.unwrap_or_else(|| Deadline::after(self.limits.default_deadline));
         (call, deadline)
     }
 }
 
+/// The engine of a ready model. If `waits` is set, waits for the model until `deadline`.
 async fn engine(embedder: &Embedder, waits: bool, deadline: Deadline) -> Result<&Engine, Status> {
     let engine = match embedder.ready() {
         Err(_) if waits => embedder.wait_until_ready(deadline).await,
@@ -99,7 +101,7 @@ async fn engine(embedder: &Embedder, waits: bool, deadline: Deadline) -> Result<
         if waits && deadline.has_passed() {
             status::deadline_exceeded()
         } else {
-            status::of_embed(&error, input_path)
+            status::from_embed_error(&error, input_path)
         }
     })
 }
@@ -108,27 +110,27 @@ fn input_path(index: usize) -> String {
     format!("inputs[{index}]")
 }
 
-/// One open stream; answers with the same id leave in the order of their inputs.
+/// One open EmbedStream call. Responses with the same id are sent in the order of their inputs.
 struct EmbedStream {
     embedder: Embedder,
     limits: Limits,
-    /// The caller's, of the whole stream.
+    /// Deadline of the whole stream, if the client set one.
     deadline: Option<Deadline>,
     waits_for_ready: bool,
-    /// Set by the first input that finds a model.
+    /// Scheduling flow of the stream. Set by the first input after the model is ready.
     flow: Option<Flow>,
-    reorder: Reorder<ItemResult>,
+    reorder: ReorderBuffer<ItemResult>,
 }
 
-impl Exchange for EmbedStream {
+impl StreamHandler for EmbedStream {
     type Message = EmbedStreamRequest;
-    type Step = (Ticket, ItemResult);
-    type Answer = EmbedStreamResponse;
+    type Step = (ReorderTicket, ItemResult);
+    type Response = EmbedStreamResponse;
 
     fn begin(&mut self, item: EmbedStreamRequest) -> BoxStream<'static, Self::Step> {
         let ticket = self.reorder.add(cut_id(&item.id));
         self.flow = self.flow.or_else(|| self.embedder.ready().ok().map(Engine::stream_flow));
-        let work = Work {
+        let work = StreamInputWork {
             embedder: self.embedder.clone(),
             limits: self.limits.clone(),
             deadline: self.deadline.unwrap_or_else(|| Deadline::after(self.limits.default_deadline)),
@@ -146,12 +148,12 @@ impl Exchange for EmbedStream {
         result.into_stream().boxed()
     }
 
-    fn answers(&mut self, (ticket, result): Self::Step) -> Vec<EmbedStreamResponse> {
+    fn responses(&mut self, (ticket, result): Self::Step) -> Vec<EmbedStreamResponse> {
         let leaving = self.reorder.finish(ticket, result).into_iter();
         leaving.map(|(id, result)| EmbedStreamResponse { id, result: Some(result) }).collect()
     }
 
-    fn unanswered(&self) -> usize {
+    fn in_flight(&self) -> usize {
         self.reorder.pending()
     }
 
@@ -160,8 +162,8 @@ impl Exchange for EmbedStream {
     }
 }
 
-/// What one input of a stream needs.
-struct Work {
+/// Context to embed one input of a stream.
+struct StreamInputWork {
     embedder: Embedder,
     limits: Limits,
     deadline: Deadline,
@@ -169,12 +171,12 @@ struct Work {
     flow: Option<Flow>,
 }
 
-impl Work {
+impl StreamInputWork {
     async fn embed(&self, item: EmbedStreamRequest) -> Result<Embedding, Status> {
         let engine = engine(&self.embedder, self.waits_for_ready, self.deadline).await?;
         let (text, options) = convert::stream_item(item, &self.limits, engine.model())?;
         let flow = self.flow.unwrap_or_else(|| engine.stream_flow());
         let embedded = engine.embed_in_stream(flow, text, options, self.deadline).await;
-        embedded.map(convert::embedding).map_err(|error| status::of_embed(&error, |_| "input".into()))
+        embedded.map(convert::embedding).map_err(|error| status::from_embed_error(&error, |_| "input".into()))
     }
 }

@@ -1,4 +1,4 @@
-//! EvaluationService: one sample, or a stream of them.
+//! EvaluationService: evaluation of one sample or a stream of samples.
 
 use std::{
     collections::HashSet,
@@ -22,9 +22,9 @@ use super::{
         results,
     },
     deadline,
-    layer::Call,
+    layer::CallContext,
     status,
-    stream::{self, Answers, Exchange, Terms},
+    stream::{self, ResponseStream, StreamHandler, StreamSettings},
 };
 use crate::{
     deadline::Deadline,
@@ -40,46 +40,48 @@ use crate::{
     trace::Scope,
 };
 
-/// Metrics and labels that a stream's summary holds; callers choose labels, and may choose new ones for each sample.
-const SUMMARY_LINES: usize = 1024;
+/// Maximum number of metrics and labels in the summary of a stream. Clients choose the labels, possibly new ones for
+/// each sample.
+const SUMMARY_ROWS: usize = 1024;
 
-pub(super) struct Evaluations {
+/// Handler of EvaluationService.
+pub(super) struct EvaluationHandler {
     pub evaluator: Evaluator,
     pub embedder: Embedder,
     pub limits: Limits,
-    pub terms: Terms,
-    /// Numbers for callers: a call and a stream are one each.
+    pub stream_settings: StreamSettings,
+    /// Next caller number. Each call and each stream has its own number.
     pub callers: AtomicU64,
-    pub reactor: stall::Reader,
+    pub reactor: stall::WatchdogReader,
 }
 
 #[tonic::async_trait]
-impl EvaluationService for Evaluations {
+impl EvaluationService for EvaluationHandler {
     async fn evaluate(
         &self,
         request: Request<EvaluateRequest>,
     ) -> Result<Response<EvaluateResponse>, Status> {
-        let work = self.work(Call::of_request(&request));
+        let work = self.work(CallContext::of_request(&request));
         let deadline = work.deadline()?;
         let asked = convert::request(request.into_inner(), &self.limits, self.evaluator.judges())?;
         work.until_ready(&asked, deadline).await?;
-        let _place = self.evaluator.try_enter().map_err(|full| status::of_full(&full))?;
+        let _permit = self.evaluator.try_enter().map_err(|full| status::from_full(&full))?;
         let scored = work.score(asked, deadline, |_| (), |_, ()| ()).await;
         let response = work.response(&Arc::new(scored)).await;
-        work.call.memory.take_answer(response.encoded_len()).await;
+        work.call.memory.take_response(response.encoded_len()).await;
         Ok(Response::new(response))
     }
 
-    type EvaluateStreamStream = Answers<EvaluateStreamResponse>;
+    type EvaluateStreamStream = ResponseStream<EvaluateStreamResponse>;
 
     async fn evaluate_stream(
         &self,
         request: Request<Streaming<EvaluateStreamRequest>>,
     ) -> Result<Response<Self::EvaluateStreamStream>, Status> {
-        let call = Call::of_request(&request);
+        let call = CallContext::of_request(&request);
         let work = Arc::new(self.work(call.clone()));
-        let exchange = EvaluateStream { work, totals: Totals::default(), open: 0 };
-        Ok(Response::new(stream::open(exchange, request.into_inner(), &call, &self.terms)))
+        let handler = EvaluateStream { work, totals: StreamTotals::default(), open: 0 };
+        Ok(Response::new(stream::open(handler, request.into_inner(), &call, &self.stream_settings)))
     }
 
     async fn list_metrics(
@@ -90,9 +92,9 @@ impl EvaluationService for Evaluations {
     }
 }
 
-impl Evaluations {
-    fn work(&self, call: Call) -> Work {
-        Work {
+impl EvaluationHandler {
+    fn work(&self, call: CallContext) -> EvaluationContext {
+        EvaluationContext {
             evaluator: self.evaluator.clone(),
             embedder: self.embedder.clone(),
             limits: self.limits.clone(),
@@ -103,30 +105,30 @@ impl Evaluations {
     }
 }
 
-/// What the samples of one call or stream have in common.
-struct Work {
+/// Context shared by all samples of one call or stream.
+struct EvaluationContext {
     evaluator: Evaluator,
     embedder: Embedder,
     limits: Limits,
-    call: Call,
+    call: CallContext,
     caller: u64,
-    reactor: stall::Reader,
+    reactor: stall::WatchdogReader,
 }
 
-/// A sample that was scored, with the judge if one was needed.
-struct Scored {
-    /// The sample's own.
+/// An evaluated sample, with the judge if a metric needed one.
+struct ScoredSample {
+    /// Id of the sample.
     id: String,
     evaluation: Evaluation,
     judge: Option<Judge>,
-    /// Deadline of writing the answer.
+    /// Deadline to encode the response.
     written_by: Deadline,
 }
 
-/// Claims whose answer is written on the reactor: it takes less than 100 us.
+/// Maximum number of claims of a response that is built on the event loop, in less than 100 µs.
 const FEW_CLAIMS: usize = 128;
 
-impl Scored {
+impl ScoredSample {
     fn response(&self) -> EvaluateResponse {
         results::response(self.id.clone(), &self.evaluation, self.judge.as_ref())
     }
@@ -136,15 +138,18 @@ impl Scored {
     }
 }
 
-impl Work {
-    /// The call's, or the default one from now on.
+impl EvaluationContext {
+    /// The deadline of the call, or the default deadline starting now.
+    ///
+    /// # Errors
+    /// DEADLINE_EXCEEDED if it has passed.
     fn deadline(&self) -> Result<Deadline, Status> {
         let deadline = self.call.deadline.unwrap_or_else(|| Deadline::after(self.limits.default_deadline));
         if deadline.has_passed() { Err(status::deadline_exceeded()) } else { Ok(deadline) }
     }
 
-    /// Waits for the embedding model where the caller asked to and a metric needs it. Without it such metrics fail
-    /// by themselves.
+    /// Waits for the embedding model if the client asked to wait and a metric needs embeddings. If the model is still not
+    /// ready, only these metrics fail.
     async fn until_ready(&self, asked: &Asked, deadline: Deadline) -> Result<(), Status> {
         let needs_vectors = asked.selections.iter().any(|s| s.metric.definition().embeddings);
         if self.call.waits_for_ready && needs_vectors && self.embedder.ready().is_err() {
@@ -156,14 +161,15 @@ impl Work {
         Ok(())
     }
 
-    /// What is known when the time for the answer has come.
+    /// Evaluates a sample until shortly before `deadline`. `on_result` is called with each finished metric and its
+    /// rendered form.
     async fn score<P: Send + 'static>(
         &self,
         asked: Asked,
         deadline: Deadline,
         render: fn(&MetricResult) -> P,
-        told: impl FnMut(&MetricResult, P),
-    ) -> Scored {
+        on_result: impl FnMut(&MetricResult, P),
+    ) -> ScoredSample {
         let Asked { sample, selections, judge, budget, use_cache, reason_language } = asked;
         let (id, judge) = (sample.id.clone(), self.evaluator.judge(&judge).cloned());
         let is_judged = selections.iter().any(|s| s.metric.definition().judge_calls > 0);
@@ -177,93 +183,95 @@ impl Work {
         };
         let answer_by = schedule.computed;
         let task = Task { sample, selections, judge: judge.clone(), call, answer_by, reason_language };
-        let evaluation = self.evaluator.evaluate_rendered(task, render, told).await;
-        Scored { id, evaluation, judge: judge.filter(|_| is_judged), written_by: schedule.written }
+        let evaluation = self.evaluator.evaluate_rendered(task, render, on_result).await;
+        ScoredSample { id, evaluation, judge: judge.filter(|_| is_judged), written_by: schedule.written }
     }
 
-    /// Long answers are made where metrics are computed, unless that would make them late.
-    async fn response(&self, scored: &Arc<Scored>) -> EvaluateResponse {
+    /// Builds the response. Long responses are built on the score threads unless that would exceed the deadline.
+    async fn response(&self, scored: &Arc<ScoredSample>) -> EvaluateResponse {
         if scored.claims() <= FEW_CLAIMS {
             return scored.response();
         }
-        let theirs = Arc::clone(scored);
-        let made = self.evaluator.off_reactor(self.caller, scored.written_by, move || theirs.response());
-        made.await.unwrap_or_else(|| scored.response())
+        let scored_clone = Arc::clone(scored);
+        let response =
+            self.evaluator.off_reactor(self.caller, scored.written_by, move || scored_clone.response());
+        response.await.unwrap_or_else(|| scored.response())
     }
 
-    /// One sample of a stream; waits for its turn.
+    /// Evaluates one sample of a stream. Waits for a permit of the evaluator.
     async fn score_in_stream(
         &self,
         request: EvaluateStreamRequest,
-        told: impl FnMut(&MetricResult, proto::MetricResult),
-    ) -> Result<(Arc<Scored>, EvaluateResponse), Status> {
+        on_result: impl FnMut(&MetricResult, proto::MetricResult),
+    ) -> Result<(Arc<ScoredSample>, EvaluateResponse), Status> {
         let deadline = self.deadline()?;
         let asked = convert::stream_request(request, &self.limits, self.evaluator.judges())?;
         self.until_ready(&asked, deadline).await?;
-        let place = tokio::time::timeout_at(deadline.instant().into(), self.evaluator.enter()).await;
-        let _place = place.map_err(|_| status::deadline_exceeded())?;
-        let scored = Arc::new(self.score(asked, deadline, results::result, told).await);
+        let permit = tokio::time::timeout_at(deadline.instant().into(), self.evaluator.enter()).await;
+        let _permit = permit.map_err(|_| status::deadline_exceeded())?;
+        let scored = Arc::new(self.score(asked, deadline, results::result, on_result).await);
         let response = self.response(&scored).await;
         Ok((scored, response))
     }
 }
 
-/// One open stream.
+/// One open EvaluateStream call.
 struct EvaluateStream {
-    work: Arc<Work>,
-    totals: Totals,
-    /// Samples that were begun and not told.
+    work: Arc<EvaluationContext>,
+    totals: StreamTotals,
+    /// Number of samples that are not finished.
     open: usize,
 }
 
-/// What became of a sample.
-struct Step {
+/// An event of one sample of a stream.
+struct SampleEvent {
     id: String,
-    what: What,
+    kind: SampleEventKind,
 }
 
-enum What {
+enum SampleEventKind {
     Metric(Box<proto::MetricResult>),
-    Scored(Arc<Scored>, Box<EvaluateResponse>),
-    Refused(Status),
+    ScoredSample(Arc<ScoredSample>, Box<EvaluateResponse>),
+    Failed(Status),
 }
 
-impl Exchange for EvaluateStream {
+impl StreamHandler for EvaluateStream {
     type Message = EvaluateStreamRequest;
-    type Step = Step;
-    type Answer = EvaluateStreamResponse;
+    type Step = SampleEvent;
+    type Response = EvaluateStreamResponse;
 
-    fn begin(&mut self, request: EvaluateStreamRequest) -> BoxStream<'static, Step> {
+    fn begin(&mut self, request: EvaluateStreamRequest) -> BoxStream<'static, SampleEvent> {
         self.open += 1;
         let id = cut_id(id_of(&request));
         let span = Scope::current().child(|| "sample");
         let work = Arc::clone(&self.work);
-        // Holds no more than the metrics of one sample.
-        let (steps, told) = mpsc::unbounded_channel();
+        // Bounded by the number of metrics of one sample.
+        let (sender, events) = mpsc::unbounded_channel();
         let scoring = async move {
-            // Who reads the steps outlives this, but for a caller who left.
-            let tell = |what| drop(steps.send(Step { id: id.clone(), what }));
-            let scoring = work.score_in_stream(request, |_, result| tell(What::Metric(Box::new(result))));
+            // The receiver is gone only if the call was cancelled.
+            let send = |kind| drop(sender.send(SampleEvent { id: id.clone(), kind }));
+            let scoring =
+                work.score_in_stream(request, |_, result| send(SampleEventKind::Metric(Box::new(result))));
             let scored = span.scope().around(scoring).await;
             span.end_with(&scored, status::name);
-            let told = |(scored, response)| What::Scored(scored, Box::new(response));
-            tell(scored.map_or_else(What::Refused, told));
+            let to_event = |(scored, response)| SampleEventKind::ScoredSample(scored, Box::new(response));
+            send(scored.map_or_else(SampleEventKind::Failed, to_event));
         };
         let scoring = scoring.into_stream().filter_map(|()| future::ready(None));
-        futures::stream::select(UnboundedReceiverStream::new(told), scoring).boxed()
+        futures::stream::select(UnboundedReceiverStream::new(events), scoring).boxed()
     }
 
-    fn answers(&mut self, Step { id, what }: Step) -> Vec<EvaluateStreamResponse> {
-        if !matches!(what, What::Metric(_)) {
+    fn responses(&mut self, SampleEvent { id, kind }: SampleEvent) -> Vec<EvaluateStreamResponse> {
+        if !matches!(kind, SampleEventKind::Metric(_)) {
             self.open -= 1;
         }
-        let event = match what {
-            What::Metric(result) => Event::Result(*result),
-            What::Scored(scored, response) => {
+        let event = match kind {
+            SampleEventKind::Metric(result) => Event::Result(*result),
+            SampleEventKind::ScoredSample(scored, response) => {
                 self.totals.add(&scored.evaluation);
                 Event::Sample(*response)
             }
-            What::Refused(status) => {
+            SampleEventKind::Failed(status) => {
                 self.totals.refused += 1;
                 Event::Error(status::to_item(&status))
             }
@@ -271,7 +279,7 @@ impl Exchange for EvaluateStream {
         vec![EvaluateStreamResponse { id, event: Some(event) }]
     }
 
-    fn unanswered(&self) -> usize {
+    fn in_flight(&self) -> usize {
         self.open
     }
 
@@ -281,30 +289,30 @@ impl Exchange for EvaluateStream {
     }
 }
 
-/// The stream's own id of a sample, or else the sample's.
+/// The id of the request, or of the sample if the request has none.
 fn id_of(request: &EvaluateStreamRequest) -> &str {
     let sample = request.request.as_ref().and_then(|request| request.sample.as_ref());
     if request.id.is_empty() { sample.map_or("", |sample| &sample.id) } else { &request.id }
 }
 
-/// All samples of a stream.
+/// Totals of all samples of a stream.
 #[derive(Default)]
-struct Totals {
+struct StreamTotals {
     samples: u32,
     refused: u32,
-    lines: HashSet<(&'static str, String)>,
+    rows: HashSet<(&'static str, String)>,
     aggregate: Aggregate,
     cost: Cost,
 }
 
-impl Totals {
+impl StreamTotals {
     fn add(&mut self, evaluation: &Evaluation) {
         self.samples += 1;
         self.cost += &evaluation.cost;
         for result in &evaluation.results {
-            let line = (result.metric.definition().name, result.label.clone());
-            if self.lines.len() < SUMMARY_LINES || self.lines.contains(&line) {
-                self.lines.insert(line);
+            let row = (result.metric.definition().name, result.label.clone());
+            if self.rows.len() < SUMMARY_ROWS || self.rows.contains(&row) {
+                self.rows.insert(row);
                 self.aggregate.add(result);
             }
         }

@@ -1,4 +1,4 @@
-//! Entry points for fuzzing: requests, from their bytes to the domain.
+//! Fuzzing entry points for decoding and converting requests.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -10,9 +10,10 @@ use crate::{
     proto,
 };
 
-static SHAPES: LazyLock<MessageShapes> = LazyLock::new(|| MessageShapes::of(proto::DESCRIPTORS));
+static SHAPES: LazyLock<MessageShapes> =
+    LazyLock::new(|| MessageShapes::from_descriptors(proto::DESCRIPTORS));
 
-/// Decodes `data` as a request and converts it. The first byte chooses the method.
+/// Decodes and converts `data` as a request. The first byte selects the method.
 pub fn request(data: &[u8]) {
     let Some((method, message)) = data.split_first() else { return };
     let (limits, model) = (Limits::default(), model());
@@ -46,7 +47,7 @@ pub fn request(data: &[u8]) {
     }
 }
 
-/// Counts the fields of a message, as is done before it is decoded; then decodes and converts it.
+/// Counts the fields of a message, then decodes and converts it.
 fn check<M: Message + Default>(
     method: &str,
     message: &[u8],

@@ -1,4 +1,4 @@
-//! Who may call: TLS, tokens, methods, and what one caller may take.
+//! Authentication, authorization and rate limits of calls: TLS, bearer tokens, methods and per-caller limits.
 
 use std::{
     path::PathBuf,
@@ -11,23 +11,24 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use super::{
-    caller::{Caller, CallerLimits, Exceeded, Place, Quotas},
+    caller::{Caller, CallerLimitExceeded, CallerLimits, CallerPermit, Quotas},
     layer::METHODS,
-    reload::{Reloader, Source},
+    reload::{Reloader, WatchedFiles},
     tls::{self, Tls, TlsFiles},
-    tokens::Tokens,
+    tokens::BearerTokens,
 };
 
+/// Security settings of the serving port.
 #[derive(Clone, Debug)]
 pub struct Security {
-    /// None for plain text; Unix sockets always are.
+    /// TLS files; None for plain text. Unix sockets always use plain text.
     pub tls: Option<TlsFiles>,
-    /// None to let everybody call who can connect.
+    /// File of bearer tokens; None to accept calls without a token.
     pub token_file: Option<PathBuf>,
-    /// What needs no token.
+    /// Services that need no token.
     pub open: Vec<OpenService>,
     pub caller_limits: CallerLimits,
-    /// How often the files are looked at.
+    /// Interval between checks of the files for changes.
     pub reload_every: Duration,
 }
 
@@ -43,57 +44,57 @@ impl Default for Security {
     }
 }
 
-/// A service that tells nothing of callers' texts, and may be served to whoever can connect.
+/// A service that can be served without a token, because it exposes no data of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenService {
     Health,
     Reflection,
 }
 
-/// A file of certificates or tokens that the server cannot start with.
+/// Error of loading certificates or tokens at startup.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SecurityError {
-    #[error("TLS cannot be served: {0}")]
+    #[error("cannot load the TLS files: {0}")]
     Tls(String),
-    #[error("the tokens cannot be used: {0}")]
+    #[error("cannot load the token file: {0}")]
     Tokens(String),
-    #[error("no thread to look at the files: {0}")]
+    #[error("cannot start the reload thread: {0}")]
     Thread(#[from] std::io::Error),
 }
 
-/// Why a call goes no further.
+/// Reason to reject a call before its handler runs.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refusal {
-    #[error("a token is needed, as the metadata authorization: Bearer TOKEN")]
+pub(super) enum CallRejection {
+    #[error("bearer token missing; send the metadata authorization: Bearer TOKEN")]
     TokenMissing,
-    #[error("the token is not known here, or no longer")]
+    #[error("bearer token is unknown or revoked")]
     TokenUnknown,
-    #[error("the token of {name} is not good for {method}")]
+    #[error("token \"{name}\" is not authorized for {method}")]
     MethodNotAllowed { name: Arc<str>, method: &'static str },
     #[error(transparent)]
-    Exceeded(#[from] Exceeded),
+    CallerLimitExceeded(#[from] CallerLimitExceeded),
 }
 
-/// A call that goes on; its place is taken for as long as this is held.
-pub(super) struct Admitted {
+/// An admitted call. It counts as in flight until this value is dropped.
+pub(super) struct AdmittedCall {
     pub caller: Caller,
-    _place: Option<Place>,
+    _permit: Option<CallerPermit>,
 }
 
-/// What is asked before each call.
+/// Authentication, authorization and rate limits, checked before each call.
 #[derive(Clone)]
 pub(crate) struct Guard {
     pub(super) tls: Option<Tls>,
-    tokens: Option<watch::Receiver<Tokens>>,
+    tokens: Option<watch::Receiver<BearerTokens>>,
     open: Arc<[OpenService]>,
     quotas: Option<Quotas>,
 }
 
 impl Guard {
-    /// Reads all files; they are read again for as long as the second is held.
+    /// Loads all files. They are reloaded on change until the returned [`Reloader`] is dropped.
     ///
     /// # Errors
-    /// If one cannot be used.
+    /// [`SecurityError`] if a file cannot be loaded.
     pub fn open(settings: &Security, registry: &mut Registry) -> Result<(Guard, Reloader), SecurityError> {
         let tls = settings.tls.as_ref().map(|files| tls::open(files, registry)).transpose();
         let tls = tls.map_err(SecurityError::Tls)?;
@@ -107,7 +108,11 @@ impl Guard {
         Ok((Guard { tls, tokens, open: settings.open.clone().into(), quotas }, reloader))
     }
 
-    pub(super) fn admit<B>(&self, method: &'static str, request: &Request<B>) -> Result<Admitted, Refusal> {
+    pub(super) fn admit<B>(
+        &self,
+        method: &'static str,
+        request: &Request<B>,
+    ) -> Result<AdmittedCall, CallRejection> {
         let service = service_of(method);
         let caller = match &self.tokens {
             Some(tokens) if !service.is_some_and(|service| self.open.contains(&service)) => {
@@ -115,38 +120,42 @@ impl Guard {
             }
             _ => request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Unknown),
         };
-        // A probe that is refused for its caller's sake would end the pod.
+        // Health checks are exempt: a rate-limited probe would restart the pod.
         let quotas = self.quotas.as_ref().filter(|_| service != Some(OpenService::Health));
-        let place = quotas.map(|quotas| quotas.take(&caller, Instant::now())).transpose()?;
-        Ok(Admitted { caller, _place: place })
+        let permit = quotas.map(|quotas| quotas.take(&caller, Instant::now())).transpose()?;
+        Ok(AdmittedCall { caller, _permit: permit })
     }
 }
 
-fn open_tokens(file: PathBuf) -> Result<(watch::Receiver<Tokens>, Source), String> {
+fn open_tokens(file: PathBuf) -> Result<(watch::Receiver<BearerTokens>, WatchedFiles), String> {
     let name = file.display().to_string();
-    Source::open("tokens", vec![file], move |contents| {
-        let text = std::str::from_utf8(&contents[0]).map_err(|_| format!("{name}: it is not UTF-8"))?;
-        Tokens::parse(text, &METHODS).map_err(|mistake| format!("{name}: {mistake}"))
+    WatchedFiles::open("tokens", vec![file], move |contents| {
+        let text = std::str::from_utf8(&contents[0]).map_err(|_| format!("{name}: not UTF-8"))?;
+        BearerTokens::parse(text, &METHODS).map_err(|error| format!("{name}: {error}"))
     })
 }
 
-fn by_token(tokens: &Tokens, method: &'static str, headers: &HeaderMap) -> Result<Caller, Refusal> {
-    let token = bearer(headers).ok_or(Refusal::TokenMissing)?;
-    let grant = tokens.find(token).ok_or(Refusal::TokenUnknown)?;
+fn by_token(
+    tokens: &BearerTokens,
+    method: &'static str,
+    headers: &HeaderMap,
+) -> Result<Caller, CallRejection> {
+    let token = bearer(headers).ok_or(CallRejection::TokenMissing)?;
+    let grant = tokens.find(token).ok_or(CallRejection::TokenUnknown)?;
     if !grant.allows(method) {
-        return Err(Refusal::MethodNotAllowed { name: grant.name.clone(), method });
+        return Err(CallRejection::MethodNotAllowed { name: grant.name.clone(), method });
     }
     Ok(Caller::Token(grant.name.clone()))
 }
 
-/// The scheme's case does not matter. Source: RFC 9110, 11.1.
+/// The bearer token in the `authorization` header. The scheme is case-insensitive. Source: RFC 9110, 11.1.
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-/// None for those that always need a token.
+/// The service of a method if it can be served without a token, otherwise None.
 fn service_of(method: &str) -> Option<OpenService> {
     if method.starts_with("grpc.health.") {
         Some(OpenService::Health)

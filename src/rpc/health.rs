@@ -1,4 +1,4 @@
-//! grpc.health.v1, the whole specification.
+//! The gRPC health checking protocol, grpc.health.v1.
 
 use std::{pin::Pin, time::Duration};
 
@@ -13,30 +13,30 @@ use tonic_health::pb::{
 use super::status;
 use crate::{embed, stall};
 
-/// Serving as soon as the model is; `""` stands for all of it.
+/// Services that are serving while the model is ready and the server is not draining. `""` is the server as a whole.
 pub(crate) const SERVICES: [&str; 4] =
     ["", "assay.v1.EmbeddingService", "assay.v1.EvaluationService", "assay.v1.ServerService"];
-/// Serving as long as the reactor answers.
+/// Service that is serving while the event loop responds.
 pub(crate) const LIVENESS: &str = "liveness";
 
-/// What health is made of; cloned to the admin port.
+/// Sources of the health status. Shared by the serving port and the admin port.
 #[derive(Clone)]
 pub(crate) struct Health {
     pub embedder: watch::Receiver<embed::EmbedderStatus>,
-    pub reactor: stall::Reader,
-    /// From here on nothing new should be sent to us.
+    pub reactor: stall::WatchdogReader,
+    /// Cancelled at the start of a shutdown: clients should send no new calls.
     pub draining: CancellationToken,
-    /// From here on watchers are ended.
+    /// Cancelled when connections close: watches end.
     pub closing: CancellationToken,
 }
 
 impl Health {
-    /// Whether calls should be sent to us.
+    /// Whether the server accepts calls: the model is ready and the server is not draining.
     pub fn is_ready(&self) -> bool {
         self.embedder.borrow().is_serving() && !self.draining.is_cancelled()
     }
 
-    /// What it does or waits for, in words.
+    /// Description of the current step, for operators.
     pub fn detail(&self) -> String {
         if self.draining.is_cancelled() {
             return "shutting down".into();
@@ -44,13 +44,13 @@ impl Health {
         self.embedder.borrow().detail.clone()
     }
 
-    /// Whether the reactor answers.
+    /// Whether the event loop responds.
     pub fn is_alive(&self) -> bool {
         self.reactor.is_alive()
     }
 
-    /// None for a name that is not known.
-    fn of(&self, service: &str) -> Option<ServingStatus> {
+    /// The status of a service; None for an unknown name.
+    fn serving_status(&self, service: &str) -> Option<ServingStatus> {
         let serving = match service {
             LIVENESS => self.is_alive(),
             known if SERVICES.contains(&known) => self.is_ready(),
@@ -59,14 +59,14 @@ impl Health {
         Some(if serving { ServingStatus::Serving } else { ServingStatus::NotServing })
     }
 
-    /// Until something may have changed; false once watchers are ended.
+    /// Waits until the status may have changed. Returns false when watches must end.
     async fn changed(&mut self) -> bool {
         let draining = self.draining.clone();
         tokio::select! {
             () = self.closing.cancelled() => false,
             changed = self.embedder.changed() => changed.is_ok(),
             () = draining.cancelled(), if !draining.is_cancelled() => true,
-            // Liveness has no signal of its own: a frozen reactor can't send one.
+            // Liveness is polled, because a blocked event loop cannot send a signal.
             () = tokio::time::sleep(Duration::from_secs(1)) => true,
         }
     }
@@ -78,8 +78,8 @@ impl health_server::Health for Health {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        let serving = self.of(&request.get_ref().service);
-        serving.map(response).map(Response::new).ok_or_else(|| Status::not_found("the service is not known"))
+        let serving = self.serving_status(&request.get_ref().service);
+        serving.map(response).map(Response::new).ok_or_else(|| Status::not_found("unknown service"))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
@@ -99,6 +99,7 @@ impl health_server::Health for Health {
     }
 }
 
+/// State of one health watch.
 struct Watcher {
     health: Health,
     service: String,
@@ -108,17 +109,17 @@ struct Watcher {
 }
 
 impl Watcher {
-    /// The next change of status; the first is what holds now.
+    /// The next change of status. The first item is the current status.
     async fn next(mut self) -> Option<(Result<HealthCheckResponse, Status>, Watcher)> {
         if self.ended {
             return None;
         }
         loop {
-            let now = self.health.of(&self.service).unwrap_or(ServingStatus::ServiceUnknown);
+            let now = self.health.serving_status(&self.service).unwrap_or(ServingStatus::ServiceUnknown);
             if self.last.replace(now) != Some(now) {
                 return Some((Ok(response(now)), self));
             }
-            // Ended only after the last change was told.
+            // The watch ends only after the last change was sent.
             if self.closing {
                 self.ended = true;
                 return Some((Err(status::draining()), self));

@@ -1,7 +1,7 @@
-//! The messages of a call as they arrive: bounded in bytes, fields and time before anything decodes them.
+//! Reading of request messages: limits on bytes, fields and time are enforced before a message is decoded.
 //!
-//! A message is read only when there is memory for all of it. It is handed on whole, decompressed, and with its fields
-//! counted, so what decodes it costs no more than its bytes allow.
+//! A message is read only after memory for all of it is reserved. It is passed on complete, decompressed and with its
+//! fields counted, so the cost of decoding it is bounded.
 
 mod fields;
 mod inflate;
@@ -12,7 +12,7 @@ use std::{
     collections::VecDeque,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -20,62 +20,72 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use http_body::{Body, Frame};
+use parking_lot::Mutex;
 use tokio::time::Sleep;
 use tonic::Status;
 
-pub(crate) use fields::Shapes;
-use inflate::{Encoding, InflateError, Inflater};
-pub(crate) use memory::{CallMemory, Held, MessageMemory};
-use rules::{Prefix, Ready, Rules, refused};
+pub(crate) use fields::MessageShapes;
+use inflate::{Compression, InflateError, Inflater};
+pub(crate) use memory::{CallMemory, MemoryReservation, MessageMemory};
+use rules::{MessagePrefix, MessageRules, ReadyMessage, invalid_message};
 
 /// Flag and length before each message. Source: gRPC over HTTP/2, *Length-Prefixed-Message*.
 const PREFIX: usize = 5;
-/// Bytes of a message that are handed on before the thread turns to other calls.
-const PIECE: usize = 256 << 10;
-/// Messages of health checks and reflection are short.
+/// Maximum bytes of a message that are passed on before the task yields to other calls.
+const CHUNK: usize = 256 << 10;
+/// Maximum size of a message of health checks and reflection in bytes.
 const OTHER_MESSAGE_BYTES: usize = 64 << 10;
 
-/// Bounds of the messages that callers send.
+/// Limits of request messages.
 #[derive(Clone, Debug)]
 pub(crate) struct IntakeLimits {
+    /// Maximum size of one message in bytes, compressed and decompressed.
     pub message_bytes: usize,
-    /// Fields of one message, nested ones too.
+    /// Maximum number of fields of one message, nested fields included.
     pub fields: usize,
-    /// From a message's first byte to its last; of a unary call, from the call's arrival to the end of its body.
+    /// Maximum time from the first byte of a message to its last. For a unary call, maximum time from the arrival of
+    /// the call to the end of its body.
     pub body_timeout: Duration,
 }
 
-/// What takes in the messages of all calls.
+/// Reads the request messages of all calls.
 #[derive(Clone)]
-pub(crate) struct Intake(Arc<Parts>);
+pub(crate) struct MessageIntake(Arc<IntakeParts>);
 
-struct Parts {
+struct IntakeParts {
     limits: IntakeLimits,
-    shapes: Shapes,
+    shapes: MessageShapes,
     inflater: Inflater,
 }
 
-impl Intake {
+impl MessageIntake {
+    /// Starts the decompression thread. `descriptors` is the encoded `FileDescriptorSet` of the protocol.
+    ///
     /// # Errors
-    /// If the operating system gives no thread.
-    pub fn start(limits: IntakeLimits, descriptors: &[u8]) -> io::Result<Intake> {
-        Ok(Intake(Arc::new(Parts { limits, shapes: Shapes::of(descriptors), inflater: Inflater::start()? })))
+    /// The error of the operating system if the thread cannot be started.
+    pub fn start(limits: IntakeLimits, descriptors: &[u8]) -> io::Result<MessageIntake> {
+        Ok(MessageIntake(Arc::new(IntakeParts {
+            limits,
+            shapes: MessageShapes::from_descriptors(descriptors),
+            inflater: Inflater::start()?,
+        })))
     }
 
-    /// The body of a call of `method`. `encoding` is the value of `grpc-encoding`.
+    /// Wraps the request body of a call of `method`. `encoding` is the value of `grpc-encoding`. The second value has
+    /// the memory reservations of the messages that the body returns.
     pub fn body<B>(
         &self,
         inner: B,
         method: &'static str,
         encoding: Option<&[u8]>,
         memory: CallMemory,
-    ) -> (IntakeBody<B>, Arrivals) {
-        let arrivals = Arrivals::default();
-        let rules = Rules {
+    ) -> (IntakeBody<B>, ArrivedReservations) {
+        let arrivals = ArrivedReservations::default();
+        let rules = MessageRules {
             intake: Arc::clone(&self.0),
             method,
             unary: !is_streaming(method),
-            encoding: encoding.and_then(Encoding::named),
+            encoding: encoding.and_then(Compression::named),
             memory,
         };
         let body = IntakeBody {
@@ -91,40 +101,40 @@ impl Intake {
     }
 }
 
-/// Whether callers may send more than one message.
+/// Whether the client may send more than one message.
 pub(super) fn is_streaming(method: &str) -> bool {
     method.ends_with("Stream") || method.ends_with("/ServerReflectionInfo")
 }
 
-/// Memory of the messages that were handed on, in their order. Whoever takes a message takes its memory, and holds it
-/// for as long as the message.
+/// Memory reservations of the messages that were passed on, in their order. The consumer of a message takes its
+/// reservation and holds it as long as the message.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Arrivals(Arc<Mutex<VecDeque<Held>>>);
+pub(crate) struct ArrivedReservations(Arc<Mutex<VecDeque<MemoryReservation>>>);
 
-impl Arrivals {
-    /// The memory of the next message.
-    pub fn next(&self) -> Held {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front().unwrap_or_default()
+impl ArrivedReservations {
+    /// Takes the reservation of the next message.
+    pub fn next(&self) -> MemoryReservation {
+        self.0.lock().pop_front().unwrap_or_default()
     }
 
-    fn add(&self, held: Held) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(held);
+    fn add(&self, held: MemoryReservation) {
+        self.0.lock().push_back(held);
     }
 }
 
-/// A request's body; its data are whole messages, not compressed.
+/// Request body whose data is complete, decompressed messages.
 #[pin_project::pin_project]
 pub(crate) struct IntakeBody<B> {
     #[pin]
     inner: B,
-    rules: Rules,
-    /// What arrived and was not looked at.
+    rules: MessageRules,
+    /// Received bytes that are not processed yet.
     chunk: Bytes,
     stage: Stage,
     messages: u64,
-    /// Set while the peer owes bytes.
+    /// Body timeout. Set while a message is incomplete.
     timer: Option<Pin<Box<Sleep>>>,
-    arrivals: Arrivals,
+    arrivals: ArrivedReservations,
 }
 
 enum Stage {
@@ -132,20 +142,20 @@ enum Stage {
         bytes: [u8; PREFIX],
         have: usize,
     },
-    /// Waits for memory.
+    /// Waiting for memory.
     Reserving {
-        prefix: Prefix,
-        held: BoxFuture<'static, Held>,
+        prefix: MessagePrefix,
+        held: BoxFuture<'static, MemoryReservation>,
     },
     Payload {
-        prefix: Prefix,
+        prefix: MessagePrefix,
         message: BytesMut,
-        held: Held,
+        held: MemoryReservation,
     },
-    /// Decompresses.
-    Inflating(BoxFuture<'static, Result<Ready, InflateError>>),
-    /// Hands on.
-    Leaving {
+    /// Decompressing.
+    Inflating(BoxFuture<'static, Result<ReadyMessage, InflateError>>),
+    /// Passing on a complete message.
+    Forwarding {
         frame: Bytes,
         paused: bool,
     },
@@ -162,25 +172,26 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let mut this = self.project();
         loop {
-            if let Some(frame) = leave(this.stage, cx) {
+            if let Some(frame) = forward_chunk(this.stage, cx) {
                 if !this.rules.unary {
-                    // The time for the next message begins with its first byte.
+                    // The timeout of the next message starts with its first byte.
                     *this.timer = None;
                 }
                 return frame.map(|frame| Some(Ok(Frame::data(frame))));
             }
-            // The caller's bytes, the memory for them and the work on them have one limit of time together.
+            // One timeout covers receiving the bytes, waiting for memory and decompressing.
             let advanced = match this.stage {
                 Stage::Reserving { prefix, held } => held.as_mut().poll(cx).map(|held| {
-                    // The system gives pages as the bytes arrive.
+                    // The operating system maps pages as the bytes arrive.
                     let message = BytesMut::with_capacity(prefix.frame_bytes());
                     Ok(Stage::Payload { prefix: *prefix, message, held })
                 }),
                 Stage::Inflating(inflated) => inflated.as_mut().poll(cx).map(|ready| {
-                    this.rules.leaving(ready.map_err(|error| refused(&error.to_string()))?, this.arrivals)
+                    this.rules
+                        .forward(ready.map_err(|error| invalid_message(&error.to_string()))?, this.arrivals)
                 }),
                 Stage::Prefix { .. } | Stage::Payload { .. } => Poll::Pending,
-                Stage::Leaving { .. } => unreachable!("it has left above"),
+                Stage::Forwarding { .. } => unreachable!("it is forwarded above"),
             };
             match advanced {
                 Poll::Ready(stage) => {
@@ -188,8 +199,8 @@ where
                     continue;
                 }
                 Poll::Pending if matches!(this.stage, Stage::Reserving { .. } | Stage::Inflating(_)) => {
-                    ready!(overdue(this.timer, &this.rules.intake.limits, cx));
-                    return Poll::Ready(Some(Err(this.rules.late())));
+                    ready!(body_timeout(this.timer, &this.rules.intake.limits, cx));
+                    return Poll::Ready(Some(Err(this.rules.timeout_status())));
                 }
                 Poll::Pending => {}
             }
@@ -198,13 +209,17 @@ where
                     Poll::Ready(arrived) => arrived,
                     Poll::Pending if this.stage.is_idle() && !this.rules.unary => return Poll::Pending,
                     Poll::Pending => {
-                        ready!(overdue(this.timer, &this.rules.intake.limits, cx));
-                        return Poll::Ready(Some(Err(this.rules.late())));
+                        ready!(body_timeout(this.timer, &this.rules.intake.limits, cx));
+                        return Poll::Ready(Some(Err(this.rules.timeout_status())));
                     }
                 };
                 match arrived.transpose().map_err(|error| Status::from_error(error.into()))? {
                     None if this.stage.is_idle() => return Poll::Ready(None),
-                    None => return Poll::Ready(Some(Err(refused("the body ends within a message")))),
+                    None => {
+                        return Poll::Ready(Some(Err(invalid_message(
+                            "the request body ends in the middle of a message",
+                        ))));
+                    }
                     Some(frame) => match frame.into_data() {
                         Ok(data) => *this.chunk = data,
                         Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
@@ -213,10 +228,12 @@ where
                 continue;
             }
             if this.stage.is_idle() && *this.messages > 0 && this.rules.unary {
-                return Poll::Ready(Some(Err(refused("a unary call takes one message"))));
+                return Poll::Ready(Some(Err(invalid_message(
+                    "a unary call takes one message, and the request has more",
+                ))));
             }
-            if let Some(stage) = this.stage.take(this.chunk, this.rules, this.arrivals)? {
-                if matches!(stage, Stage::Leaving { .. } | Stage::Inflating(_)) {
+            if let Some(stage) = this.stage.advance(this.chunk, this.rules, this.arrivals)? {
+                if matches!(stage, Stage::Forwarding { .. } | Stage::Inflating(_)) {
                     *this.messages += 1;
                 }
                 *this.stage = stage;
@@ -230,29 +247,29 @@ where
 }
 
 impl Stage {
-    /// Whether it is between two messages.
+    /// Whether the body is between two messages.
     fn is_idle(&self) -> bool {
         matches!(self, Stage::Prefix { have: 0, .. })
     }
 
-    /// Moves bytes of `chunk` on; returns the next stage once this one is complete.
-    fn take(
+    /// Processes bytes of `chunk`. Returns the next stage once this one is complete.
+    fn advance(
         &mut self,
         chunk: &mut Bytes,
-        rules: &Rules,
-        arrivals: &Arrivals,
+        rules: &MessageRules,
+        arrivals: &ArrivedReservations,
     ) -> Result<Option<Stage>, Status> {
         match self {
             Stage::Prefix { bytes, have: 0 } if chunk.len() >= PREFIX => {
                 bytes.copy_from_slice(&chunk[..PREFIX]);
-                let prefix = Prefix::read(*bytes, rules)?;
-                // Most messages are short and arrive at once: they are handed on as they are.
+                let prefix = MessagePrefix::read(*bytes, rules)?;
+                // Fast path: most messages are short and arrive in one chunk, and are passed on without a copy.
                 if !prefix.compressed
                     && chunk.len() >= PREFIX + prefix.bytes
                     && let Some(held) = rules.memory.try_take_request(prefix.bytes)
                 {
                     let frame = chunk.split_to(PREFIX + prefix.bytes);
-                    return rules.leaving(Ready { frame, held }, arrivals).map(Some);
+                    return rules.forward(ReadyMessage { frame, held }, arrivals).map(Some);
                 }
                 chunk.advance(PREFIX);
                 rules.begin(prefix, arrivals).map(Some)
@@ -264,7 +281,7 @@ impl Stage {
                 if *have < PREFIX {
                     return Ok(None);
                 }
-                rules.begin(Prefix::read(*bytes, rules)?, arrivals).map(Some)
+                rules.begin(MessagePrefix::read(*bytes, rules)?, arrivals).map(Some)
             }
             Stage::Payload { prefix, message, held } => {
                 if message.is_empty() && !prefix.compressed {
@@ -278,28 +295,32 @@ impl Stage {
                 let (message, held) = (std::mem::take(message).freeze(), std::mem::take(held));
                 rules.complete(*prefix, message, held, arrivals).map(Some)
             }
-            Stage::Reserving { .. } | Stage::Inflating(_) | Stage::Leaving { .. } => Ok(None),
+            Stage::Reserving { .. } | Stage::Inflating(_) | Stage::Forwarding { .. } => Ok(None),
         }
     }
 }
 
-/// Pieces of the message that leaves; None where none does.
-fn leave(stage: &mut Stage, cx: &mut Context<'_>) -> Option<Poll<Bytes>> {
-    let Stage::Leaving { frame, paused } = stage else { return None };
-    if frame.len() <= PIECE {
+/// The next chunk of a message that is being passed on; None in any other stage.
+fn forward_chunk(stage: &mut Stage, cx: &mut Context<'_>) -> Option<Poll<Bytes>> {
+    let Stage::Forwarding { frame, paused } = stage else { return None };
+    if frame.len() <= CHUNK {
         let last = std::mem::take(frame);
         *stage = Stage::Prefix { bytes: [0; PREFIX], have: 0 };
         return Some(Poll::Ready(last));
     }
     *paused = !*paused;
     if *paused {
-        return Some(Poll::Ready(frame.split_to(PIECE)));
+        return Some(Poll::Ready(frame.split_to(CHUNK)));
     }
     cx.waker().wake_by_ref();
     Some(Poll::Pending)
 }
 
-/// Ready once the time for the caller's bytes is over.
-fn overdue(timer: &mut Option<Pin<Box<Sleep>>>, limits: &IntakeLimits, cx: &mut Context<'_>) -> Poll<()> {
+/// Ready after the body timeout.
+fn body_timeout(
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    limits: &IntakeLimits,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
     timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limits.body_timeout))).as_mut().poll(cx)
 }

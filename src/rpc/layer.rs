@@ -1,4 +1,4 @@
-//! What every call gets: an id, a deadline, one log line, its metrics, a span, and a place in the count of open calls.
+//! Middleware of every call: request id, deadline, log line, metrics, span, authorization and the limit of open calls.
 
 mod metrics;
 mod observed;
@@ -20,21 +20,21 @@ use tonic::Status;
 use tower::{BoxError, Layer, Service};
 
 use super::{
-    Context,
+    RpcContext,
     call_log::CallLog,
     deadline,
     guard::Guard,
-    intake::{Arrivals, CallMemory, Intake, MessageMemory, is_streaming},
+    intake::{ArrivedReservations, CallMemory, MessageIntake, MessageMemory, is_streaming},
     status,
     transport::CallEnd,
 };
-use metrics::{MethodLabel, Metrics};
-use observed::{Observed, ObservedBody};
+use metrics::{MethodLabel, RpcMetrics};
+use observed::{ObservedBody, ObservedCall};
 pub(crate) use open::OpenCalls;
 
 use crate::{
     deadline::Deadline,
-    judge::Trace,
+    judge::TraceHeaders,
     stall,
     trace::{KeyValue, Span, TRACEPARENT, TRACESTATE, Tracer},
 };
@@ -43,12 +43,13 @@ use crate::{
 type RequestBody = tonic::body::Body;
 
 const REQUEST_ID: &str = "x-request-id";
-/// How the messages of a call are compressed.
+/// Header with the compression of the messages of a call.
 const ENCODING: &str = "grpc-encoding";
-/// A gRPC client's wait-for-ready does not travel; this does. Any value but `false` asks to wait.
+/// Metadata key to wait for the model; the wait-for-ready option of gRPC clients is not sent to the server. Any value
+/// except `false` enables waiting.
 const WAIT_FOR_READY: &str = "assay-wait-for-ready";
 
-/// Every method that is served; others are counted together.
+/// All served methods. Other methods are counted together.
 pub(super) const METHODS: [&str; 11] = [
     "assay.v1.EmbeddingService/Embed",
     "assay.v1.EmbeddingService/EmbedStream",
@@ -63,46 +64,46 @@ pub(super) const METHODS: [&str; 11] = [
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
-/// What a handler may know of its call.
+/// Context of a call for its handler.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
-    /// The caller's own deadline, if it has one.
+pub(super) struct CallContext {
+    /// Deadline set by the client, if any.
     pub deadline: Option<Deadline>,
-    /// Whether it rather waits for the model than be refused.
+    /// Whether the call waits for the model instead of failing.
     pub waits_for_ready: bool,
-    /// Who asks, for the log lines of whoever is asked in turn.
-    pub trace: Trace,
-    /// Memory of the call's messages.
+    /// Trace headers for the requests to the judge.
+    pub trace: TraceHeaders,
+    /// Memory of the messages of the call.
     pub memory: CallMemory,
-    /// Memory of those that have arrived.
-    pub arrivals: Arrivals,
-    /// Ends the call's stream where its answer is not read.
+    /// Memory reservations of received messages.
+    pub arrivals: ArrivedReservations,
+    /// Ends the HTTP/2 stream of the call if the client does not read the response.
     pub end: CallEnd,
 }
 
 #[derive(Clone)]
 pub(super) struct CallLayer {
-    metrics: Metrics,
-    reactor: stall::Reader,
+    metrics: RpcMetrics,
+    reactor: stall::WatchdogReader,
     open: OpenCalls,
     guard: Guard,
     tracer: Tracer,
     log: CallLog,
-    intake: Intake,
+    intake: MessageIntake,
     memory: MessageMemory,
     max_calls: usize,
     default_deadline: Duration,
 }
 
 impl CallLayer {
-    pub fn new(context: &Context, intake: Intake, registry: &mut Registry) -> CallLayer {
+    pub fn new(context: &RpcContext, intake: MessageIntake, registry: &mut Registry) -> CallLayer {
         let limits = &context.settings.limits;
         CallLayer {
             intake,
             memory: MessageMemory::new(limits.message_memory, registry),
             max_calls: limits.calls,
             default_deadline: limits.default_deadline,
-            metrics: Metrics::register(registry),
+            metrics: RpcMetrics::register(registry),
             reactor: context.reactor.clone(),
             open: context.open.clone(),
             guard: context.guard.clone(),
@@ -144,19 +145,20 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let mut observed = self.layer.observe(&request);
-        if let Err(refused) = self.layer.let_in(&mut observed, &request) {
+        if let Err(refused) = self.layer.admit(&mut observed, &request) {
             let refused = observed.refuse(refused);
             return Box::pin(async move { Ok(refused) });
         }
-        // No handler needs it, and none can let it slip.
+        // No handler needs the token, and so none can leak it.
         request.headers_mut().remove(http::header::AUTHORIZATION);
-        let own = deadline::of(request.headers());
-        let lasts = is_streaming(observed.method) || observed.method.ends_with("/Watch");
-        // A call that cannot stay open for good reason has the default deadline where it brings none.
-        let deadline = own.or_else(|| (!lasts).then(|| Deadline::after(self.layer.default_deadline)));
-        let (call, request) = self.layer.take_in(&observed, request, own);
+        let client_deadline = deadline::from_headers(request.headers());
+        let is_long_lived = is_streaming(observed.method) || observed.method.ends_with("/Watch");
+        // Unary calls without a deadline get the default deadline.
+        let deadline = client_deadline
+            .or_else(|| (!is_long_lived).then(|| Deadline::after(self.layer.default_deadline)));
+        let (call, request) = self.layer.prepare(&observed, request, client_deadline);
         if let Some(deadline) = deadline {
-            call.end.at(deadline);
+            call.end.set_deadline(deadline);
         }
         let answer = observed.span.scope().around(self.inner.call(request));
         let answer = within(deadline, answer);
@@ -166,12 +168,12 @@ where
             };
             let (mut parts, body) = answer.into_parts();
             observed.echo(&mut parts.headers);
-            // An answer without messages carries its status here.
+            // A response without messages has its status in the headers.
             if let Some(status) = Status::from_header_map(&parts.headers) {
                 observed.ended(&mut parts.headers, &status);
             }
-            if !lasts {
-                call.end.answered();
+            if !is_long_lived {
+                call.end.response_complete();
             }
             Ok(Response::from_parts(parts, ObservedBody::new(body, call.end.clone(), observed)))
         })
@@ -179,22 +181,22 @@ where
 }
 
 impl CallLayer {
-    /// Whether the call goes on.
-    fn let_in<B>(&self, observed: &mut Observed, request: &Request<B>) -> Result<(), Status> {
-        let place = self.open.take_place(observed.method, self.max_calls);
-        observed.place = Some(place.ok_or_else(|| status::too_many_calls(self.max_calls))?);
+    /// Checks the limit of open calls, authorization and rate limits.
+    fn admit<B>(&self, observed: &mut ObservedCall, request: &Request<B>) -> Result<(), Status> {
+        let permit = self.open.acquire(observed.method, self.max_calls);
+        observed.permit = Some(permit.ok_or_else(|| status::too_many_calls(self.max_calls))?);
         let admitted = self.guard.admit(observed.method, request);
-        observed.admitted = Some(admitted.map_err(|refusal| status::of_refusal(&refusal))?);
+        observed.admitted = Some(admitted.map_err(|refusal| status::from_rejection(&refusal))?);
         Ok(())
     }
 
-    /// The request with what its handler may know, and with a body that is bounded. `deadline` is the caller's own.
-    fn take_in<B>(
+    /// Adds the call context and a limited body to the request. `deadline` is the deadline set by the client.
+    fn prepare<B>(
         &self,
-        observed: &Observed,
+        observed: &ObservedCall,
         mut request: Request<B>,
         deadline: Option<Deadline>,
-    ) -> (Call, Request<RequestBody>)
+    ) -> (CallContext, Request<RequestBody>)
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -206,14 +208,15 @@ impl CallLayer {
         let end = request.extensions_mut().remove::<CallEnd>().unwrap_or_default();
         let (parts, body) = request.into_parts();
         let (body, arrivals) = self.intake.body(body, observed.method, encoding.as_deref(), memory.clone());
-        let call = Call { deadline, waits_for_ready, trace: observed.trace(), memory, arrivals, end };
+        let call = CallContext { deadline, waits_for_ready, trace: observed.trace(), memory, arrivals, end };
         let mut request = Request::from_parts(parts, RequestBody::new(body));
         request.extensions_mut().insert(call.clone());
         (call, request)
     }
 }
 
-/// None once the deadline has passed. It covers the request's arrival too, of which handlers know nothing.
+/// The response, or None if the deadline passes first. It also covers the arrival of the request, which handlers cannot
+/// observe.
 async fn within<T>(deadline: Option<Deadline>, answer: impl Future<Output = T>) -> Option<T> {
     match deadline {
         Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), answer).await.ok(),
@@ -221,18 +224,18 @@ async fn within<T>(deadline: Option<Deadline>, answer: impl Future<Output = T>) 
     }
 }
 
-impl Call {
-    /// The call of a request that came through the layer.
+impl CallContext {
+    /// The context of a request that passed the layer.
     ///
     /// # Panics
-    /// If the request did not: a call without its limits must not be served.
-    pub fn of_request<T>(request: &tonic::Request<T>) -> Call {
-        request.extensions().get::<Call>().cloned().expect("the layer is around every service")
+    /// If the request did not pass the layer: a call without limits must not be served.
+    pub fn of_request<T>(request: &tonic::Request<T>) -> CallContext {
+        request.extensions().get::<CallContext>().cloned().expect("every service is behind the layer")
     }
 }
 
 impl CallLayer {
-    fn observe<B>(&self, request: &Request<B>) -> Observed {
+    fn observe<B>(&self, request: &Request<B>) -> ObservedCall {
         let path = request.uri().path().trim_start_matches('/');
         let method = METHODS.into_iter().find(|&method| method == path).unwrap_or("other");
         self.reactor.note_rpc(method);
@@ -244,7 +247,7 @@ impl CallLayer {
         let open = self.metrics.open.get_or_create(&MethodLabel { method }).clone();
         open.inc();
         let id = request.headers().get(REQUEST_ID).filter(|id| !id.is_empty() && id.len() <= 128).cloned();
-        Observed {
+        ObservedCall {
             method,
             started: Instant::now(),
             request_id: id.unwrap_or_else(new_request_id),
@@ -257,14 +260,14 @@ impl CallLayer {
             counted: counted.then(|| self.open.clone()),
             open,
             admitted: None,
-            place: None,
+            permit: None,
             memory: Some(self.memory.for_call()),
         }
     }
 }
 
 impl CallLayer {
-    /// Probes and lists of methods are not worth a trace.
+    /// Starts the span of a call. Health checks and reflection have none.
     fn begin_span(&self, method: &'static str, headers: &HeaderMap) -> Span {
         if method.starts_with("grpc.") {
             return Span::default();
@@ -276,11 +279,8 @@ impl CallLayer {
     }
 }
 
-/// A UUID of version 4: it is handed on to the judge, and some endpoints refuse any other form.
+/// A UUID version 4. It is forwarded to the judge, and some endpoints reject other forms.
 fn new_request_id() -> HeaderValue {
-    let random: u128 = rand::random();
-    let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{bits:032x}");
-    let id = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-");
-    HeaderValue::from_str(&id).expect("hexadecimal digits are a valid header")
+    let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+    HeaderValue::from_str(&id.to_string()).expect("a UUID is a valid header")
 }

@@ -1,4 +1,4 @@
-//! Sockets that are bound before anything else, and accepted from when the reactor runs.
+//! Listening sockets. They are bound at startup and accept connections once the event loop runs.
 
 use std::{
     fmt, fs, io,
@@ -15,12 +15,12 @@ use std::{
 
 use crate::log_limit::{LogLimit, Site};
 
-/// Connections that may wait in the kernel until they are accepted; the kernel's own limit (somaxconn) holds too.
+/// Maximum number of connections that wait in the kernel to be accepted, additionally limited by somaxconn.
 const BACKLOG: i32 = 4096;
-/// Pause after a connection could not be accepted.
+/// Delay after a failure to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Where to listen: `HOST:PORT`, port 0 for any free one, or `unix:PATH`.
+/// Listen address: `HOST:PORT`, where port 0 selects a free port, or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Tcp(SocketAddr),
@@ -33,13 +33,16 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Address, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.is_empty() {
-                Err("unix: needs a path".into())
+                Err("unix: must be followed by a socket path".into())
             } else {
                 Ok(Address::Unix(path.into()))
             };
         }
         let address = text.replace("localhost:", "127.0.0.1:");
-        address.parse().map(Address::Tcp).map_err(|_| format!("{text} is neither HOST:PORT nor unix:PATH"))
+        address
+            .parse()
+            .map(Address::Tcp)
+            .map_err(|_| format!("{text:?} is not an address; expected HOST:PORT or unix:PATH"))
     }
 }
 
@@ -52,7 +55,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// A bound socket; connections wait in the kernel until someone accepts.
+/// A bound socket. Connections wait in the kernel until they are accepted.
 #[derive(Debug)]
 pub enum Listener {
     Tcp(TcpListener),
@@ -60,8 +63,10 @@ pub enum Listener {
 }
 
 impl Listener {
+    /// Binds a socket. A stale Unix socket, which no process listens on, is replaced.
+    ///
     /// # Errors
-    /// The operating system's; a Unix socket that nobody answers on is replaced.
+    /// The error of the operating system.
     pub fn bind(address: &Address) -> io::Result<Listener> {
         match address {
             Address::Tcp(address) => bind_tcp(address).map(Listener::Tcp),
@@ -75,7 +80,7 @@ impl Listener {
         }
     }
 
-    /// The address with the port that was picked.
+    /// The address, with the selected port.
     pub fn address(&self) -> io::Result<Address> {
         match self {
             Listener::Tcp(listener) => listener.local_addr().map(Address::Tcp),
@@ -84,10 +89,10 @@ impl Listener {
     }
 }
 
-/// A bound TCP socket with a backlog that suits bursts.
+/// Binds a TCP socket with a backlog for bursts.
 ///
 /// # Errors
-/// The operating system's.
+/// The error of the operating system.
 pub(crate) fn bind_tcp(address: &SocketAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
     rustix::net::listen(&listener, BACKLOG)?;
@@ -95,8 +100,8 @@ pub(crate) fn bind_tcp(address: &SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// A socket file outlives its process; one that refuses connections is nobody's.
-#[expect(clippy::disallowed_methods, reason = "it runs before the reactor starts")]
+/// Removes a stale socket file: it outlives its process, and refuses connections if no process listens.
+#[expect(clippy::disallowed_methods, reason = "runs before the event loop starts")]
 fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     match UnixStream::connect(path) {
@@ -106,7 +111,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The next connection that `poll_accept` gives. Failures to accept are logged and waited out, as the next attempt may work.
+/// Accepts the next connection. Failures are logged and retried after a delay.
 pub(crate) async fn accepted<C>(poll_accept: impl Fn(&mut Context<'_>) -> Poll<io::Result<C>>) -> C {
     loop {
         match std::future::poll_fn(&poll_accept).await {
@@ -114,7 +119,7 @@ pub(crate) async fn accepted<C>(poll_accept: impl Fn(&mut Context<'_>) -> Poll<i
             Err(error) => {
                 static LINES: LogLimit = LogLimit::new(Site::Accept);
                 if LINES.admits() {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    tracing::warn!(%error, "failed to accept a connection; retrying");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -127,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_and_written_alike() {
+    fn addresses_are_parsed_and_formatted() {
         for (text, expected) in [
             ("127.0.0.1:0", "127.0.0.1:0"),
             ("localhost:50051", "127.0.0.1:50051"),
@@ -142,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    fn only_a_stale_socket_is_replaced() {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         let address = Address::Unix(dir.path().join("assay.sock"));
         let live = Listener::bind(&address).expect("bound");

@@ -1,53 +1,54 @@
-//! Answers that share an id leave in the order of their inputs; all others as they come.
+//! Reordering of responses: those with the same id are released in the order of their inputs.
 
 use std::collections::{HashMap, VecDeque};
 
-/// Answers of one stream that are not sent yet. Bounded by the caller, who adds no input above a limit.
-pub(super) struct Reorder<T> {
+/// Responses of one stream that cannot be sent yet. The owner bounds the number of inputs.
+pub(super) struct ReorderBuffer<T> {
     by_id: HashMap<String, VecDeque<(u64, Option<T>)>>,
     pending: usize,
     next: u64,
 }
 
-/// An input that waits for its answer.
+/// Handle of an input that waits for its response.
 #[derive(Clone, Debug)]
-pub(super) struct Ticket {
+pub(super) struct ReorderTicket {
     id: String,
     number: u64,
 }
 
-impl<T> Reorder<T> {
-    pub fn new() -> Reorder<T> {
-        Reorder { by_id: HashMap::new(), pending: 0, next: 0 }
+impl<T> ReorderBuffer<T> {
+    pub fn new() -> ReorderBuffer<T> {
+        ReorderBuffer { by_id: HashMap::new(), pending: 0, next: 0 }
     }
 
-    pub fn add(&mut self, id: String) -> Ticket {
+    /// Registers an input with this id.
+    pub fn add(&mut self, id: String) -> ReorderTicket {
         let number = self.next;
         self.next += 1;
         self.pending += 1;
         self.by_id.entry(id.clone()).or_default().push_back((number, None));
-        Ticket { id, number }
+        ReorderTicket { id, number }
     }
 
-    /// The answers that may leave now, in their order, each with its id.
-    pub fn finish(&mut self, ticket: Ticket, answer: T) -> Vec<(String, T)> {
+    /// Adds a response. Returns all responses that can be sent now, in order, each with its id.
+    pub fn finish(&mut self, ticket: ReorderTicket, answer: T) -> Vec<(String, T)> {
         let Some(queue) = self.by_id.get_mut(&ticket.id) else { return Vec::new() };
         if let Some(slot) = queue.iter_mut().find(|slot| slot.0 == ticket.number) {
             slot.1 = Some(answer);
         }
-        let mut leaving = Vec::new();
+        let mut released = Vec::new();
         while let Some(answer) = queue.front_mut().and_then(|slot| slot.1.take()) {
             queue.pop_front();
-            leaving.push((ticket.id.clone(), answer));
+            released.push((ticket.id.clone(), answer));
         }
         if queue.is_empty() {
             self.by_id.remove(&ticket.id);
         }
-        self.pending -= leaving.len();
-        leaving
+        self.pending -= released.len();
+        released
     }
 
-    /// Inputs whose answers have not left.
+    /// Number of inputs whose responses have not been released.
     pub fn pending(&self) -> usize {
         self.pending
     }
@@ -61,10 +62,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_ids_answers_leave_once_and_in_the_order_of_their_inputs(
+        fn responses_of_an_id_are_released_once_and_in_order(
             ids in prop::collection::vec(0..3_u8, 1..40), order in any::<prop::sample::Index>(),
         ) {
-            let mut reorder = Reorder::new();
+            let mut reorder = ReorderBuffer::new();
             let mut tickets: Vec<_> =
                 ids.iter().enumerate().map(|(n, id)| (n, reorder.add(id.to_string()))).collect();
             let mut left = Vec::new();
@@ -85,7 +86,7 @@ mod tests {
 
     #[test]
     fn different_ids_do_not_wait_for_each_other() {
-        let mut reorder = Reorder::new();
+        let mut reorder = ReorderBuffer::new();
         let (first, second) = (reorder.add("a".into()), reorder.add("b".into()));
         assert_eq!(reorder.finish(second, 2), [("b".to_owned(), 2)]);
         assert_eq!(reorder.finish(first, 1), [("a".to_owned(), 1)]);

@@ -1,4 +1,4 @@
-//! ServerService: what the server is and how it fares.
+//! ServerService: server identity, configuration limits and runtime status.
 
 use std::time::SystemTime;
 
@@ -17,21 +17,22 @@ use crate::{
     stall,
 };
 
-/// How the server computes; what does not change while it runs.
+/// Configuration of the computation, as reported by GetServerInfo.
 #[derive(Clone, Debug)]
-pub struct Compute {
+pub struct ComputeInfo {
     pub threads: usize,
     pub text_threads: usize,
     pub batch_tokens: usize,
 }
 
+/// Handler of ServerService.
 pub(super) struct ServerInfo {
     pub embedder: Embedder,
     pub judges: Vec<Judge>,
-    pub reactor: stall::Reader,
+    pub reactor: stall::WatchdogReader,
     pub draining: CancellationToken,
     pub limits: Limits,
-    pub compute: Compute,
+    pub compute: ComputeInfo,
     pub started: SystemTime,
 }
 
@@ -140,7 +141,7 @@ fn limits(limits: &Limits) -> proto::Limits {
     }
 }
 
-fn compute(compute: &Compute, model: Option<&ModelInfo>) -> proto::Compute {
+fn compute(compute: &ComputeInfo, model: Option<&ModelInfo>) -> proto::Compute {
     proto::Compute {
         threads: saturating(compute.threads),
         tokenizer_threads: saturating(compute.text_threads),
@@ -163,8 +164,8 @@ fn kernel(measured: &KernelMeasurement) -> proto::KernelMeasurement {
     }
 }
 
-fn reactor(reactor: &stall::Reader) -> proto::Reactor {
-    let reading = reactor.reading();
+fn reactor(reactor: &stall::WatchdogReader) -> proto::Reactor {
+    let reading = reactor.snapshot();
     proto::Reactor {
         workers: saturating(reading.workers),
         lag_p50: duration(reading.lag_p50),

@@ -1,4 +1,4 @@
-//! The one table: what went wrong, to code, public message and google.rpc details.
+//! The mapping of every error to a gRPC status: code, message and `google.rpc` details.
 
 mod violations;
 
@@ -17,48 +17,49 @@ use crate::{
 
 pub(super) use violations::{Violation, Violations};
 
-use super::{caller::Exceeded, guard::Refusal};
+use super::{caller::CallerLimitExceeded, guard::CallRejection};
 
 const DOMAIN: &str = "assay.v1";
-/// Says when to retry, in milliseconds, or, below 0, not to. Source: gRPC proposal A6.
+/// Metadata key of the retry pushback: milliseconds to wait before a retry; a negative value forbids retries.
+/// Source: gRPC proposal A6.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
-/// Where nobody said how long to wait.
-const SOON: Duration = Duration::from_secs(1);
+/// Retry delay where the cause of the error gives none.
+const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// The validation errors of a request.
+/// INVALID_ARGUMENT with one field violation per validation error.
 pub(super) fn invalid(violations: impl IntoIterator<Item = Violation>) -> Status {
     let mut all = Violations::default();
     violations.into_iter().for_each(|violation| all.add(|| violation));
     all.into_status()
 }
 
-/// The caller did not send all of a message in time.
+/// DEADLINE_EXCEEDED for a message that did not arrive completely within the body timeout.
 pub(super) fn body_timeout(limit: Duration) -> Status {
     let message = format!(
-        "the message did not arrive within {} (body-timeout); send it at once, or in smaller parts",
+        "the message was not received within {} (body-timeout); send it without pauses or split it",
         humantime::format_duration(limit)
     );
     with_reason(Code::DeadlineExceeded, "BODY_TIMEOUT", message)
 }
 
-/// As many calls are open as the server takes.
+/// RESOURCE_EXHAUSTED for a call above the limit of open calls.
 pub(super) fn too_many_calls(limit: usize) -> Status {
-    let message = format!("the server has {limit} open calls, which is the limit (max-calls)");
-    come_again(Code::ResourceExhausted, "CALLS_FULL", message, SOON)
+    let message = format!("open call limit reached: {limit} calls (max-calls); retry later");
+    retry_later(Code::ResourceExhausted, "CALLS_FULL", message, DEFAULT_RETRY_DELAY)
 }
 
-/// `field` gives the path of the input with an index.
-pub(super) fn of_embed(error: &EmbedError, field: impl Fn(usize) -> String) -> Status {
+/// The status of an embedding error. `field` returns the field path of the input with the given index.
+pub(super) fn from_embed_error(error: &EmbedError, field: impl Fn(usize) -> String) -> Status {
     let message = error.to_string();
     match error {
         EmbedError::NotReady { retry_in, .. } => {
-            come_again(Code::Unavailable, "NOT_READY", message, *retry_in)
+            retry_later(Code::Unavailable, "NOT_READY", message, *retry_in)
         }
         EmbedError::QueueFull { retry_in, .. } => {
-            come_again(Code::ResourceExhausted, "QUEUE_FULL", message, *retry_in)
+            retry_later(Code::ResourceExhausted, "QUEUE_FULL", message, *retry_in)
         }
         EmbedError::Stopping => {
-            come_again(Code::Unavailable, "STOPPING", message, Duration::from_millis(500))
+            retry_later(Code::Unavailable, "STOPPING", message, Duration::from_millis(500))
         }
         EmbedError::TooLarge { .. } => {
             let description = message;
@@ -68,7 +69,7 @@ pub(super) fn of_embed(error: &EmbedError, field: impl Fn(usize) -> String) -> S
             let violation = |input: &crate::embed::TooLong| Violation {
                 field: field(input.index),
                 description: format!(
-                    "{} tokens, the model takes {}; set truncation or send less text",
+                    "{} tokens, the limit of the model is {}; set truncation or shorten the text",
                     input.tokens, input.limit
                 ),
             };
@@ -79,38 +80,46 @@ pub(super) fn of_embed(error: &EmbedError, field: impl Fn(usize) -> String) -> S
     }
 }
 
-/// What kept a metric from its score.
-pub(super) fn of_failure(failure: &Failure) -> Status {
+/// The status of a metric that has no score.
+pub(super) fn from_failure(failure: &Failure) -> Status {
     match failure {
         Failure::JudgeNotConfigured => {
             with_reason(Code::FailedPrecondition, "JUDGE_NOT_CONFIGURED", failure.to_string())
         }
-        Failure::Judge(error) => of_judge(error),
-        Failure::Embed(error) => of_embed(error, |_| "sample".into()),
+        Failure::Judge(error) => from_judge_error(error),
+        Failure::Embed(error) => from_embed_error(error, |_| "sample".into()),
         Failure::DeadlineExceeded => deadline_exceeded(),
         Failure::Defect => internal(),
     }
 }
 
-fn of_judge(error: &JudgeError) -> Status {
+fn from_judge_error(error: &JudgeError) -> Status {
     let message = error.to_string();
     let refused = |reason, message| with_reason(Code::FailedPrecondition, reason, message);
     match error {
         JudgeError::Unreadable { .. } => with_reason(Code::Unknown, "JUDGE_UNREADABLE", message),
         JudgeError::Truncated => refused("JUDGE_TRUNCATED", message),
         JudgeError::Refused => refused("JUDGE_REFUSED", message),
-        JudgeError::RateLimited { quota: true, .. } => used_up("JUDGE_QUOTA", "judge", message, None),
-        JudgeError::RateLimited { retry_in, quota: false } => {
-            used_up("JUDGE_RATE_LIMITED", "judge", message, Some(retry_in.unwrap_or(SOON)))
+        JudgeError::RateLimited { quota: true, .. } => quota_exceeded("JUDGE_QUOTA", "judge", message, None),
+        JudgeError::RateLimited { retry_in, quota: false } => quota_exceeded(
+            "JUDGE_RATE_LIMITED",
+            "judge",
+            message,
+            Some(retry_in.unwrap_or(DEFAULT_RETRY_DELAY)),
+        ),
+        JudgeError::BudgetExhausted { .. } => {
+            quota_exceeded("BUDGET_EXHAUSTED", "options.budget", message, None)
         }
-        JudgeError::BudgetExhausted { .. } => used_up("BUDGET_EXHAUSTED", "options.budget", message, None),
         JudgeError::DeadlineExceeded => deadline_exceeded(),
         JudgeError::QueueFull { retry_in } => {
-            come_again(Code::ResourceExhausted, "JUDGE_QUEUE_FULL", message, *retry_in)
+            retry_later(Code::ResourceExhausted, "JUDGE_QUEUE_FULL", message, *retry_in)
         }
-        JudgeError::Unavailable { retry_in, .. } => {
-            come_again(Code::Unavailable, "JUDGE_UNAVAILABLE", message, retry_in.unwrap_or(SOON))
-        }
+        JudgeError::Unavailable { retry_in, .. } => retry_later(
+            Code::Unavailable,
+            "JUDGE_UNAVAILABLE",
+            message,
+            retry_in.unwrap_or(DEFAULT_RETRY_DELAY),
+        ),
         JudgeError::Auth { .. } => refused("JUDGE_AUTH", message),
         JudgeError::Model { .. } => refused("JUDGE_MODEL", message),
         JudgeError::Rejected { .. } => refused("JUDGE_REJECTED", message),
@@ -119,50 +128,52 @@ fn of_judge(error: &JudgeError) -> Status {
     }
 }
 
-pub(super) fn of_full(full: &Full) -> Status {
-    come_again(Code::ResourceExhausted, "EVALUATIONS_FULL", full.to_string(), SOON)
+pub(super) fn from_full(full: &Full) -> Status {
+    retry_later(Code::ResourceExhausted, "EVALUATIONS_FULL", full.to_string(), DEFAULT_RETRY_DELAY)
 }
 
-/// A call that was not let in.
-pub(super) fn of_refusal(refusal: &Refusal) -> Status {
+/// The status of a call that was rejected before its handler ran.
+pub(super) fn from_rejection(refusal: &CallRejection) -> Status {
     let message = refusal.to_string();
     match refusal {
-        Refusal::TokenMissing => with_reason(Code::Unauthenticated, "TOKEN_MISSING", message),
-        Refusal::TokenUnknown => with_reason(Code::Unauthenticated, "TOKEN_UNKNOWN", message),
-        Refusal::MethodNotAllowed { .. } => {
+        CallRejection::TokenMissing => with_reason(Code::Unauthenticated, "TOKEN_MISSING", message),
+        CallRejection::TokenUnknown => with_reason(Code::Unauthenticated, "TOKEN_UNKNOWN", message),
+        CallRejection::MethodNotAllowed { .. } => {
             with_reason(Code::PermissionDenied, "METHOD_NOT_ALLOWED", message)
         }
-        Refusal::Exceeded(Exceeded::Calls { .. }) => used_up("CALLER_CALLS", "caller", message, Some(SOON)),
-        Refusal::Exceeded(Exceeded::Rate { retry_in, .. }) => {
-            used_up("CALLER_RATE", "caller", message, Some(*retry_in))
+        CallRejection::CallerLimitExceeded(CallerLimitExceeded::Calls { .. }) => {
+            quota_exceeded("CALLER_CALLS", "caller", message, Some(DEFAULT_RETRY_DELAY))
+        }
+        CallRejection::CallerLimitExceeded(CallerLimitExceeded::Rate { retry_in, .. }) => {
+            quota_exceeded("CALLER_RATE", "caller", message, Some(*retry_in))
         }
     }
 }
 
 pub(super) fn deadline_exceeded() -> Status {
-    with_reason(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed".into())
+    with_reason(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "deadline exceeded".into())
 }
 
-/// A bug of ours: its cause is in the log, not in the answer.
+/// INTERNAL for a defect of the server. The cause is in the log, not in the response.
 pub(super) fn internal() -> Status {
-    with_reason(Code::Internal, "DEFECT", "a defect of the server; its log has the cause".into())
+    with_reason(Code::Internal, "DEFECT", "internal server error; the server log has the cause".into())
 }
 
-/// A stream is ended because the server is.
+/// UNAVAILABLE for a stream that ends because the server shuts down.
 pub(super) fn draining() -> Status {
-    let message = "the server is shutting down; open the stream again elsewhere".to_owned();
-    come_again(Code::Unavailable, "DRAINING", message, Duration::from_millis(100))
+    let message = "the server is shutting down; reopen the stream on another server".to_owned();
+    retry_later(Code::Unavailable, "DRAINING", message, Duration::from_millis(100))
 }
 
-/// A stream is ended because its caller does not read the answers.
+/// DEADLINE_EXCEEDED for a stream whose client does not read the responses.
 pub(super) fn unread() -> Status {
-    let message = "the answers of the stream were not read in time".to_owned();
+    let message = "the client did not read the responses of the stream in time".to_owned();
     with_reason(Code::DeadlineExceeded, "ANSWERS_UNREAD", message)
 }
 
-/// What tonic should have answered to a message that it could not take, where its own code misleads: OUT_OF_RANGE or,
-/// for one that was compressed, RESOURCE_EXHAUSTED for a size above the limit, INTERNAL for bytes that are not the
-/// message. Ours of these codes have details.
+/// INVALID_ARGUMENT in place of a misleading status of tonic for a message that it could not decode. tonic returns
+/// OUT_OF_RANGE or, for a compressed message, RESOURCE_EXHAUSTED for a size above the limit, and INTERNAL for bytes
+/// that are not the message. Statuses that this module makes with these codes have details and are not replaced.
 pub(super) fn corrected(tonic: &Status) -> Option<Status> {
     let misleads = match tonic.code() {
         Code::OutOfRange | Code::ResourceExhausted => true,
@@ -173,9 +184,9 @@ pub(super) fn corrected(tonic: &Status) -> Option<Status> {
     (misleads && tonic.details().is_empty()).then(|| invalid([violation()]))
 }
 
-/// The form in which a stream carries the failure of one of its items.
+/// The error of one stream item as a `google.rpc.Status` message.
 pub(super) fn to_item(status: &Status) -> pb::Status {
-    // Details of our own making always decode; without them, code and message are still right.
+    // Details made by this module always decode. Without them, code and message are still correct.
     pb::Status::decode(Bytes::copy_from_slice(status.details())).unwrap_or_else(|_| pb::Status {
         code: status.code() as i32,
         message: status.message().to_owned(),
@@ -187,12 +198,13 @@ fn with_reason(code: Code, reason: &str, message: String) -> Status {
     Status::with_error_details(code, message, error_info(reason))
 }
 
-fn come_again(code: Code, reason: &str, message: String, after: Duration) -> Status {
+fn retry_later(code: Code, reason: &str, message: String, after: Duration) -> Status {
     with_pushback(code, message, error_info(reason), Some(after))
 }
 
-/// A quota of `subject` is used up: for a while, or, without `after`, until someone raises it.
-fn used_up(reason: &str, subject: &str, message: String, after: Option<Duration>) -> Status {
+/// RESOURCE_EXHAUSTED with a quota violation of `subject`. Without `after`, a retry cannot succeed until the quota is
+/// raised.
+fn quota_exceeded(reason: &str, subject: &str, message: String, after: Option<Duration>) -> Status {
     let mut details = error_info(reason);
     details.set_quota_failure(vec![QuotaViolation::new(subject, message.clone())]);
     with_pushback(Code::ResourceExhausted, message, details, after)
@@ -212,7 +224,7 @@ fn error_info(reason: &str) -> ErrorDetails {
     ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new())
 }
 
-/// Its code, as gRPC writes it.
+/// The name of the status code, such as `INVALID_ARGUMENT`.
 pub(super) fn name(status: &Status) -> &'static str {
     code_name(status.code())
 }
@@ -245,12 +257,12 @@ mod tests {
     use crate::embed::TooLong;
 
     fn check(error: EmbedError, code: Code, reason: &str, retries: bool) {
-        check_status(&of_embed(&error, |index| format!("inputs[{index}]")), code, reason, retries);
+        check_status(&from_embed_error(&error, |index| format!("inputs[{index}]")), code, reason, retries);
     }
 
     fn check_status(status: &Status, code: Code, reason: &str, retries: bool) {
         let details = status.get_error_details();
-        let info = details.error_info().expect("every answer names its reason");
+        let info = details.error_info().expect("every status has a reason");
         assert_eq!((status.code(), info.reason.as_str(), info.domain.as_str()), (code, reason, DOMAIN));
         assert_eq!(details.retry_info().is_some(), retries);
         let pushback = status.metadata().get(PUSHBACK).map(|ms| ms.to_str().expect("digits"));
@@ -259,10 +271,10 @@ mod tests {
     }
 
     #[test]
-    fn each_failure_of_a_judge_has_its_code_reason_and_retry() {
+    fn each_judge_error_has_its_code_reason_and_retry_delay() {
         let (retry_in, after) = (Some(Duration::from_secs(7)), Duration::from_secs(2));
         let check = |error: JudgeError, code, reason: &str, retries| {
-            check_status(&of_failure(&Failure::Judge(error)), code, reason, retries);
+            check_status(&from_failure(&Failure::Judge(error)), code, reason, retries);
         };
         let unreadable = JudgeError::Unreadable { detail: "no object".into() };
         check(unreadable, Code::Unknown, "JUDGE_UNREADABLE", false);
@@ -284,13 +296,13 @@ mod tests {
         check(JudgeError::Rejected { status: 422 }, Code::FailedPrecondition, "JUDGE_REJECTED", false);
         check(JudgeError::NotRecorded, Code::FailedPrecondition, "JUDGE_NOT_RECORDED", false);
         check(JudgeError::Defect, Code::Internal, "DEFECT", false);
-        let none = of_failure(&Failure::JudgeNotConfigured);
+        let none = from_failure(&Failure::JudgeNotConfigured);
         check_status(&none, Code::FailedPrecondition, "JUDGE_NOT_CONFIGURED", false);
-        check_status(&of_full(&Full { limit: 1 }), Code::ResourceExhausted, "EVALUATIONS_FULL", true);
+        check_status(&from_full(&Full { limit: 1 }), Code::ResourceExhausted, "EVALUATIONS_FULL", true);
     }
 
     #[test]
-    fn each_failure_has_its_code_reason_and_retry() {
+    fn each_embed_error_has_its_code_reason_and_retry_delay() {
         let retry_in = Duration::from_millis(1500);
         check(EmbedError::NotReady { detail: "x".into(), retry_in }, Code::Unavailable, "NOT_READY", true);
         let full = EmbedError::QueueFull { tokens: 1, capacity: 2, retry_in };
@@ -303,24 +315,25 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_has_its_code_reason_and_retry() {
-        let check = |refusal: Refusal, code, reason: &str, retries| {
-            check_status(&of_refusal(&refusal), code, reason, retries);
+    fn each_rejected_call_has_its_code_reason_and_retry_delay() {
+        let check = |refusal: CallRejection, code, reason: &str, retries| {
+            check_status(&from_rejection(&refusal), code, reason, retries);
         };
-        check(Refusal::TokenMissing, Code::Unauthenticated, "TOKEN_MISSING", false);
-        check(Refusal::TokenUnknown, Code::Unauthenticated, "TOKEN_UNKNOWN", false);
-        let denied = Refusal::MethodNotAllowed { name: "a".into(), method: "b/C" };
+        check(CallRejection::TokenMissing, Code::Unauthenticated, "TOKEN_MISSING", false);
+        check(CallRejection::TokenUnknown, Code::Unauthenticated, "TOKEN_UNKNOWN", false);
+        let denied = CallRejection::MethodNotAllowed { name: "a".into(), method: "b/C" };
         check(denied, Code::PermissionDenied, "METHOD_NOT_ALLOWED", false);
-        let calls = Exceeded::Calls { limit: 1 };
+        let calls = CallerLimitExceeded::Calls { limit: 1 };
         check(calls.into(), Code::ResourceExhausted, "CALLER_CALLS", true);
-        let rate = Exceeded::Rate { limit: 1, retry_in: Duration::from_secs(9) };
+        let rate = CallerLimitExceeded::Rate { limit: 1, retry_in: Duration::from_secs(9) };
         check(rate.into(), Code::ResourceExhausted, "CALLER_RATE", true);
     }
 
     #[test]
-    fn every_input_that_is_too_long_is_named_with_its_tokens_and_the_limit() {
+    fn each_too_long_input_gets_a_violation_with_tokens_and_limit() {
         let inputs = [2, 7].map(|index| TooLong { index, tokens: 600 + index, limit: 256 });
-        let status = of_embed(&EmbedError::TooLong(inputs.into()), |index| format!("inputs[{index}]"));
+        let status =
+            from_embed_error(&EmbedError::TooLong(inputs.into()), |index| format!("inputs[{index}]"));
         let details = status.get_error_details();
         let violations = &details.bad_request().expect("it has field violations").field_violations;
         let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
@@ -329,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_tonic_cannot_take_is_the_callers_mistake_and_a_defect_stays_ours() {
+    fn an_undecodable_message_is_an_invalid_argument() {
         for (code, message) in [
             (Code::OutOfRange, "decoded message length too large"),
             (Code::ResourceExhausted, "decompressed message too large"),
@@ -346,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_item_carries_the_same_code_and_details() {
+    fn a_stream_item_error_has_the_code_and_details_of_a_status() {
         let item = to_item(&deadline_exceeded());
         assert_eq!((item.code, item.details.len()), (Code::DeadlineExceeded as i32, 1));
     }

@@ -1,4 +1,4 @@
-//! Streams that answer each message as soon as its work is done, and keep a bounded number of them in flight.
+//! Bidirectional streams that process a bounded number of messages concurrently and respond as each one finishes.
 
 use std::{collections::VecDeque, panic::AssertUnwindSafe, time::Duration};
 
@@ -11,109 +11,110 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, Streaming};
 
-use super::{intake::Arrivals, layer::Call, status};
+use super::{intake::ArrivedReservations, layer::CallContext, status};
 use crate::{
     deadline::Deadline,
     log_limit::{LogLimit, Site},
     trace::Scope,
 };
 
-/// What one kind of stream does with its messages.
-pub(super) trait Exchange: Send + 'static {
+/// Processing of the messages of one kind of stream.
+pub(super) trait StreamHandler: Send + 'static {
     type Message: Send + 'static;
-    /// What the work on a message comes to, step by step.
+    /// An intermediate or final result of a message.
     type Step: Send + 'static;
-    type Answer: Send + 'static;
+    type Response: Send + 'static;
 
-    /// The work on a message. Work on different messages goes on side by side; dropping it drops it.
+    /// Starts to process a message. Messages are processed concurrently. Dropping the stream cancels the processing.
     fn begin(&mut self, message: Self::Message) -> BoxStream<'static, Self::Step>;
 
-    /// The answers that may leave after this step.
-    fn answers(&mut self, step: Self::Step) -> Vec<Self::Answer>;
+    /// The responses that can be sent after this step.
+    fn responses(&mut self, step: Self::Step) -> Vec<Self::Response>;
 
-    /// Messages that were begun and whose last answer has not left.
-    fn unanswered(&self) -> usize;
+    /// Number of messages whose last response has not been sent.
+    fn in_flight(&self) -> usize;
 
-    /// The last word, once every message is answered.
-    fn summary(&mut self) -> Option<Self::Answer>;
+    /// The last response of the stream, after all messages are finished.
+    fn summary(&mut self) -> Option<Self::Response>;
 }
 
-/// How streams are held within bounds.
+/// Settings of streams.
 #[derive(Clone)]
-pub(super) struct Terms {
-    /// Messages that may be unanswered before the stream is read no further.
-    pub unanswered: usize,
-    /// From here on idle streams are ended.
+pub(super) struct StreamSettings {
+    /// Maximum number of in-flight messages. Above it the server stops reading the stream.
+    pub max_in_flight: usize,
+    /// Cancelled when idle streams must end.
     pub closing: CancellationToken,
-    /// Owns the tasks of open streams.
+    /// Tracks the tasks of open streams.
     pub tasks: TaskTracker,
 }
 
-pub(super) type Answers<A> = ReceiverStream<Result<A, Status>>;
+/// The responses of a stream.
+pub(super) type ResponseStream<A> = ReceiverStream<Result<A, Status>>;
 
-/// How long a stream may be silent while the server shuts down.
-const LAST_SILENCE: Duration = Duration::from_millis(500);
+/// Maximum idle time of a stream during shutdown.
+const SHUTDOWN_IDLE_LIMIT: Duration = Duration::from_millis(500);
 
-/// How long an answer may wait for the caller to read the one before it.
+/// Maximum time that a response waits for the client to read the previous one.
 const UNREAD_LIMIT: Duration = Duration::from_secs(60);
-/// The same while the server shuts down.
-const LAST_UNREAD_LIMIT: Duration = Duration::from_secs(2);
+/// The same limit during shutdown.
+const SHUTDOWN_UNREAD_LIMIT: Duration = Duration::from_secs(2);
 
-/// Answers on a task of its own, until all messages are answered, the caller leaves, or the deadline has passed.
-pub(super) fn open<E: Exchange>(
-    exchange: E,
+/// Processes a stream on a new task until all messages are finished, the client cancels, or the deadline passes.
+pub(super) fn open<E: StreamHandler>(
+    handler: E,
     incoming: Streaming<E::Message>,
-    call: &Call,
-    terms: &Terms,
-) -> Answers<E::Answer> {
-    // One answer may wait for the transport; the others wait as unanswered messages, which are bounded.
-    let (answers, receiver) = mpsc::channel(1);
-    let pump = Pump {
-        exchange,
-        unanswered: terms.unanswered,
-        closing: terms.closing.clone(),
-        answers: answers.clone(),
+    call: &CallContext,
+    settings: &StreamSettings,
+) -> ResponseStream<E::Response> {
+    // One response can wait for the transport. The others count as in-flight messages, which are bounded.
+    let (responses, receiver) = mpsc::channel(1);
+    let task = StreamTask {
+        handler,
+        max_in_flight: settings.max_in_flight,
+        closing: settings.closing.clone(),
+        responses: responses.clone(),
         in_flight: SelectAll::new(),
         unsent: VecDeque::new(),
         arrivals: call.arrivals.clone(),
     };
     let (deadline, end) = (call.deadline, call.end.clone());
-    terms.tasks.spawn(Scope::current().around(async move {
-        let run = AssertUnwindSafe(pump.run(incoming, deadline)).catch_unwind();
+    settings.tasks.spawn(Scope::current().around(async move {
+        let run = AssertUnwindSafe(task.run(incoming, deadline)).catch_unwind();
         let ended = run.await.unwrap_or_else(|_| {
             static LINES: LogLimit = LogLimit::new(Site::StreamPanic);
             if LINES.admits() {
-                tracing::error!("the task of a stream panicked; the stream is ended with INTERNAL");
+                tracing::error!("a stream task panicked; the stream ends with INTERNAL");
             }
             Err(status::internal())
         });
-        // From here on the caller has to read, or its stream is dropped.
-        end.answered();
+        // From now on the stream is dropped if the client does not read.
+        end.response_complete();
         if let Err(status) = ended {
-            // A caller that left needs no status.
-            let _ = answers.send(Err(status)).await;
+            // The receiver is gone if the client cancelled.
+            let _ = responses.send(Err(status)).await;
         }
     }));
     ReceiverStream::new(receiver)
 }
 
-/// One open stream; dropping it drops its work.
-struct Pump<E: Exchange> {
-    exchange: E,
-    unanswered: usize,
+/// The task of one open stream. Dropping it cancels the messages in flight.
+struct StreamTask<E: StreamHandler> {
+    handler: E,
+    max_in_flight: usize,
     closing: CancellationToken,
-    answers: mpsc::Sender<Result<E::Answer, Status>>,
-    // Invariant: polled at all times, as a message that nobody polls may hold a place in a queue.
+    responses: mpsc::Sender<Result<E::Response, Status>>,
+    // Invariant: always polled, because a message that is not polled may hold a permit of a queue.
     in_flight: SelectAll<BoxStream<'static, E::Step>>,
-    /// Answers that wait for the caller to read.
-    unsent: VecDeque<E::Answer>,
-    arrivals: Arrivals,
+    /// Responses that wait for the client to read.
+    unsent: VecDeque<E::Response>,
+    arrivals: ArrivedReservations,
 }
 
-impl<E: Exchange> Pump<E> {
-    /// Ends when all messages are answered, or with the status that ends the stream.
+impl<E: StreamHandler> StreamTask<E> {
+    /// Runs until all messages are finished. Returns the status that ends the stream early.
     async fn run(self, incoming: Streaming<E::Message>, deadline: Option<Deadline>) -> Result<(), Status> {
-        let answers = self.answers.clone();
+        let responses = self.responses.clone();
         let passed = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline.instant().into()).await,
@@ -121,43 +122,43 @@ impl<E: Exchange> Pump<E> {
             }
         };
         tokio::select! {
-            end = self.pump(incoming) => end,
+            end = self.process(incoming) => end,
             () = passed => Err(status::deadline_exceeded()),
-            // The caller left.
-            () = answers.closed() => Ok(()),
+            // The client cancelled.
+            () = responses.closed() => Ok(()),
         }
     }
 
-    async fn pump(mut self, mut incoming: Streaming<E::Message>) -> Result<(), Status> {
-        let (closing, answers) = (self.closing.clone(), self.answers.clone());
+    async fn process(mut self, mut incoming: Streaming<E::Message>) -> Result<(), Status> {
+        let (closing, responses) = (self.closing.clone(), self.responses.clone());
         let mut open = true;
         while open || !self.in_flight.is_empty() || !self.unsent.is_empty() {
-            let has_room = self.exchange.unanswered() + self.unsent.len() < self.unanswered;
+            let has_room = self.handler.in_flight() + self.unsent.len() < self.max_in_flight;
             let silence = async {
                 closing.cancelled().await;
-                tokio::time::sleep(LAST_SILENCE).await;
+                tokio::time::sleep(SHUTDOWN_IDLE_LIMIT).await;
             };
             let unread = async {
                 tokio::select! {
                     () = tokio::time::sleep(UNREAD_LIMIT) => {}
-                    () = async { closing.cancelled().await; tokio::time::sleep(LAST_UNREAD_LIMIT).await } => {}
+                    () = async { closing.cancelled().await; tokio::time::sleep(SHUTDOWN_UNREAD_LIMIT).await } => {}
                 }
             };
             tokio::select! {
-                // None once the last work has ended.
+                // None after the last message in flight has finished.
                 step = self.in_flight.next(), if !self.in_flight.is_empty() => {
-                    self.unsent.extend(step.into_iter().flat_map(|step| self.exchange.answers(step)));
+                    self.unsent.extend(step.into_iter().flat_map(|step| self.handler.responses(step)));
                 }
-                place = answers.reserve(), if !self.unsent.is_empty() => match (place, self.unsent.pop_front()) {
-                    (Ok(place), Some(answer)) => place.send(Ok(answer)),
-                    // The caller left.
+                permit = responses.reserve(), if !self.unsent.is_empty() => match (permit, self.unsent.pop_front()) {
+                    (Ok(permit), Some(response)) => permit.send(Ok(response)),
+                    // The client cancelled.
                     _ => return Ok(()),
                 },
-                message = incoming.message(), if open && has_room => match message.map_err(readable)? {
+                message = incoming.message(), if open && has_room => match message.map_err(corrected)? {
                     Some(message) => {
                         let held = self.arrivals.next();
-                        let work = self.exchange.begin(message);
-                        // The message's memory is taken until its work is done.
+                        let work = self.handler.begin(message);
+                        // The memory of the message is held until it is finished.
                         self.in_flight.push(work.inspect(move |_| _ = &held).boxed());
                     }
                     None => open = false,
@@ -166,15 +167,15 @@ impl<E: Exchange> Pump<E> {
                 () = unread, if !self.unsent.is_empty() => return Err(status::unread()),
             }
         }
-        if let Some(summary) = self.exchange.summary() {
-            // A caller that left needs no summary.
-            let _ = answers.send(Ok(summary)).await;
+        if let Some(summary) = self.handler.summary() {
+            // The receiver is gone if the client cancelled.
+            let _ = responses.send(Ok(summary)).await;
         }
         Ok(())
     }
 }
 
-/// tonic's own status for a message that it could not take may mislead.
-fn readable(status: Status) -> Status {
+/// Replaces a misleading status of tonic for a message that it could not decode.
+fn corrected(status: Status) -> Status {
     status::corrected(&status).unwrap_or(status)
 }

@@ -1,4 +1,4 @@
-//! TLS of the TCP listeners: made of files, and made again when they change. A connection keeps what it began with.
+//! TLS of the TCP listeners. The configuration is reloaded when its files change; open connections keep theirs.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -17,45 +17,46 @@ use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use webpki::EndEntityCert;
 
-use super::{caller::Caller, reload::Source};
+use super::{caller::Caller, reload::WatchedFiles};
 
-/// PEM files.
+/// PEM files of the TLS configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The server's certificate, followed by those between it and its authority.
+    /// Certificate of the server, followed by intermediate certificates.
     pub certificate: PathBuf,
+    /// Private key of the server.
     pub key: PathBuf,
-    /// Of authorities; with them, a caller without a certificate of one of them is refused.
+    /// Certificate authorities of clients. If set, clients need a certificate of one of them (mTLS).
     pub client_authorities: Option<PathBuf>,
 }
 
-/// What the next handshake uses.
+/// The current TLS configuration, used by new handshakes.
 #[derive(Clone)]
 pub(super) struct Tls {
     current: watch::Receiver<Arc<ServerConfig>>,
-    handshakes: Family<Labels, Counter>,
+    handshakes: Family<HandshakeLabels, Counter>,
 }
 
-/// Reads the files, and returns what keeps reading them.
+/// Loads the files. The second value reloads them on change.
 ///
 /// # Errors
-/// Which file is wrong, and how; never what is in it.
-pub(super) fn open(files: &TlsFiles, registry: &mut Registry) -> Result<(Tls, Source), String> {
+/// Name and error of the invalid file, without its contents.
+pub(super) fn open(files: &TlsFiles, registry: &mut Registry) -> Result<(Tls, WatchedFiles), String> {
     let mut paths = vec![files.certificate.clone(), files.key.clone()];
     paths.extend(files.client_authorities.clone());
     let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
     let make = move |contents: &[Vec<u8>]| server_config(&names, contents).map(Arc::new);
-    let (current, source) = Source::open("tls", paths, make)?;
-    let handshakes = Family::<Labels, Counter>::default();
-    registry.register("assay_tls_handshakes", "TLS handshakes by how they ended", handshakes.clone());
+    let (current, source) = WatchedFiles::open("tls", paths, make)?;
+    let handshakes = Family::<HandshakeLabels, Counter>::default();
+    registry.register("assay_tls_handshakes", "TLS handshakes, by outcome", handshakes.clone());
     Ok((Tls { current, handshakes }, source))
 }
 
 impl Tls {
-    /// The TLS handshake of one connection; None where it fails. A client certificate gives the caller its name.
+    /// Performs the handshake of one connection; None if it fails. A client certificate identifies the caller.
     pub async fn handshake(self, io: TcpStream, caller: Caller) -> Option<(TlsStream<TcpStream>, Caller)> {
         let acceptor = TlsAcceptor::from(self.current.borrow().clone());
-        let count = |outcome| self.handshakes.get_or_create(&Labels { outcome }).inc();
+        let count = |outcome| self.handshakes.get_or_create(&HandshakeLabels { outcome }).inc();
         match acceptor.accept(io).await {
             Ok(io) => {
                 count("ok");
@@ -65,18 +66,18 @@ impl Tls {
             }
             Err(error) => {
                 count("failed");
-                tracing::debug!(%caller, %error, "a TLS handshake failed");
+                tracing::debug!(%caller, %error, "TLS handshake failed");
                 None
             }
         }
     }
 }
 
-/// `contents` are those of certificate, key and, if there is a third, client authorities.
+/// Builds the configuration. `contents` are the certificate, the key and optionally the client authorities.
 fn server_config(names: &[String], contents: &[Vec<u8>]) -> Result<ServerConfig, String> {
     let chain = certificates(&names[0], &contents[0])?;
     let key = PrivateKeyDer::from_pem_slice(&contents[1])
-        .map_err(|_| format!("{}: there is no private key in PEM", names[1]))?;
+        .map_err(|_| format!("{}: no PEM private key found", names[1]))?;
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -94,22 +95,21 @@ fn server_config(names: &[String], contents: &[Vec<u8>]) -> Result<ServerConfig,
     };
     let mut config = builder
         .with_single_cert(chain, key)
-        .map_err(|error| format!("{} and {} cannot be used: {error}", names[0], names[1]))?;
+        .map_err(|error| format!("{} and {}: invalid certificate or key: {error}", names[0], names[1]))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
 }
 
 fn certificates(name: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let certificates = certificates.map_err(|_| format!("{name}: a certificate in it is not PEM"))?;
+    let certificates = certificates.map_err(|_| format!("{name}: invalid PEM certificate"))?;
     if certificates.is_empty() {
-        return Err(format!("{name}: there is no certificate in PEM"));
+        return Err(format!("{name}: no PEM certificate found"));
     }
     Ok(certificates)
 }
 
-/// By what a caller's certificate is told from others: its first URI (as SPIFFE has it), else its first DNS name, else
-/// its fingerprint.
+/// Name in a client certificate: the first URI (as in SPIFFE), otherwise the first DNS name, otherwise the fingerprint.
 fn name_of(certificate: &CertificateDer<'_>) -> String {
     let parsed = EndEntityCert::try_from(certificate).ok();
     let name = parsed.as_ref().and_then(|certificate| {
@@ -121,11 +121,10 @@ fn name_of(certificate: &CertificateDer<'_>) -> String {
 fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(certificate);
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    format!("sha256:{}", hex::encode(digest))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
+struct HandshakeLabels {
     outcome: &'static str,
 }

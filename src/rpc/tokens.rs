@@ -1,60 +1,61 @@
-//! Bearer tokens of a file: whose they are, and what they may call.
+//! Bearer tokens from a file, with the methods that each authorizes.
 
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
-/// Shorter ones could be guessed.
-const SHORTEST: usize = 16;
-/// Each call is compared with all of them.
-const MOST: usize = 1024;
-const LONGEST_NAME: usize = 64;
+/// Minimum length of a token, so that it cannot be guessed.
+const MIN_TOKEN_CHARS: usize = 16;
+/// Maximum number of tokens, because each call is compared with all of them.
+const MAX_TOKENS: usize = 1024;
+/// Maximum length of the name of a token.
+const MAX_NAME_CHARS: usize = 64;
 
-/// All that are valid, as digests.
+/// Digests of all valid tokens.
 #[derive(Debug)]
-pub(super) struct Tokens {
+pub(super) struct BearerTokens {
     // Invariant: not empty, and no two have the same digest.
-    grants: Vec<Grant>,
+    grants: Vec<TokenGrant>,
 }
 
-/// What a token is good for.
+/// Authorization of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Grant {
+pub(super) struct TokenGrant {
     pub name: Arc<str>,
     digest: [u8; 32],
-    /// None for all methods.
+    /// Authorized methods; None for all.
     methods: Option<Vec<&'static str>>,
 }
 
-impl Tokens {
-    /// Lines of `name:token`, each with methods behind it if it is not good for all: `package.Service/Method`, or
-    /// `package.Service/*`. Empty lines and those that begin with `#` say nothing. A name may have several tokens.
+impl BearerTokens {
+    /// Parses lines of `name:token`, optionally followed by the authorized methods: `package.Service/Method` or
+    /// `package.Service/*`. Empty lines and lines that start with `#` are ignored. A name may have several tokens.
     ///
     /// # Errors
-    /// The first line that is wrong, by its number; never what is in it, but for the name of a method.
-    pub fn parse(text: &str, known: &[&'static str]) -> Result<Tokens, String> {
-        let mut grants: Vec<Grant> = Vec::new();
+    /// Number and error of the first invalid line. The message never contains a token.
+    pub fn parse(text: &str, known: &[&'static str]) -> Result<BearerTokens, String> {
+        let mut grants: Vec<TokenGrant> = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let grant = grant(line, known).map_err(|mistake| format!("line {}: {mistake}", index + 1))?;
+            let grant = grant(line, known).map_err(|error| format!("line {}: {error}", index + 1))?;
             if grants.iter().any(|other| other.digest == grant.digest) {
-                return Err(format!("line {}: another line has this token", index + 1));
+                return Err(format!("line {}: duplicate token", index + 1));
             }
             grants.push(grant);
         }
         match grants.len() {
-            0 => Err("there is no token in it".into()),
-            1..=MOST => Ok(Tokens { grants }),
-            more => Err(format!("{more} tokens, the most are {MOST}")),
+            0 => Err("no token in the file".into()),
+            1..=MAX_TOKENS => Ok(BearerTokens { grants }),
+            more => Err(format!("{more} tokens, the limit is {MAX_TOKENS}")),
         }
     }
 
-    /// Takes as long whether there is such a token or not, and whichever it is.
-    pub fn find(&self, token: &[u8]) -> Option<&Grant> {
+    /// Finds the authorization of a token in constant time.
+    pub fn find(&self, token: &[u8]) -> Option<&TokenGrant> {
         let digest: [u8; 32] = Sha256::digest(token).into();
         let none = u32::MAX;
         let found = (0..).zip(&self.grants).fold(none, |found, (index, grant)| {
@@ -65,29 +66,32 @@ impl Tokens {
     }
 }
 
-impl Grant {
+impl TokenGrant {
+    /// Whether the token authorizes `method`.
     pub fn allows(&self, method: &str) -> bool {
         self.methods.as_ref().is_none_or(|methods| methods.contains(&method))
     }
 }
 
-fn grant(line: &str, known: &[&'static str]) -> Result<Grant, String> {
+fn grant(line: &str, known: &[&'static str]) -> Result<TokenGrant, String> {
     let mut words = line.split_whitespace();
     let (name, token) = words
         .next()
         .and_then(|word| word.split_once(':'))
-        .ok_or("name:token is needed, and methods behind it if it is not good for all")?;
+        .ok_or("expected name:token, optionally followed by methods")?;
     let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(is_name) {
-        return Err(format!("a name has 1 to {LONGEST_NAME} letters, digits, dots, - and _"));
+    if name.is_empty() || name.len() > MAX_NAME_CHARS || !name.bytes().all(is_name) {
+        return Err(format!(
+            "invalid token name; it must have 1 to {MAX_NAME_CHARS} letters, digits, ., - or _"
+        ));
     }
-    if token.len() < SHORTEST {
-        return Err(format!("a token has {SHORTEST} characters or more"));
+    if token.len() < MIN_TOKEN_CHARS {
+        return Err(format!("token too short; it must have at least {MIN_TOKEN_CHARS} characters"));
     }
     // RFC 6750, 2.1.
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
     if !token.bytes().all(is_token) {
-        return Err("a token has letters, digits and -._~+/= alone".into());
+        return Err("invalid token character; allowed are letters, digits and -._~+/=".into());
     }
     let mut methods = Vec::new();
     for pattern in words {
@@ -96,11 +100,11 @@ fn grant(line: &str, known: &[&'static str]) -> Result<Grant, String> {
         let fits = |method: &&str| service.map_or(*method == pattern, |service| method.starts_with(service));
         methods.extend(known.iter().copied().filter(fits));
         if methods.len() == before {
-            return Err(format!("there is no method {pattern}"));
+            return Err(format!("unknown method {pattern}"));
         }
     }
     let methods = (!methods.is_empty()).then_some(methods);
-    Ok(Grant { name: name.into(), digest: Sha256::digest(token).into(), methods })
+    Ok(TokenGrant { name: name.into(), digest: Sha256::digest(token).into(), methods })
 }
 
 #[cfg(test)]
@@ -111,11 +115,11 @@ mod tests {
     const TOKEN: &str = "0123456789abcdef";
 
     #[test]
-    fn a_token_has_a_name_and_may_be_good_for_some_methods() {
+    fn a_token_authorizes_all_or_some_methods() {
         let file =
             format!("# of tests\n\nall:{TOKEN}0\n  one:{TOKEN}1 a.One/*  a.Two/Get\r\none:{TOKEN}2\ttwo");
-        assert_eq!(Tokens::parse(&file, &KNOWN).expect_err("refused"), "line 5: there is no method two");
-        let tokens = Tokens::parse(&file.replace("\ttwo", " a.One/Put"), &KNOWN).expect("valid");
+        assert_eq!(BearerTokens::parse(&file, &KNOWN).expect_err("refused"), "line 5: unknown method two");
+        let tokens = BearerTokens::parse(&file.replace("\ttwo", " a.One/Put"), &KNOWN).expect("valid");
         let allowed = |token: &str| {
             let grant = tokens.find(token.as_bytes())?;
             Some((&*grant.name, KNOWN.map(|method| grant.allows(method))))
@@ -128,19 +132,19 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_named_by_its_line_and_never_shows_the_token() {
+    fn an_error_names_the_line_and_never_the_token() {
         for (file, part) in [
             (String::new(), "no token"),
-            (format!("a:{TOKEN}\nplanted-{TOKEN}"), "line 2: name:token is needed"),
-            (format!(":{TOKEN}"), "line 1: a name"),
+            (format!("a:{TOKEN}\nplanted-{TOKEN}"), "line 2: expected name:token"),
+            (format!(":{TOKEN}"), "line 1: invalid token name"),
             ("a:planted".into(), "16 characters"),
-            (format!("a:planted-{TOKEN}-ü"), "alone"),
-            (format!("a:{TOKEN}\nb:{TOKEN}"), "line 2: another line"),
+            (format!("a:planted-{TOKEN}-ü"), "token character"),
+            (format!("a:{TOKEN}\nb:{TOKEN}"), "line 2: duplicate token"),
         ] {
-            let mistake = Tokens::parse(&file, &KNOWN).expect_err(part);
-            assert!(mistake.contains(part) && !mistake.contains("planted"), "{mistake}");
+            let error = BearerTokens::parse(&file, &KNOWN).expect_err(part);
+            assert!(error.contains(part) && !error.contains("planted"), "{error}");
         }
-        let shown = format!("{:?}", Tokens::parse(&format!("a:{TOKEN}"), &KNOWN));
+        let shown = format!("{:?}", BearerTokens::parse(&format!("a:{TOKEN}"), &KNOWN));
         assert!(!shown.contains(TOKEN), "{shown}");
     }
 }

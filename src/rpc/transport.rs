@@ -1,4 +1,4 @@
-//! Connections: how many there are, how long each may take to speak, stay idle and live, and what ends it.
+//! Connections: limits on their number, setup time, idle time and age, and graceful shutdown.
 
 mod frames;
 mod io;
@@ -25,42 +25,44 @@ use tower::{BoxError, Service};
 use io::GuardedIo;
 pub use registry::ConnectionLimits;
 pub(crate) use registry::{ConnectionMetrics, Connections};
-use registry::{ConnectionRefused, Place};
+use registry::{ConnectionPermit, ConnectionRefused};
 pub(crate) use streams::CallEnd;
 use streams::StreamExecutor;
 
 use super::caller::Caller;
 
-/// Bytes of an answer that h2 holds for a slow reader, beyond the frame that it is sending.
+/// Maximum bytes of a response that h2 buffers for a slow client.
 const SEND_BUFFER: usize = 64 << 10;
-/// Request headers of one call, uncompressed.
+/// Maximum size of the request headers of one call, uncompressed, in bytes.
 const HEADER_LIST: u32 = 16 << 10;
-/// Streams that the peer reset before they were taken; above it, h2 ends the connection.
+/// Maximum number of streams that the client reset before they were accepted. Above it h2 closes the connection.
 const RESET_STREAMS: usize = 20;
-/// Time in which a peer closes a connection after it was told to, from the end of its last call.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// Time to write the refusal of a connection.
-const REFUSAL_LIMIT: Duration = Duration::from_millis(100);
-/// Refused connections whose peers may take that time to read the reason; each holds a descriptor.
+/// Time after GOAWAY and the last call until the server closes the connection.
+const CLOSE_DELAY: Duration = Duration::from_secs(1);
+/// Time limit to send the reason of a refused connection.
+const REFUSAL_TIMEOUT: Duration = Duration::from_millis(100);
+/// Refused connections that may stay open for that time, so that the client can read the reason. Each holds a file
+/// descriptor.
 static LINGERING: Semaphore = Semaphore::const_new(32);
 
-/// How many connections there may be, and how long one may take and last.
+/// Limits and timeouts of connections.
 #[derive(Clone, Debug)]
 pub struct ConnectionSettings {
+    /// Maximum number of connections.
     pub limits: ConnectionLimits,
-    /// From accepting to the end of the TLS handshake, and from there to the first frame or request.
+    /// Maximum time from accept to the end of the TLS handshake, and from there to the first frame or request.
     pub handshake: Duration,
-    /// Without a call, before the connection is closed with GOAWAY.
+    /// Maximum time without calls. Then the connection is closed with GOAWAY.
     pub idle: Duration,
-    /// After which the connection is closed with GOAWAY; its calls are finished. None to keep it.
+    /// Maximum age; None for no limit. Then the connection is closed with GOAWAY, and open calls finish.
     pub age: Option<Duration>,
-    /// How often a silent connection is asked whether it is alive; it has as long to answer.
+    /// Interval of PING frames on an idle connection, and the timeout of their acknowledgement.
     pub keepalive: Duration,
-    /// HTTP/2 streams of one connection.
+    /// Maximum number of concurrent HTTP/2 streams per connection.
     pub streams: u32,
-    /// Bytes of one stream that may arrive before the server reads them.
+    /// Flow-control window of one stream in bytes.
     pub stream_window: u32,
-    /// Whether HTTP/1.1 is served too.
+    /// Also serves HTTP/1.1.
     pub http1: bool,
 }
 
@@ -81,48 +83,50 @@ impl Default for ConnectionSettings {
 
 /// Serves connections within their limits.
 #[derive(Clone)]
-pub(crate) struct Transport {
+pub(crate) struct ConnectionServer {
     pub connections: Connections,
     pub settings: Arc<ConnectionSettings>,
-    /// From here on connections are closed, as soon as their calls have ended.
+    /// Cancelled when connections must close after their open calls.
     pub closing: CancellationToken,
 }
 
-/// The place of a new connection, or why there is none.
-pub(crate) type Placed = Result<Place, ConnectionRefused>;
+/// The permit of a new connection, or the reason to refuse it.
+pub(crate) type ConnectionAdmission = Result<ConnectionPermit, ConnectionRefused>;
 
-/// A connection that was accepted and has a place.
-pub(crate) struct Accepted<C> {
+/// An accepted connection with its permit.
+pub(crate) struct AcceptedConnection<C> {
     io: C,
-    place: Arc<Place>,
+    permit: Arc<ConnectionPermit>,
 }
 
-impl Transport {
-    /// Takes a place for a connection that was just accepted, before the next is: places are given in that order.
-    pub fn place(&self, address: Option<IpAddr>) -> Placed {
-        let placed = self.connections.admit(address);
-        if let Err(refused) = &placed {
-            tracing::debug!(?address, %refused, "a connection is refused");
+impl ConnectionServer {
+    /// Acquires a permit for a new connection. Call it before accepting the next connection, so that permits are acquired
+    /// in order.
+    pub fn acquire_permit(&self, address: Option<IpAddr>) -> ConnectionAdmission {
+        let admission = self.connections.admit(address);
+        if let Err(refused) = &admission {
+            tracing::debug!(?address, %refused, "connection refused");
         }
-        placed
+        admission
     }
 
-    /// The connection with its place; or tells it that there is none.
+    /// Combines a connection with its permit. Without a permit, sends the reason to the client (plain text only) and
+    /// closes the connection.
     pub async fn admit<C: AsyncRead + AsyncWrite + Unpin>(
         mut io: C,
-        placed: Placed,
+        admission: ConnectionAdmission,
         plain: bool,
-    ) -> Option<Accepted<C>> {
-        match placed {
-            Ok(place) => Some(Accepted { io, place: Arc::new(place) }),
+    ) -> Option<AcceptedConnection<C>> {
+        match admission {
+            Ok(permit) => Some(AcceptedConnection { io, permit: Arc::new(permit) }),
             Err(refused) => {
                 if plain {
-                    let farewell = frames::refusal(&refused.to_string());
-                    // A peer that does not read it finds its connection closed.
-                    let _ = timeout(REFUSAL_LIMIT, async {
-                        io.write_all(&farewell).await?;
+                    let refusal = frames::refusal(&refused.to_string());
+                    // If the client does not read, the connection is closed anyway.
+                    let _ = timeout(REFUSAL_TIMEOUT, async {
+                        io.write_all(&refusal).await?;
                         io.shutdown().await?;
-                        // To close with unread bytes would reset the connection, and the reason would be lost.
+                        // Closing with unread bytes would reset the connection and lose the reason.
                         match LINGERING.try_acquire() {
                             Ok(_lingers) => tokio::io::copy(&mut io, &mut tokio::io::sink()).await,
                             Err(_) => Ok(0),
@@ -135,32 +139,32 @@ impl Transport {
         }
     }
 
-    /// Changes the byte stream by `handshake`, within the limit of time; None if it fails or takes too long.
+    /// Runs `handshake` within the handshake timeout. None if it fails or the connection is evicted.
     pub async fn handshake<C, D, T, F>(
         &self,
-        Accepted { io, place }: Accepted<C>,
+        AcceptedConnection { io, permit }: AcceptedConnection<C>,
         handshake: impl FnOnce(C) -> F,
-    ) -> Option<(Accepted<D>, T)>
+    ) -> Option<(AcceptedConnection<D>, T)>
     where
         F: Future<Output = Option<(D, T)>>,
     {
         tokio::select! {
             done = timeout(self.settings.handshake, handshake(io)) => match done {
-                Ok(done) => done.map(|(io, told)| (Accepted { io, place }, told)),
+                Ok(done) => done.map(|(io, result)| (AcceptedConnection { io, permit }, result)),
                 Err(_) => {
-                    place.note_end("handshake_timeout");
+                    permit.note_end("handshake_timeout");
                     None
                 }
             },
-            () = place.evicted().cancelled() => {
-                place.note_end("evicted");
+            () = permit.evicted().cancelled() => {
+                permit.note_end("evicted");
                 None
             }
         }
     }
 
-    /// Serves the requests of one connection to its end. `caller` is put among the extensions of each request.
-    pub async fn serve<C, S, B>(&self, accepted: Accepted<C>, caller: Caller, service: S)
+    /// Serves the requests of one connection until it closes. Adds `caller` to the extensions of each request.
+    pub async fn serve<C, S, B>(&self, accepted: AcceptedConnection<C>, caller: Caller, service: S)
     where
         C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -170,36 +174,36 @@ impl Transport {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        let Accepted { io, place } = accepted;
+        let AcceptedConnection { io, permit } = accepted;
         let executor = StreamExecutor::new(self.closing.clone());
         let builder = self.builder(executor.clone());
-        let service = ConnectionService { inner: service, caller, place: Arc::clone(&place), executor };
-        let io = TokioIo::new(GuardedIo::new(io, Arc::clone(&place)));
+        let service = ConnectionService { inner: service, caller, permit: Arc::clone(&permit), executor };
+        let io = TokioIo::new(GuardedIo::new(io, Arc::clone(&permit)));
         let mut connection = std::pin::pin!(builder.serve_connection(io, service));
-        let mut limits = std::pin::pin!(self.limits(&place));
-        let mut left = std::pin::pin!(until_idle(&place, FAREWELL));
+        let mut limits = std::pin::pin!(self.limits(&permit));
+        let mut drained = std::pin::pin!(until_idle(&permit, CLOSE_DELAY));
         let mut graceful = false;
         loop {
             tokio::select! {
                 ended = &mut connection => {
                     if let Err(error) = ended {
-                        tracing::debug!(%error, "a connection failed");
+                        tracing::debug!(%error, "connection failed");
                     }
                     return;
                 }
                 end = &mut limits, if !graceful => match end {
-                    End::Graceful(reason) => {
+                    ConnectionEnd::Graceful(reason) => {
                         graceful = true;
-                        reason.inspect(|reason| place.note_end(reason));
+                        reason.inspect(|reason| permit.note_end(reason));
                         connection.as_mut().graceful_shutdown();
                     }
-                    End::AtOnce(reason) => {
-                        place.note_end(reason);
+                    ConnectionEnd::Immediate(reason) => {
+                        permit.note_end(reason);
                         return;
                     }
                 },
-                // The peer has not closed the connection, and has no call on it.
-                () = &mut left, if graceful => return,
+                // After GOAWAY the client has no calls, but has not closed the connection.
+                () = &mut drained, if graceful => return,
             }
         }
     }
@@ -222,12 +226,12 @@ impl Transport {
         if http1 { builder } else { builder.http2_only() }
     }
 
-    /// Ready when a limit ends the connection.
-    async fn limits(&self, place: &Place) -> End {
+    /// Waits until a limit or the shutdown ends the connection.
+    async fn limits(&self, permit: &ConnectionPermit) -> ConnectionEnd {
         let ConnectionSettings { handshake, idle, age, .. } = *self.settings;
         let silent = async {
             sleep(handshake).await;
-            if place.is_established() {
+            if permit.is_established() {
                 std::future::pending().await
             }
         };
@@ -238,46 +242,47 @@ impl Transport {
             }
         };
         tokio::select! {
-            () = place.evicted().cancelled() => End::AtOnce("evicted"),
-            () = silent => End::AtOnce("handshake_timeout"),
-            () = self.closing.cancelled() => End::Graceful(None),
-            () = until_idle(place, idle) => End::Graceful(Some("idle")),
-            () = aged => End::Graceful(Some("age")),
+            () = permit.evicted().cancelled() => ConnectionEnd::Immediate("evicted"),
+            () = silent => ConnectionEnd::Immediate("handshake_timeout"),
+            () = self.closing.cancelled() => ConnectionEnd::Graceful(None),
+            () = until_idle(permit, idle) => ConnectionEnd::Graceful(Some("idle")),
+            () = aged => ConnectionEnd::Graceful(Some("age")),
         }
     }
 }
 
-/// How a connection ends, and why, where a limit is the cause.
-enum End {
-    /// After GOAWAY and the end of its calls.
+/// The way a connection ends, with the reason if a limit ends it.
+enum ConnectionEnd {
+    /// With GOAWAY, after its open calls.
     Graceful(Option<&'static str>),
-    AtOnce(&'static str),
+    /// Immediately.
+    Immediate(&'static str),
 }
 
-/// Ready once the connection has had no call for `idle`. Looks four times in that time, so it may be late by a quarter.
-async fn until_idle(place: &Place, idle: Duration) {
-    const LOOKS: u32 = 4;
-    let (mut quiet, mut last) = (0, place.calls_begun());
-    while quiet < LOOKS {
-        sleep(idle / LOOKS).await;
-        let begun = place.calls_begun();
-        quiet = if place.open_calls() == 0 && begun == last { quiet + 1 } else { 0 };
+/// Waits until the connection has had no call for `idle`. Checks four times in that time, so it may be late by a quarter.
+async fn until_idle(permit: &ConnectionPermit, idle: Duration) {
+    const CHECKS: u32 = 4;
+    let (mut quiet, mut last) = (0, permit.calls_begun());
+    while quiet < CHECKS {
+        sleep(idle / CHECKS).await;
+        let begun = permit.calls_begun();
+        quiet = if permit.open_calls() == 0 && begun == last { quiet + 1 } else { 0 };
         last = begun;
     }
 }
 
-/// Room for every stream to fill its window. With less (as in the transport's own default, where both are 1 MiB), one
-/// stream that is read no further, because its inputs wait, holds up every other call of its connection.
+/// Connection window that fits the windows of all streams. With a smaller one (the default of hyper is 1 MiB for both),
+/// one stream that the server does not read would block all other calls of its connection.
 fn connection_window(streams: u32, stream_window: u32) -> u32 {
-    const MOST: u32 = (1 << 31) - 1; // RFC 9113, 6.9.1
-    streams.saturating_mul(stream_window).min(MOST)
+    const MAX_WINDOW: u32 = (1 << 31) - 1; // RFC 9113, 6.9.1
+    streams.saturating_mul(stream_window).min(MAX_WINDOW)
 }
 
-/// The service of one connection: says who calls, and takes note of calls as they begin and end.
+/// Service of one connection. Adds the caller to each request and counts open calls.
 struct ConnectionService<S> {
     inner: S,
     caller: Caller,
-    place: Arc<Place>,
+    permit: Arc<ConnectionPermit>,
     executor: StreamExecutor,
 }
 
@@ -287,47 +292,47 @@ where
 {
     type Response = Response<CountedBody<B>>;
     type Error = S::Error;
-    type Future = Counted<S::Future>;
+    type Future = CountedResponse<S::Future>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let end = CallEnd::default();
         request.extensions_mut().insert(self.caller.clone());
         request.extensions_mut().insert(end.clone());
-        let open = OpenCall::new(&self.place);
+        let open = ConnectionCall::new(&self.permit);
         let mut inner = self.inner.clone();
-        // Invariant: the services behind are always ready; they bound their calls themselves.
+        // Invariant: the inner services are always ready. They limit their calls themselves.
         let _ = inner.poll_ready(&mut task::Context::from_waker(task::Waker::noop()));
         let answer = inner.call(request);
-        self.executor.expect(end);
-        Counted { answer, open: Some(open) }
+        self.executor.set_next_end(end);
+        CountedResponse { answer, open: Some(open) }
     }
 }
 
-/// One call of a connection, from its arrival to the end of its answer's body.
-struct OpenCall(Arc<Place>);
+/// One open call of a connection, from its arrival to the end of the response body.
+struct ConnectionCall(Arc<ConnectionPermit>);
 
-impl OpenCall {
-    fn new(place: &Arc<Place>) -> OpenCall {
-        place.begin_call();
-        OpenCall(Arc::clone(place))
+impl ConnectionCall {
+    fn new(permit: &Arc<ConnectionPermit>) -> ConnectionCall {
+        permit.begin_call();
+        ConnectionCall(Arc::clone(permit))
     }
 }
 
-impl Drop for OpenCall {
+impl Drop for ConnectionCall {
     fn drop(&mut self) {
         self.0.end_call();
     }
 }
 
-/// The answer to a call; its body keeps the call open.
+/// Future of a response whose body keeps the call open.
 #[pin_project::pin_project]
-struct Counted<F> {
+struct CountedResponse<F> {
     #[pin]
     answer: F,
-    open: Option<OpenCall>,
+    open: Option<ConnectionCall>,
 }
 
-impl<F, B, E> Future for Counted<F>
+impl<F, B, E> Future for CountedResponse<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
 {
@@ -341,11 +346,12 @@ where
     }
 }
 
+/// Response body that keeps its call open.
 #[pin_project::pin_project]
 pub(crate) struct CountedBody<B> {
     #[pin]
     inner: B,
-    _open: Option<OpenCall>,
+    _open: Option<ConnectionCall>,
 }
 
 impl<B: Body> Body for CountedBody<B> {

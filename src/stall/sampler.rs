@@ -13,7 +13,7 @@ use super::freeze::{self, FreezeDetector, FreezeEvent, SilenceDetector, WorkerCo
 use super::pace::{self, IdleDetector, SamplingRate};
 use super::throttle::{ThrottleMeter, Throttling};
 use super::{WatchdogSettings, WatchdogShared};
-use crate::log_limit::{self, Bucket, Site};
+use crate::log_limit::{self, LineBucket, Site};
 
 /// At most one warning in this time, whatever the number of freezes.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ pub(super) struct Sampler {
     /// Invariant: at most one is under way, so a dead runtime gathers none.
     probe: Option<JoinHandle<()>>,
     throttle_meter: ThrottleMeter,
-    warnings: Bucket,
+    warnings: LineBucket,
 }
 
 struct WatchedWorker {
@@ -73,7 +73,7 @@ impl Sampler {
             busy: Duration::ZERO,
             probe: None,
             throttle_meter: ThrottleMeter::locate(),
-            warnings: Bucket::new(1, WARN_INTERVAL),
+            warnings: LineBucket::new(1, WARN_INTERVAL),
         }
     }
 

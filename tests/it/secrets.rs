@@ -220,7 +220,7 @@ fn no_secret_is_shown_anywhere() {
     }
     let everything = program.log() + &program.told;
     for part in [
-        "answered",
+        "call finished",
         "assay_tls_handshakes_total",
         "judge_configured",
         "TOKEN_UNKNOWN",

@@ -1,4 +1,4 @@
-//! EmbeddingService: texts and options in, vectors and tokens out.
+//! Conversion of EmbeddingService messages: inputs and options from requests, embeddings and tokens to responses.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ pub(in crate::rpc) fn tokenize(
 impl Check {
     fn inputs(&mut self, inputs: &[String], limits: &Limits) {
         if inputs.is_empty() {
-            self.add("inputs", "at least one input is needed");
+            self.add("inputs", "at least 1 input is required");
         }
         if inputs.len() > limits.inputs {
             self.add("inputs", format!("{} inputs, the limit is {}", inputs.len(), limits.inputs));
@@ -73,7 +73,7 @@ impl Check {
         let of = |names: &[&str]| names.iter().find_map(|&name| model.prompts.get(name)).cloned();
         let role = proto::InputType::try_from(input_type);
         if !name.is_empty() && role != Ok(proto::InputType::Unspecified) {
-            self.add(format!("{path}prompt_name"), "cannot be set together with input_type");
+            self.add(format!("{path}prompt_name"), "prompt_name and input_type are mutually exclusive");
         }
         let prompt = match role {
             Err(_) => {
@@ -92,7 +92,7 @@ impl Check {
                     let known = if known.is_empty() { "none".into() } else { known.join(", ") };
                     self.add(
                         format!("{path}prompt_name"),
-                        format!("the model has no such prompt; it has: {known}"),
+                        format!("unknown prompt; prompts of the model: {known}"),
                     );
                 }
                 prompt
@@ -157,7 +157,7 @@ pub(in crate::rpc) fn embed_response(
     }
 }
 
-/// Moves the vector into the message: its numbers are copied once more, when the answer is encoded.
+/// Moves the vector into the message. Its values are copied only once, when the response is encoded.
 pub(in crate::rpc) fn embedding(input: EmbeddedInput) -> proto::Embedding {
     let (values, raw, scale) = match input.vector {
         Vector::Values(values) => (values, Vec::new(), 0.0),
@@ -168,7 +168,7 @@ pub(in crate::rpc) fn embedding(input: EmbeddedInput) -> proto::Embedding {
     proto::Embedding { values, raw: raw.into(), scale, token_count, truncated }
 }
 
-/// Takes a while for many tokens: not to be called on the reactor.
+/// Converts the tokens of one input. Slow for many tokens: do not call it on the event loop.
 pub(in crate::rpc) fn tokenized_input(tokens: Vec<model::Token>, max_tokens: usize) -> proto::TokenizedInput {
     proto::TokenizedInput {
         exceeds_limit: tokens.len() > max_tokens,
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_of_a_request_are_named_at_once() {
+    fn all_validation_errors_are_reported_together() {
         let options = proto::EmbedOptions {
             input_type: 9,
             prompt_name: "query".into(),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn no_inputs_and_a_zero_dimension_are_refused() {
+    fn no_inputs_and_zero_dimensions_are_rejected() {
         let options = proto::EmbedOptions { dimensions: Some(0), ..Default::default() };
         let request = proto::EmbedRequest { inputs: vec![], options: Some(options) };
         let status = embed(request, &limits(), &model(&[])).expect_err("refused");
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_prompt_is_answered_with_the_known_ones() {
+    fn an_unknown_prompt_error_lists_the_known_prompts() {
         let mut check = Check::default();
         check.prompt("options.", 0, "nonsense", &model(&[("query", "q: ")]));
         let status = check.finish(()).expect_err("refused");

@@ -1,4 +1,4 @@
-//! EvaluationService: what metrics say, and what they are, to the caller.
+//! Conversion of EvaluationService responses: metric results, summaries and metric descriptions.
 
 use super::{duration, saturating};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     rpc::status,
 };
 
-/// `judge` is the one that was asked, if one was needed.
+/// The response for one sample. `judge` is the judge that was asked, if a metric needed one.
 pub(in crate::rpc) fn response(
     id: String,
     evaluation: &Evaluation,
@@ -46,7 +46,7 @@ pub(in crate::rpc) fn result(result: &MetricResult) -> proto::MetricResult {
         submitted: saturating(result.submitted),
         reason: result.reason.clone(),
         claims: result.claims.iter().map(claim).collect(),
-        error: result.failure.as_ref().map(|failure| status::to_item(&status::of_failure(failure))),
+        error: result.failure.as_ref().map(|failure| status::to_item(&status::from_failure(failure))),
         cost: Some(cost(&result.cost)),
         details: details.map(|(&name, &value)| (name.to_owned(), value)).collect(),
         ranking: result.ranking.iter().copied().map(saturating).collect(),

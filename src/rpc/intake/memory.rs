@@ -1,57 +1,59 @@
-//! The memory that messages of calls may take, process-wide: requests that arrive, and answers that wait to be read.
+//! Process-wide memory limits of messages: requests that are being received, and responses that wait to be read.
 //!
-//! Each call has a small allowance of its own, so that short messages never wait for long ones; the number of open
-//! calls bounds their sum. What a message needs beyond the allowance is taken from one of two budgets, before a byte
-//! of it is read or computed. A call that holds a request may wait for an answer, never the other way round, so calls
-//! cannot wait for each other in a circle.
+//! Each call has a small allowance, so short messages never wait for long ones; the limit of open calls bounds the sum
+//! of the allowances. Longer messages reserve memory from one of two budgets before they are read or computed. A call
+//! that holds memory of the request budget may wait for the response budget, but never the other way round, so calls
+//! cannot deadlock.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
+use parking_lot::Mutex;
 use prometheus_client::{metrics::gauge::ConstGauge, registry::Registry};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes of messages that a call may hold without asking, for requests and as many for answers.
+/// Allowance of a call in bytes, for requests and for responses each.
 pub(crate) const CALL_ALLOWANCE: usize = 64 << 10;
-/// Bytes that one permit of a budget stands for.
+/// Bytes per permit of a budget.
 const UNIT: usize = 1 << 10;
 
-/// The two budgets.
+/// The budgets of requests and responses.
 #[derive(Clone, Debug)]
 pub(crate) struct MessageMemory {
-    requests: Budget,
-    answers: Budget,
+    requests: MemoryBudget,
+    responses: MemoryBudget,
 }
 
 #[derive(Clone, Debug)]
-struct Budget {
+struct MemoryBudget {
     permits: Arc<Semaphore>,
     units: usize,
 }
 
 impl MessageMemory {
-    /// `bytes` are divided evenly between requests and answers.
+    /// Divides `bytes` evenly between requests and responses, and registers the metrics.
     pub fn new(bytes: usize, registry: &mut Registry) -> MessageMemory {
-        let memory = MessageMemory { requests: Budget::new(bytes / 2), answers: Budget::new(bytes / 2) };
-        registry.register_collector(Box::new(Gauges(memory.clone())));
+        let memory =
+            MessageMemory { requests: MemoryBudget::new(bytes / 2), responses: MemoryBudget::new(bytes / 2) };
+        registry.register_collector(Box::new(MemoryGauges(memory.clone())));
         memory
     }
 
     pub fn for_call(&self) -> CallMemory {
-        CallMemory(Arc::new(OfCall {
+        CallMemory(Arc::new(CallMemoryInner {
             requests: Allowance::new(&self.requests),
-            answers: Allowance::new(&self.answers),
+            responses: Allowance::new(&self.responses),
             kept: Mutex::default(),
         }))
     }
 }
 
-impl Budget {
-    fn new(bytes: usize) -> Budget {
+impl MemoryBudget {
+    fn new(bytes: usize) -> MemoryBudget {
         let units = (bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS);
-        Budget { permits: Arc::new(Semaphore::new(units)), units }
+        MemoryBudget { permits: Arc::new(Semaphore::new(units)), units }
     }
 
     fn held_bytes(&self) -> usize {
@@ -61,55 +63,56 @@ impl Budget {
 
 /// The memory of one call.
 #[derive(Clone, Debug)]
-pub(crate) struct CallMemory(Arc<OfCall>);
+pub(crate) struct CallMemory(Arc<CallMemoryInner>);
 
 #[derive(Debug)]
-struct OfCall {
+struct CallMemoryInner {
     requests: Allowance,
-    answers: Allowance,
-    /// Held until the call has ended.
-    kept: Mutex<Vec<Held>>,
+    responses: Allowance,
+    /// Reservations held until the end of the call.
+    kept: Mutex<Vec<MemoryReservation>>,
 }
 
+/// Memory that a call may use without the budget.
 #[derive(Debug)]
 struct Allowance {
     free: Arc<AtomicUsize>,
-    budget: Budget,
+    budget: MemoryBudget,
 }
 
 impl Allowance {
-    fn new(budget: &Budget) -> Allowance {
+    fn new(budget: &MemoryBudget) -> Allowance {
         Allowance { free: Arc::new(AtomicUsize::new(CALL_ALLOWANCE)), budget: budget.clone() }
     }
 
-    /// Out of the call's own allowance; None where that is not enough.
-    fn try_take(&self, bytes: usize) -> Option<Held> {
+    /// Takes `bytes` from the allowance; None if it is too small.
+    fn try_take(&self, bytes: usize) -> Option<MemoryReservation> {
         let less = |free: usize| free.checked_sub(bytes);
         self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok()?;
-        Some(Held { allowance: Some((Arc::clone(&self.free), bytes)), permit: None })
+        Some(MemoryReservation { allowance: Some((Arc::clone(&self.free), bytes)), permit: None })
     }
 
-    async fn take(&self, bytes: usize) -> Held {
+    async fn take(&self, bytes: usize) -> MemoryReservation {
         if let Some(held) = self.try_take(bytes) {
             return held;
         }
-        // More than there is of it is the whole of it: such a message goes alone.
+        // A message larger than the budget takes all of it, and is processed alone.
         let units = bytes.div_ceil(UNIT).min(self.budget.units);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.budget.permits).acquire_many_owned(units).await;
-        Held { allowance: None, permit: Some(permit.expect("the budget is never closed")) }
+        MemoryReservation { allowance: None, permit: Some(permit.expect("the budget is never closed")) }
     }
 }
 
-/// Memory that is taken; dropping it gives it back.
+/// Reserved memory. Dropping it releases the memory.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct MemoryReservation {
     allowance: Option<(Arc<AtomicUsize>, usize)>,
-    #[expect(dead_code, reason = "held until the message is gone")]
+    #[expect(dead_code, reason = "released on drop")]
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Drop for Held {
+impl Drop for MemoryReservation {
     fn drop(&mut self) {
         if let Some((free, bytes)) = self.allowance.take() {
             free.fetch_add(bytes, Ordering::Relaxed);
@@ -118,48 +121,48 @@ impl Drop for Held {
 }
 
 impl CallMemory {
-    /// For a request's message, where the call's own allowance is enough.
-    pub fn try_take_request(&self, bytes: usize) -> Option<Held> {
+    /// Reserves memory for a request message from the allowance; None if it is too small.
+    pub fn try_take_request(&self, bytes: usize) -> Option<MemoryReservation> {
         self.0.requests.try_take(bytes)
     }
 
-    /// For a request's message; waits until there is room.
-    pub async fn take_request(&self, bytes: usize) -> Held {
+    /// Reserves memory for a request message. Waits until memory is available.
+    pub async fn take_request(&self, bytes: usize) -> MemoryReservation {
         self.0.requests.take(bytes).await
     }
 
-    /// For an answer of about `bytes`, until the call has ended; waits until there is room.
-    pub async fn take_answer(&self, bytes: usize) {
-        let held = self.0.answers.take(bytes).await;
+    /// Reserves memory for a response of about `bytes` until the end of the call. Waits until memory is available.
+    pub async fn take_response(&self, bytes: usize) {
+        let held = self.0.responses.take(bytes).await;
         self.keep(held);
     }
 
-    /// Keeps `held` until the call has ended.
-    pub fn keep(&self, held: Held) {
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).push(held);
+    /// Keeps `held` until the end of the call.
+    pub fn keep(&self, held: MemoryReservation) {
+        self.0.kept.lock().push(held);
     }
 
-    /// Gives back all that was kept. The call's parts may outlive it.
+    /// Releases all kept reservations at the end of the call, because parts of the call may live longer.
     pub fn release(&self) {
-        let kept = std::mem::take(&mut *self.0.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        let kept = std::mem::take(&mut *self.0.kept.lock());
         drop(kept);
     }
 }
 
-/// Read when metrics are asked for.
+/// Collector that reads the budgets at each scrape.
 #[derive(Debug)]
-struct Gauges(MessageMemory);
+struct MemoryGauges(MessageMemory);
 
-impl prometheus_client::collector::Collector for Gauges {
+impl prometheus_client::collector::Collector for MemoryGauges {
     fn encode(&self, mut encoder: prometheus_client::encoding::DescriptorEncoder<'_>) -> std::fmt::Result {
         use prometheus_client::encoding::EncodeMetric as _;
-        let MessageMemory { requests, answers } = &self.0;
+        let MessageMemory { requests, responses } = &self.0;
         for (name, help, value) in [
-            ("assay_message_request_bytes", "Memory budget held by requests", requests.held_bytes()),
-            ("assay_message_answer_bytes", "Memory budget held by answers", answers.held_bytes()),
+            ("assay_message_request_bytes", "Message memory in use by requests", requests.held_bytes()),
+            ("assay_message_answer_bytes", "Message memory in use by responses", responses.held_bytes()),
             (
                 "assay_message_limit_bytes",
-                "Memory budget of requests, and as much of answers",
+                "Limit of message memory of requests; the limit of responses is the same",
                 requests.units * UNIT,
             ),
         ] {
@@ -181,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_message_needs_no_budget_and_a_long_one_waits() {
+    fn short_messages_need_no_budget_and_long_ones_wait() {
         let memory = memory(1 << 20);
         let (one, two) = (memory.for_call(), memory.for_call());
         let long = one.take_request(1 << 20).now_or_never().expect("the whole budget");
@@ -195,17 +198,17 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_held_until_the_call_ends() {
+    fn responses_are_held_until_the_call_ends() {
         let memory = memory(1 << 20);
         let call = memory.for_call();
-        call.take_answer(300 << 10).now_or_never().expect("room");
-        assert_eq!(memory.answers.held_bytes(), 300 << 10);
+        call.take_response(300 << 10).now_or_never().expect("room");
+        assert_eq!(memory.responses.held_bytes(), 300 << 10);
         call.release();
-        assert_eq!(memory.answers.held_bytes(), 0);
+        assert_eq!(memory.responses.held_bytes(), 0);
     }
 
     #[test]
-    fn what_is_larger_than_the_budget_takes_all_of_it() {
+    fn a_message_larger_than_the_budget_takes_all_of_it() {
         let memory = memory(1 << 20);
         let held = memory.for_call().take_request(usize::MAX).now_or_never().expect("alone");
         assert_eq!(memory.requests.held_bytes(), 1 << 20);

@@ -1,4 +1,4 @@
-//! The rules for the messages of one call: how large each may be, and what becomes of it once it is whole.
+//! Rules for the messages of one call: size limits, memory, decompression and the field limit.
 
 use std::sync::Arc;
 
@@ -6,55 +6,55 @@ use bytes::{Bytes, BytesMut};
 use tonic::Status;
 
 use super::{
-    Arrivals, OTHER_MESSAGE_BYTES, PREFIX, Parts, Stage, fields,
-    inflate::Encoding,
-    memory::{CallMemory, Held},
+    ArrivedReservations, IntakeParts, OTHER_MESSAGE_BYTES, PREFIX, Stage, fields,
+    inflate::Compression,
+    memory::{CallMemory, MemoryReservation},
 };
 use crate::rpc::status::{self, Violation};
 
 /// The rules for the messages of one call.
-pub(super) struct Rules {
-    pub intake: Arc<Parts>,
+pub(super) struct MessageRules {
+    pub intake: Arc<IntakeParts>,
     pub method: &'static str,
     pub unary: bool,
-    pub encoding: Option<Encoding>,
+    pub encoding: Option<Compression>,
     pub memory: CallMemory,
 }
 
-/// What stands before a message.
+/// Length prefix of a message.
 #[derive(Clone, Copy)]
-pub(super) struct Prefix {
+pub(super) struct MessagePrefix {
     pub compressed: bool,
     pub bytes: usize,
 }
 
-/// A message in the form in which it is handed on, with its prefix.
-pub(super) struct Ready {
+/// A complete, decompressed message with its length prefix.
+pub(super) struct ReadyMessage {
     pub frame: Bytes,
-    pub held: Held,
+    pub held: MemoryReservation,
 }
 
-impl Prefix {
-    pub fn read(bytes: [u8; PREFIX], rules: &Rules) -> Result<Prefix, Status> {
+impl MessagePrefix {
+    pub fn read(bytes: [u8; PREFIX], rules: &MessageRules) -> Result<MessagePrefix, Status> {
         let [flag, length @ ..] = bytes;
         let (bytes, limit) = (u32::from_be_bytes(length) as usize, rules.limit());
         if bytes > limit {
-            return Err(refused(&format!("{bytes} bytes, the limit is {limit}")));
+            return Err(invalid_message(&format!("{bytes} bytes, the limit is {limit}")));
         }
         match flag {
-            0 => Ok(Prefix { compressed: false, bytes }),
-            1 if rules.encoding.is_some() => Ok(Prefix { compressed: true, bytes }),
-            1 => Err(Status::internal("a message is compressed, and grpc-encoding does not say how")),
-            _ => Err(Status::internal("a message has a compression flag that is neither 0 nor 1")),
+            0 => Ok(MessagePrefix { compressed: false, bytes }),
+            1 if rules.encoding.is_some() => Ok(MessagePrefix { compressed: true, bytes }),
+            1 => Err(Status::internal("compressed message without a supported grpc-encoding")),
+            _ => Err(Status::internal("invalid compression flag; it must be 0 or 1")),
         }
     }
 
-    /// As it stands before a message that is not compressed.
+    /// The encoded prefix of an uncompressed message.
     pub fn plain(self) -> [u8; PREFIX] {
         plain_prefix(self.bytes)
     }
 
-    /// Bytes of what is collected: with the prefix, where the message can be handed on as it is.
+    /// Bytes to collect: the message, and the prefix if the message is not compressed.
     pub fn frame_bytes(self) -> usize {
         if self.compressed { self.bytes } else { PREFIX + self.bytes }
     }
@@ -65,9 +65,9 @@ fn plain_prefix(bytes: usize) -> [u8; PREFIX] {
     [0, a, b, c, d]
 }
 
-impl Rules {
-    /// The caller did not send all of a message in time.
-    pub fn late(&self) -> Status {
+impl MessageRules {
+    /// DEADLINE_EXCEEDED for a message that was not received within the body timeout.
+    pub fn timeout_status(&self) -> Status {
         status::body_timeout(self.intake.limits.body_timeout)
     }
 
@@ -76,12 +76,12 @@ impl Rules {
         if self.method.starts_with("assay.") { limit } else { limit.min(OTHER_MESSAGE_BYTES) }
     }
 
-    /// Takes memory for a message, or waits for it.
-    pub fn begin(&self, prefix: Prefix, arrivals: &Arrivals) -> Result<Stage, Status> {
+    /// Reserves memory for a message. Returns a stage that waits if there is none.
+    pub fn begin(&self, prefix: MessagePrefix, arrivals: &ArrivedReservations) -> Result<Stage, Status> {
         if prefix.bytes == 0 {
             let message =
                 if prefix.compressed { Bytes::new() } else { Bytes::copy_from_slice(&prefix.plain()) };
-            return self.complete(prefix, message, Held::default(), arrivals);
+            return self.complete(prefix, message, MemoryReservation::default(), arrivals);
         }
         if let Some(held) = self.memory.try_take_request(prefix.bytes) {
             return Ok(Stage::Payload { prefix, message: BytesMut::new(), held });
@@ -91,43 +91,48 @@ impl Rules {
         Ok(Stage::Reserving { prefix, held })
     }
 
-    /// A message of which the last byte has arrived.
+    /// Processes a completely received message.
     pub fn complete(
         &self,
-        prefix: Prefix,
+        prefix: MessagePrefix,
         message: Bytes,
-        held: Held,
-        arrivals: &Arrivals,
+        held: MemoryReservation,
+        arrivals: &ArrivedReservations,
     ) -> Result<Stage, Status> {
         let Some(encoding) = self.encoding.filter(|_| prefix.compressed) else {
-            return self.leaving(Ready { frame: message, held }, arrivals);
+            return self.forward(ReadyMessage { frame: message, held }, arrivals);
         };
-        let most = encoding.inflated_bytes(&message, self.limit());
-        let most = most.map_err(|error| refused(&error.to_string()))?;
+        let max_bytes = encoding.inflated_bytes(&message, self.limit());
+        let max_bytes = max_bytes.map_err(|error| invalid_message(&error.to_string()))?;
         let (intake, memory) = (Arc::clone(&self.intake), self.memory.clone());
         Ok(Stage::Inflating(Box::pin(async move {
-            let room = memory.take_request(most).await;
-            let mut frame = intake.inflater.run(encoding, message, most, PREFIX).await?;
-            // The compressed bytes are gone.
+            let reservation = memory.take_request(max_bytes).await;
+            let mut frame = intake.inflater.run(encoding, message, max_bytes, PREFIX).await?;
+            // The compressed bytes are no longer held.
             drop(held);
             let prefix = plain_prefix(frame.len() - PREFIX);
             frame[..PREFIX].copy_from_slice(&prefix);
-            Ok(Ready { frame: frame.into(), held: room })
+            Ok(ReadyMessage { frame: frame.into(), held: reservation })
         })))
     }
 
-    /// Lets a message leave, if it has no more fields than it may.
-    pub fn leaving(&self, Ready { frame, held }: Ready, arrivals: &Arrivals) -> Result<Stage, Status> {
+    /// Passes on a message if it is within the field limit.
+    pub fn forward(
+        &self,
+        ReadyMessage { frame, held }: ReadyMessage,
+        arrivals: &ArrivedReservations,
+    ) -> Result<Stage, Status> {
         let limit = self.intake.limits.fields;
         let counted = self.intake.shapes.count(self.method, &frame[PREFIX..], limit);
-        counted
-            .map_err(|fields::TooMany| refused(&format!("more than {limit} fields, which is the limit")))?;
+        counted.map_err(|fields::TooManyFields| {
+            invalid_message(&format!("more than {limit} fields, the limit is {limit}"))
+        })?;
         arrivals.add(held);
-        Ok(Stage::Leaving { frame, paused: false })
+        Ok(Stage::Forwarding { frame, paused: false })
     }
 }
 
-/// A message that is not taken.
-pub(super) fn refused(description: &str) -> Status {
+/// INVALID_ARGUMENT for a message as a whole.
+pub(super) fn invalid_message(description: &str) -> Status {
     status::invalid([Violation { field: "message".into(), description: description.into() }])
 }

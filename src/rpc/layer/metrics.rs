@@ -1,4 +1,4 @@
-//! Calls as they are counted. Labels come from the table of methods, never from a caller.
+//! Metrics of calls. Label values come from the table of methods, never from a client.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -23,24 +23,28 @@ pub(super) struct RpcLabel {
 }
 
 #[derive(Clone)]
-pub(super) struct Metrics {
+pub(super) struct RpcMetrics {
     pub started: Family<MethodLabel, Counter>,
     pub open: Family<MethodLabel, Gauge>,
     pub seconds: Family<RpcLabel, Histogram, fn() -> Histogram>,
 }
 
-impl Metrics {
-    pub fn register(registry: &mut Registry) -> Metrics {
+impl RpcMetrics {
+    pub fn register(registry: &mut Registry) -> RpcMetrics {
         let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_25, 2.0, 18));
-        let metrics = Metrics {
+        let metrics = RpcMetrics {
             started: Family::default(),
             open: Family::default(),
             seconds: Family::new_with_constructor(seconds),
         };
         let registry = registry.sub_registry_with_prefix("assay_rpc");
-        registry.register("started", "Calls begun", metrics.started.clone());
-        registry.register("open", "Calls not yet answered to the last byte", metrics.open.clone());
-        registry.register("seconds", "Time from a call's arrival to its end", metrics.seconds.clone());
+        registry.register("started", "Calls started, by method", metrics.started.clone());
+        registry.register("open", "Calls in flight, by method", metrics.open.clone());
+        registry.register(
+            "seconds",
+            "Time from the arrival of a call to its end, by method and gRPC code",
+            metrics.seconds.clone(),
+        );
         metrics
     }
 }

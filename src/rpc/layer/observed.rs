@@ -1,4 +1,4 @@
-//! One call as it is watched: its metrics, its log line and its span, from its arrival to the end of its answer.
+//! Observation of one call: its metrics, log line and span, from its arrival to the end of its response.
 
 use std::{
     pin::Pin,
@@ -13,18 +13,18 @@ use prometheus_client::metrics::gauge::Gauge;
 use tonic::{Code, Status};
 
 use super::{
-    super::{call_log::CallLog, guard::Admitted, intake::CallMemory, status, transport::CallEnd},
+    super::{call_log::CallLog, guard::AdmittedCall, intake::CallMemory, status, transport::CallEnd},
     RequestBody,
-    metrics::{Metrics, RpcLabel},
-    open::{OpenCalls, OpenPlace},
+    metrics::{RpcLabel, RpcMetrics},
+    open::{OpenCallPermit, OpenCalls},
 };
 use crate::{
-    judge::Trace,
+    judge::TraceHeaders,
     trace::{KeyValue, Span, TRACEPARENT},
 };
 
-/// One call from its arrival to the last byte of its answer, or to the caller's leaving.
-pub(super) struct Observed {
+/// One call from its arrival to the last byte of its response, or to its cancellation.
+pub(super) struct ObservedCall {
     pub method: &'static str,
     pub started: Instant,
     pub request_id: HeaderValue,
@@ -33,19 +33,19 @@ pub(super) struct Observed {
     pub span: Span,
     pub log: CallLog,
     pub code: Option<Code>,
-    pub metrics: Metrics,
+    pub metrics: RpcMetrics,
     pub counted: Option<OpenCalls>,
     pub open: Gauge,
-    /// None for a call that is refused.
-    pub admitted: Option<Admitted>,
-    pub place: Option<OpenPlace>,
+    /// None for a rejected call.
+    pub admitted: Option<AdmittedCall>,
+    pub permit: Option<OpenCallPermit>,
     pub memory: Option<CallMemory>,
 }
 
-impl Observed {
-    pub fn trace(&self) -> Trace {
+impl ObservedCall {
+    pub fn trace(&self) -> TraceHeaders {
         let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
-        Trace {
+        TraceHeaders {
             request_id: text(&self.request_id),
             traceparent: self.traceparent.as_ref().and_then(text),
             tracestate: self.tracestate.as_ref().and_then(text),
@@ -59,7 +59,7 @@ impl Observed {
         }
     }
 
-    /// The answer to a call in its handler's place: headers alone.
+    /// The response to a call that is rejected before its handler runs: headers only.
     pub fn refuse<R>(mut self, status: Status) -> Response<ObservedBody<R>> {
         self.code = Some(status.code());
         let mut answer = status.into_http::<RequestBody>().map(|_| ObservedBody::empty());
@@ -67,18 +67,18 @@ impl Observed {
         answer
     }
 
-    /// Notes the status that `headers` carry, and corrects it where tonic's own would mislead.
+    /// Records the status in `headers`, and replaces a misleading status of tonic.
     pub fn ended(&mut self, headers: &mut HeaderMap, status: &Status) {
         self.code = Some(status.code());
         if let Some(status) = status::corrected(status) {
             self.code = Some(status.code());
-            // What cannot be written as a header leaves the status as it was.
+            // If the new status cannot be encoded as a header, the old one stays.
             let _ = status.add_header(headers);
         }
     }
 }
 
-impl Drop for Observed {
+impl Drop for ObservedCall {
     fn drop(&mut self) {
         if let Some(memory) = &self.memory {
             memory.release();
@@ -92,7 +92,7 @@ impl Drop for Observed {
         let label = RpcLabel { method: self.method, code };
         self.metrics.seconds.get_or_create(&label).observe(took.as_secs_f64());
         if tracing::enabled!(tracing::Level::DEBUG)
-            && self.log.takes(self.code == Some(Code::Ok), took, || self.trace_id())
+            && self.log.is_logged(self.code == Some(Code::Ok), took, || self.trace_id())
         {
             self.log(code, took);
         }
@@ -100,15 +100,15 @@ impl Drop for Observed {
     }
 }
 
-impl Observed {
+impl ObservedCall {
     fn end_span(&mut self, code: &'static str) {
         let mut span = std::mem::take(&mut self.span);
         span.describe(|| [KeyValue::new("rpc.response.status_code", code)]);
         span.describe(|| {
             [KeyValue::new("assay.request_id", self.request_id.to_str().unwrap_or("").to_owned())]
         });
-        // The other codes are the caller's own doing.
-        let is_ours = matches!(
+        // All other codes are client errors.
+        let is_server_error = matches!(
             self.code,
             Some(
                 Code::Unknown
@@ -120,18 +120,18 @@ impl Observed {
             )
         );
         match self.code {
-            _ if is_ours => span.fail(code),
+            _ if is_server_error => span.fail(code),
             None => drop(span),
             Some(_) => span.end(),
         }
     }
 
     fn trace_id(&self) -> Option<String> {
-        self.span.scope().trace_id().or_else(|| self.caller_trace_id())
+        self.span.scope().trace_id().or_else(|| self.client_trace_id())
     }
 
-    /// The trace id in the caller's `traceparent`.
-    fn caller_trace_id(&self) -> Option<String> {
+    /// The trace id in the `traceparent` of the client.
+    fn client_trace_id(&self) -> Option<String> {
         let parent = self.traceparent.as_ref()?.to_str().ok()?;
         parent.split('-').nth(1).filter(|id| id.len() == 32).map(str::to_owned)
     }
@@ -145,23 +145,23 @@ impl Observed {
             request_id = self.request_id.to_str().unwrap_or_default(),
             traceparent = self.traceparent.as_ref().and_then(|t| t.to_str().ok()).unwrap_or_default(),
             trace_id = self.span.scope().trace_id(),
-            "answered"
+            "call finished"
         );
     }
 }
 
-/// The answer's body; it sees the status pass by in the trailers.
+/// Response body that records the status in the trailers.
 #[pin_project::pin_project]
 pub(in crate::rpc) struct ObservedBody<B> {
     #[pin]
     inner: Option<B>,
     end: CallEnd,
-    observed: Option<Observed>,
+    observed: Option<ObservedCall>,
 }
 
 impl<B> ObservedBody<B> {
-    /// The body that ends `observed` when the transport has taken all of `inner`.
-    pub(super) fn new(inner: B, end: CallEnd, observed: Observed) -> ObservedBody<B> {
+    /// Wraps `inner`. The call ends when the transport has sent the whole body.
+    pub(super) fn new(inner: B, end: CallEnd, observed: ObservedCall) -> ObservedBody<B> {
         ObservedBody { inner: Some(inner), end, observed: Some(observed) }
     }
 

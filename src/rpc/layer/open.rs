@@ -1,24 +1,25 @@
-//! Calls that are open, counted: those that a shutdown waits for, and those that take memory.
+//! Counters of open calls: those that a shutdown waits for, and those that count towards the limit of open calls.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// Calls that are not answered to the last byte.
+/// Counters of open calls. A call is open until its response is completely sent.
 #[derive(Clone, Default)]
 pub(crate) struct OpenCalls {
-    /// All but health watches, which end on their own, and reflection, which a caller may leave open and idle.
+    /// Calls that a shutdown waits for: all except health watches, which end on their own, and reflection, which a client
+    /// may leave open and idle.
     pub(super) count: Arc<AtomicUsize>,
-    /// Calls that take memory: health, and all others.
+    /// Open health checks, and all other open calls.
     health: Arc<AtomicUsize>,
     others: Arc<AtomicUsize>,
 }
 
-/// One of the calls that may be open at one time; dropping it gives the place back.
-pub(super) struct OpenPlace(Arc<AtomicUsize>);
+/// Permit of one open call. Dropping it releases the permit.
+pub(super) struct OpenCallPermit(Arc<AtomicUsize>);
 
-impl Drop for OpenPlace {
+impl Drop for OpenCallPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -29,10 +30,11 @@ impl OpenCalls {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Health checks have as many places of their own, so that probes find one whatever callers do.
-    pub(super) fn take_place(&self, method: &str, limit: usize) -> Option<OpenPlace> {
+    /// Acquires a permit; None at the limit. Health checks have a separate limit of the same size, so that clients cannot
+    /// block probes.
+    pub(super) fn acquire(&self, method: &str, limit: usize) -> Option<OpenCallPermit> {
         let open = if method.starts_with("grpc.health.") { &self.health } else { &self.others };
-        let place = OpenPlace(Arc::clone(open));
-        (open.fetch_add(1, Ordering::Relaxed) < limit).then_some(place)
+        let permit = OpenCallPermit(Arc::clone(open));
+        (open.fetch_add(1, Ordering::Relaxed) < limit).then_some(permit)
     }
 }

@@ -1,8 +1,8 @@
-//! HTTP/2 frames of a connection as they pass: where one ends, and how many control frames the peer may send.
+//! Tracking of the HTTP/2 frames of a connection: frame boundaries, and a rate limit of control frames.
 //!
 //! h2 answers PING and SETTINGS, and walks over every open stream for a SETTINGS frame that changes the stream window,
 //! but bounds neither. Each control frame has a price here, paid from a token bucket that refills with time and with
-//! the data that the connection carries; a peer that runs out of tokens is flooding. Source: RFC 9113, sections 4.1,
+//! the data that the connection carries; a client without tokens is flooding the server. Source: RFC 9113, sections 4.1,
 //! 6 and 10.5.
 
 use std::time::Instant;
@@ -17,40 +17,40 @@ const CONTINUATION: u8 = 9;
 /// END_STREAM of DATA and HEADERS, and ACK of SETTINGS and PING.
 const FLAG_ONE: u8 = 1;
 
-/// Tokens of a fresh connection, and the most that it can save up.
+/// Initial and maximum number of tokens of a connection.
 const CAPACITY: f64 = 2000.0;
 const REFILL_PER_SECOND: f64 = 500.0;
 /// A SETTINGS frame costs this many tokens: 40 in a burst, then 10 a second.
 const SETTINGS_PRICE: f64 = 50.0;
 const CONTINUATION_PRICE: f64 = 4.0;
 const EMPTY_DATA_PRICE: f64 = 2.0;
-/// A frame of data earns the window updates and the pings that measure bandwidth which it causes.
+/// A DATA frame adds tokens for the WINDOW_UPDATE frames and bandwidth probes (PING) that it causes.
 const DATA_CREDIT: f64 = 2.0;
 const HEADERS_CREDIT: f64 = 1.0;
 
-/// The peer sends more control frames than a client has reason to.
+/// The client exceeds the rate limit of control frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Flood;
 
 /// Position in a sequence of frames.
 #[derive(Debug)]
 enum Position {
-    /// So many bytes of the client's preface have passed.
+    /// Within the client preface; the value is the number of bytes so far.
     Preface(usize),
     Header {
         bytes: [u8; HEADER_BYTES],
         have: usize,
     },
-    /// Bytes of the payload that are still to come.
+    /// Within a payload; the value is the number of remaining bytes.
     Payload(usize),
-    /// The bytes are not HTTP/2, and are not looked at.
+    /// Not HTTP/2. The bytes are ignored.
     Other,
 }
 
 impl Position {
     const BOUNDARY: Position = Position::Header { bytes: [0; HEADER_BYTES], have: 0 };
 
-    /// Moves over `bytes`, and reports the header of each frame as soon as it is whole.
+    /// Advances over `bytes` and reports each complete frame header.
     fn advance(&mut self, mut bytes: &[u8], mut report: impl FnMut(FrameHeader)) {
         while !bytes.is_empty() {
             match self {
@@ -109,7 +109,7 @@ impl FrameHeader {
         if self.payload_bytes == 0 { Position::BOUNDARY } else { Position::Payload(self.payload_bytes) }
     }
 
-    /// Tokens that the peer pays for the frame; below zero, tokens that it earns.
+    /// Price of the frame in tokens. A negative price adds tokens.
     fn price(self) -> f64 {
         let flagged = self.flags & FLAG_ONE != 0;
         match self.kind {
@@ -123,7 +123,7 @@ impl FrameHeader {
     }
 }
 
-/// Frames from the peer, with the token bucket that bounds its control frames.
+/// Frames from the client, with the token bucket of its control frames.
 #[derive(Debug)]
 pub(super) struct InboundFrames {
     position: Position,
@@ -137,10 +137,10 @@ impl InboundFrames {
         InboundFrames { position: Position::Preface(0), tokens: CAPACITY, refilled: now, any: false }
     }
 
-    /// Takes note of bytes that arrived.
+    /// Processes received bytes.
     ///
     /// # Errors
-    /// [`Flood`] once the tokens are used up.
+    /// [`Flood`] when the tokens are used up.
     pub fn pass(&mut self, bytes: &[u8], now: Instant) -> Result<(), Flood> {
         let elapsed = now.saturating_duration_since(self.refilled).as_secs_f64();
         self.refilled = now;
@@ -155,18 +155,18 @@ impl InboundFrames {
         if lowest < 0.0 { Err(Flood) } else { Ok(()) }
     }
 
-    /// Adds what data sent to the peer earns it.
+    /// Adds tokens for DATA frames sent to the client.
     pub fn credit(&mut self, data_frames: usize) {
         self.tokens = (self.tokens + data_frames as f64 * DATA_CREDIT).min(CAPACITY);
     }
 
-    /// Whether the peer has shown that it speaks: a preface with a frame after it, or another protocol.
-    pub fn has_spoken(&self) -> bool {
+    /// Whether the client has sent a preface and a frame, or uses another protocol.
+    pub fn has_sent_frame(&self) -> bool {
         self.any || matches!(self.position, Position::Other)
     }
 }
 
-/// Frames to the peer: where one ends, so that another may be put between two.
+/// Frames to the client. Tracks boundaries, so that a frame can be inserted between two others.
 #[derive(Debug)]
 pub(super) struct OutboundFrames(Position);
 
@@ -175,19 +175,20 @@ impl OutboundFrames {
         OutboundFrames(Position::BOUNDARY)
     }
 
-    /// Takes note of bytes that were written; returns how many frames of data began.
+    /// Processes written bytes. Returns the number of DATA frames that started.
     pub fn pass(&mut self, bytes: &[u8]) -> usize {
         let mut data_frames = 0;
         self.0.advance(bytes, |header| data_frames += usize::from(header.kind == DATA));
         data_frames
     }
 
+    /// Whether the last written byte ended a frame.
     pub fn is_at_boundary(&self) -> bool {
         matches!(self.0, Position::Header { have: 0, .. })
     }
 }
 
-/// A GOAWAY frame with ENHANCE_YOUR_CALM, for streams of any number.
+/// A GOAWAY frame with ENHANCE_YOUR_CALM and the highest stream id.
 pub(super) fn enhance_your_calm(debug: &str) -> Vec<u8> {
     const GOAWAY: u8 = 7;
     const ENHANCE_YOUR_CALM: u32 = 11;
@@ -201,8 +202,7 @@ pub(super) fn enhance_your_calm(debug: &str) -> Vec<u8> {
     frame
 }
 
-/// What a server says to a connection that it does not take: an empty SETTINGS frame, as the protocol asks for, and
-/// GOAWAY.
+/// The frames sent to a refused connection: the required SETTINGS frame, and GOAWAY.
 pub(super) fn refusal(debug: &str) -> Vec<u8> {
     let mut frames = vec![0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
     frames.extend(enhance_your_calm(debug));
@@ -227,9 +227,9 @@ mod tests {
     fn opened(now: Instant) -> InboundFrames {
         let mut frames = InboundFrames::new(now);
         frames.pass(PREFACE, now).expect("a preface");
-        assert!(!frames.has_spoken());
+        assert!(!frames.has_sent_frame());
         frames.pass(&frame(SETTINGS, 0, 6), now).expect("the first settings");
-        assert!(frames.has_spoken());
+        assert!(frames.has_sent_frame());
         frames
     }
 
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn control_frames_without_end_are_a_flood_and_data_is_not() {
+    fn many_control_frames_are_a_flood_and_data_is_not() {
         const PING: u8 = 6;
         assert_eq!(passed(&frame(SETTINGS, 0, 6)), 39);
         assert_eq!(passed(&frame(PING, 0, 8)), 1950);
@@ -270,10 +270,10 @@ mod tests {
     }
 
     #[test]
-    fn another_protocol_is_not_looked_at() {
+    fn another_protocol_is_ignored() {
         let mut frames = InboundFrames::new(Instant::now());
         frames.pass(b"GET /livez HTTP/1.1\r\n", Instant::now()).expect("not frames");
-        assert!(frames.has_spoken());
+        assert!(frames.has_sent_frame());
     }
 
     #[test]
@@ -288,7 +288,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_way_bytes_are_cut_changes_nothing(
+        fn the_split_of_bytes_does_not_matter(
             kinds in prop::collection::vec((0_u8..12, 0_u8..2, 0_usize..40), 0..40),
             cuts in prop::collection::vec(1_usize..30, 1..60),
         ) {

@@ -1,4 +1,4 @@
-//! The byte stream of a connection, watched for floods of control frames.
+//! The byte stream of a connection, with a rate limit of control frames.
 
 use std::{
     io::{self, IoSlice},
@@ -15,27 +15,28 @@ use tokio::{
 
 use super::{
     frames::{InboundFrames, OutboundFrames, enhance_your_calm},
-    registry::Place,
+    registry::ConnectionPermit,
 };
 
-/// Time in which a flooding peer can receive the GOAWAY before its connection is reset.
-const FAREWELL: Duration = Duration::from_millis(200);
+/// Time after GOAWAY until the connection of a flooding client is reset.
+const FLOOD_CLOSE_DELAY: Duration = Duration::from_millis(200);
 
+/// I/O of a connection that closes it when the client exceeds the rate limit of control frames.
 #[pin_project::pin_project]
 pub(super) struct GuardedIo<C> {
     #[pin]
     io: C,
     inbound: InboundFrames,
     outbound: OutboundFrames,
-    place: Arc<Place>,
-    /// Set once the peer has flooded: what it sends is read and dropped until then.
-    farewell: Option<Pin<Box<Sleep>>>,
+    permit: Arc<ConnectionPermit>,
+    /// Set when the client exceeds the rate limit. Until then, received bytes are discarded.
+    close_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<C> GuardedIo<C> {
-    pub fn new(io: C, place: Arc<Place>) -> GuardedIo<C> {
+    pub fn new(io: C, permit: Arc<ConnectionPermit>) -> GuardedIo<C> {
         let inbound = InboundFrames::new(Instant::now());
-        GuardedIo { io, inbound, outbound: OutboundFrames::new(), place, farewell: None }
+        GuardedIo { io, inbound, outbound: OutboundFrames::new(), permit, close_timer: None }
     }
 }
 
@@ -48,10 +49,10 @@ impl<C: AsyncRead + AsyncWrite> AsyncRead for GuardedIo<C> {
         let mut this = self.project();
         let before = buffer.filled().len();
         loop {
-            if let Some(farewell) = this.farewell
-                && farewell.as_mut().poll(cx).is_ready()
+            if let Some(close_timer) = this.close_timer
+                && close_timer.as_mut().poll(cx).is_ready()
             {
-                let flood = io::Error::new(io::ErrorKind::ConnectionAborted, "a flood of control frames");
+                let flood = io::Error::new(io::ErrorKind::ConnectionAborted, "too many control frames");
                 return Poll::Ready(Err(flood));
             }
             ready!(this.io.as_mut().poll_read(cx, buffer))?;
@@ -59,26 +60,26 @@ impl<C: AsyncRead + AsyncWrite> AsyncRead for GuardedIo<C> {
             if arrived.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            if this.farewell.is_some() {
+            if this.close_timer.is_some() {
                 buffer.set_filled(before);
                 continue;
             }
             if this.inbound.pass(arrived, Instant::now()).is_ok() {
-                if this.inbound.has_spoken() {
-                    this.place.establish();
+                if this.inbound.has_sent_frame() {
+                    this.permit.establish();
                 }
                 return Poll::Ready(Ok(()));
             }
             buffer.set_filled(before);
-            this.place.note_flood();
+            this.permit.note_flood();
             if this.outbound.is_at_boundary() {
-                // A peer whose window is full cannot be told why.
+                // The frame is lost if the send buffer is full.
                 let _ = this
                     .io
                     .as_mut()
                     .poll_write(cx, &enhance_your_calm("too_many_pings or other control frames"));
             }
-            *this.farewell = Some(Box::pin(tokio::time::sleep(FAREWELL)));
+            *this.close_timer = Some(Box::pin(tokio::time::sleep(FLOOD_CLOSE_DELAY)));
         }
     }
 }

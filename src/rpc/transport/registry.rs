@@ -1,12 +1,13 @@
-//! How many connections are open, in all and from one address, and which one makes room for the next.
+//! The open connections: limits in total and per address, and eviction of idle connections.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -14,99 +15,101 @@ use prometheus_client::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Connections that may be open at one time.
+/// Maximum number of open connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
+    /// Maximum in total.
     pub all: usize,
-    /// Connections from one IP address; those of Unix sockets count in `all` alone.
+    /// Maximum per IP address. Connections of Unix sockets count in `all` only.
     pub per_address: usize,
 }
 
-/// The open connections of one port, or of several that share their limits.
+/// The open connections of one or more ports that share limits.
 #[derive(Clone)]
-pub(crate) struct Connections(Arc<Shared>);
+pub(crate) struct Connections(Arc<ConnectionsInner>);
 
-struct Shared {
+struct ConnectionsInner {
     limits: ConnectionLimits,
     metrics: ConnectionMetrics,
-    state: Mutex<State>,
+    state: Mutex<ConnectionTable>,
 }
 
 #[derive(Default)]
-struct State {
+struct ConnectionTable {
     open: usize,
     by_address: HashMap<IpAddr, usize>,
-    /// Connections that make room for others, oldest first: those without a call.
+    /// Connections without calls, oldest first. They can be evicted.
     evictable: BTreeMap<u64, Evictable>,
     next: u64,
 }
 
+/// A connection without calls.
 struct Evictable {
     address: Option<IpAddr>,
-    /// Whether the peer has sent its first frame.
+    /// Whether the client has sent its first frame.
     is_established: bool,
     evicted: CancellationToken,
 }
 
-/// Why a connection is not taken.
+/// Reason to refuse a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConnectionRefused {
     #[error("connection limit reached (max-connections {0})")]
     All(usize),
-    #[error("connection limit of the address reached (max-connections-per-address {0})")]
+    #[error("connection limit per address reached (max-connections-per-address {0})")]
     Address(usize),
 }
 
-/// Gauge and counter of connections, by port.
+/// Metrics of the connections of a port.
 #[derive(Clone)]
 pub(crate) struct ConnectionMetrics {
     open: Gauge,
-    ended: Family<Reason, Counter>,
+    ended: Family<ConnectionEndLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
+struct ConnectionEndLabels {
     reason: &'static str,
 }
 
-/// Why a connection is refused or ended.
+/// Reasons to refuse or close a connection: values of the label `reason`.
 const REASONS: [&str; 7] =
     ["limit", "address_limit", "evicted", "handshake_timeout", "idle", "age", "control_frames"];
 
 impl ConnectionMetrics {
-    /// Registers the metrics with `prefix`, such as `assay`.
+    /// Registers the metrics with a name prefix such as `assay`.
     pub fn register(registry: &mut Registry, prefix: &str) -> ConnectionMetrics {
         let metrics = ConnectionMetrics { open: Gauge::default(), ended: Family::default() };
         for reason in REASONS {
-            let _ = metrics.ended.get_or_create(&Reason { reason });
+            let _ = metrics.ended.get_or_create(&ConnectionEndLabels { reason });
         }
         registry.register(format!("{prefix}_connections_open"), "Open connections", metrics.open.clone());
         registry.register(
             format!("{prefix}_connections_refused"),
-            "Connections that were refused or ended by a limit",
+            "Connections refused or closed by a limit, by reason",
             metrics.ended.clone(),
         );
         metrics
     }
 
     pub(super) fn refused(&self, reason: &'static str) {
-        self.ended.get_or_create(&Reason { reason }).inc();
+        self.ended.get_or_create(&ConnectionEndLabels { reason }).inc();
     }
 }
 
 impl Connections {
     pub fn new(limits: ConnectionLimits, metrics: ConnectionMetrics) -> Connections {
-        Connections(Arc::new(Shared { limits, metrics, state: Mutex::default() }))
+        Connections(Arc::new(ConnectionsInner { limits, metrics, state: Mutex::default() }))
     }
 
-    /// Takes a place for a new connection. At a limit, a connection without a call makes room: one of the same address
-    /// at that limit; at the limit of all, one of the address that has the most connections, if it has more than the
-    /// new one's. Those whose peer has sent nothing go first, then the oldest.
+    /// Acquires a permit for a new connection. At a limit, a connection without calls is evicted: at the limit per
+    /// address, one of the same address; at the total limit, one of the address with the most connections, if it has
+    /// more than the new one. Connections whose client has sent nothing are evicted first, then the oldest.
     ///
     /// # Errors
-    /// [`ConnectionRefused`] if none does.
-    pub(super) fn admit(&self, address: Option<IpAddr>) -> Result<Place, ConnectionRefused> {
-        let Shared { limits, metrics, .. } = &*self.0;
+    /// [`ConnectionRefused`] if no connection can be evicted.
+    pub(super) fn admit(&self, address: Option<IpAddr>) -> Result<ConnectionPermit, ConnectionRefused> {
+        let ConnectionsInner { limits, metrics, .. } = &*self.0;
         let mut state = self.0.lock();
         let (refused, only_own) = if state.count(address) >= limits.per_address {
             (ConnectionRefused::Address(limits.per_address), true)
@@ -130,29 +133,28 @@ impl Connections {
         let evicted = CancellationToken::new();
         let ticket = state.make_evictable(address, &evicted, false);
         drop(state);
-        Ok(Place {
+        Ok(ConnectionPermit {
             shared: Arc::clone(&self.0),
             address,
             evicted,
-            ticket: Mutex::new(Ticket::Waiting(ticket)),
+            phase: Mutex::new(ConnectionPhase::Waiting(ticket)),
         })
     }
 }
 
-impl Shared {
-    /// A panic while the lock was held leaves counts that are whole: nothing in between can panic.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl ConnectionsInner {
+    fn lock(&self) -> MutexGuard<'_, ConnectionTable> {
+        self.state.lock()
     }
 }
 
-impl State {
-    /// Open connections of an address; 0 without one.
+impl ConnectionTable {
+    /// Number of open connections of an address; 0 for None.
     fn count(&self, address: Option<IpAddr>) -> usize {
         address.and_then(|address| self.by_address.get(&address)).copied().unwrap_or(0)
     }
 
-    /// Ends a connection that makes room for one of `address`; false if there is none.
+    /// Evicts a connection in favour of one of `address`. Returns false if none can be evicted.
     fn evict_for(&mut self, address: Option<IpAddr>, only_own: bool) -> bool {
         let own = self.count(address);
         let fits = |evictable: &Evictable| {
@@ -179,48 +181,48 @@ impl State {
     }
 }
 
-/// One open connection; dropping it frees its place.
-pub(crate) struct Place {
-    shared: Arc<Shared>,
+/// Permit of one open connection. Dropping it releases the permit.
+pub(crate) struct ConnectionPermit {
+    shared: Arc<ConnectionsInner>,
     address: Option<IpAddr>,
     evicted: CancellationToken,
-    ticket: Mutex<Ticket>,
+    phase: Mutex<ConnectionPhase>,
 }
 
 #[derive(Clone, Copy)]
-enum Ticket {
-    /// The peer has not spoken, and the connection may be evicted.
+enum ConnectionPhase {
+    /// The client has sent nothing yet. The value is the key in `evictable`.
     Waiting(u64),
-    /// The peer has spoken.
+    /// The client has sent its first frame.
     Established { calls: usize, begun: u64, evictable: Option<u64> },
 }
 
-impl Place {
-    /// Cancelled when the connection has to make room for another.
+impl ConnectionPermit {
+    /// Cancelled when the connection is evicted.
     pub fn evicted(&self) -> &CancellationToken {
         &self.evicted
     }
 
     pub fn is_established(&self) -> bool {
-        matches!(*self.ticket(), Ticket::Established { .. })
+        matches!(*self.phase(), ConnectionPhase::Established { .. })
     }
 
-    /// Takes note that the peer has spoken.
+    /// Records that the client has sent its first frame.
     pub fn establish(&self) {
-        let mut ticket = self.ticket();
-        if let Ticket::Waiting(waiting) = *ticket {
+        let mut phase = self.phase();
+        if let ConnectionPhase::Waiting(waiting) = *phase {
             let mut state = self.shared.lock();
-            // A connection that speaks at last, and that was evicted a moment ago, ends all the same.
+            // A connection that was evicted meanwhile stays evicted.
             let was_there = state.evictable.remove(&waiting).is_some();
             let evictable = was_there.then(|| state.make_evictable(self.address, &self.evicted, true));
-            *ticket = Ticket::Established { calls: 0, begun: 0, evictable };
+            *phase = ConnectionPhase::Established { calls: 0, begun: 0, evictable };
         }
     }
 
-    /// Takes note that a call began. The caller tells its end by [`Place::end_call`].
+    /// Records the start of a call. Call [`ConnectionPermit::end_call`] at its end.
     pub fn begin_call(&self) {
         self.establish();
-        if let Ticket::Established { calls, begun, evictable } = &mut *self.ticket() {
+        if let ConnectionPhase::Established { calls, begun, evictable } = &mut *self.phase() {
             *calls += 1;
             *begun += 1;
             if let Some(ticket) = evictable.take() {
@@ -229,8 +231,9 @@ impl Place {
         }
     }
 
+    /// Records the end of a call.
     pub fn end_call(&self) {
-        if let Ticket::Established { calls, evictable, .. } = &mut *self.ticket() {
+        if let ConnectionPhase::Established { calls, evictable, .. } = &mut *self.phase() {
             *calls -= 1;
             if *calls == 0 && !self.evicted.is_cancelled() {
                 *evictable = Some(self.shared.lock().make_evictable(self.address, &self.evicted, true));
@@ -239,38 +242,38 @@ impl Place {
     }
 
     pub fn open_calls(&self) -> usize {
-        match *self.ticket() {
-            Ticket::Waiting(_) => 0,
-            Ticket::Established { calls, .. } => calls,
+        match *self.phase() {
+            ConnectionPhase::Waiting(_) => 0,
+            ConnectionPhase::Established { calls, .. } => calls,
         }
     }
 
-    /// Calls since the connection's start.
+    /// Number of calls since the start of the connection.
     pub fn calls_begun(&self) -> u64 {
-        match *self.ticket() {
-            Ticket::Waiting(_) => 0,
-            Ticket::Established { begun, .. } => begun,
+        match *self.phase() {
+            ConnectionPhase::Waiting(_) => 0,
+            ConnectionPhase::Established { begun, .. } => begun,
         }
     }
 
-    /// Counts the connection's end as one that a limit caused.
+    /// Counts the connection as closed for `reason`.
     pub fn note_end(&self, reason: &'static str) {
         self.shared.metrics.refused(reason);
     }
 
     pub fn note_flood(&self) {
         self.note_end("control_frames");
-        tracing::debug!(address = ?self.address, "a connection is ended: it floods the server with control frames");
+        tracing::debug!(address = ?self.address, "connection closed: too many control frames");
     }
 
-    fn ticket(&self) -> MutexGuard<'_, Ticket> {
-        self.ticket.lock().unwrap_or_else(PoisonError::into_inner)
+    fn phase(&self) -> MutexGuard<'_, ConnectionPhase> {
+        self.phase.lock()
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let ticket = *self.ticket();
+        let phase = *self.phase();
         let mut state = self.shared.lock();
         state.open -= 1;
         if let Some(address) = self.address
@@ -281,7 +284,9 @@ impl Drop for Place {
                 state.by_address.remove(&address);
             }
         }
-        if let Ticket::Waiting(ticket) | Ticket::Established { evictable: Some(ticket), .. } = ticket {
+        if let ConnectionPhase::Waiting(ticket)
+        | ConnectionPhase::Established { evictable: Some(ticket), .. } = phase
+        {
             state.evictable.remove(&ticket);
         }
         self.shared.metrics.open.dec();
@@ -301,53 +306,53 @@ mod tests {
         Some([10, 0, 0, last].into())
     }
 
-    fn are_evicted(places: &[Place]) -> Vec<bool> {
-        places.iter().map(|place| place.evicted().is_cancelled()).collect()
+    fn are_evicted(permits: &[ConnectionPermit]) -> Vec<bool> {
+        permits.iter().map(|permit| permit.evicted().is_cancelled()).collect()
     }
 
     #[test]
-    fn silent_connections_make_room_first_then_idle_ones_then_none() {
+    fn silent_connections_are_evicted_first_then_idle_ones() {
         let connections = connections(3, 3);
         let admit = || connections.admit(address(1));
-        let places: Vec<Place> = (0..3).map(|_| admit().expect("room")).collect();
-        places[0].establish();
-        places[1].begin_call();
+        let permits: Vec<ConnectionPermit> = (0..3).map(|_| admit().expect("room")).collect();
+        permits[0].establish();
+        permits[1].begin_call();
         let silent = admit().expect("the third makes room");
-        assert_eq!(are_evicted(&places), [false, false, true]);
+        assert_eq!(are_evicted(&permits), [false, false, true]);
         silent.begin_call();
         let idle = admit().expect("the first makes room");
-        assert_eq!(are_evicted(&places), [true, false, true]);
+        assert_eq!(are_evicted(&permits), [true, false, true]);
         idle.begin_call();
         assert_eq!(admit().err(), Some(ConnectionRefused::Address(3)));
-        places[1].end_call();
+        permits[1].end_call();
         admit().expect("the second is idle now");
     }
 
     #[test]
-    fn an_address_at_its_limit_leaves_others_alone() {
+    fn an_address_at_its_limit_evicts_only_its_own() {
         let connections = connections(10, 2);
         let other = connections.admit(address(2)).expect("room");
         let busy = [1, 1].map(|last| connections.admit(address(last)).expect("room"));
-        busy.iter().for_each(Place::begin_call);
+        busy.iter().for_each(ConnectionPermit::begin_call);
         assert_eq!(connections.admit(address(1)).err(), Some(ConnectionRefused::Address(2)));
         assert!(!other.evicted().is_cancelled());
     }
 
     #[test]
-    fn the_address_with_the_most_connections_makes_room() {
+    fn the_address_with_the_most_connections_is_evicted() {
         let connections = connections(6, 6);
         let admit = |last| connections.admit(address(last));
         let polite = admit(1).expect("room");
-        let crowd: Vec<Place> = [2, 3, 3, 3, 2].map(|last| admit(last).expect("room")).into();
+        let crowd: Vec<ConnectionPermit> = [2, 3, 3, 3, 2].map(|last| admit(last).expect("room")).into();
         // All of them have spoken, and none has a call.
         polite.establish();
-        crowd.iter().for_each(Place::establish);
+        crowd.iter().for_each(ConnectionPermit::establish);
         let newcomer = admit(4).expect("the oldest of address 3 makes room");
         assert_eq!(are_evicted(&crowd), [false, true, false, false, false]);
         assert!(!polite.evicted().is_cancelled());
         drop(crowd);
-        let crowd: Vec<Place> = (0..4).map(|_| admit(3).expect("room")).collect();
-        crowd.iter().for_each(Place::begin_call);
+        let crowd: Vec<ConnectionPermit> = (0..4).map(|_| admit(3).expect("room")).collect();
+        crowd.iter().for_each(ConnectionPermit::begin_call);
         assert_eq!(admit(3).err(), Some(ConnectionRefused::All(6)), "no address has more than its own");
         assert_eq!(are_evicted(&[polite, newcomer]), [false, false]);
     }

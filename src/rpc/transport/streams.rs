@@ -1,61 +1,61 @@
-//! The HTTP/2 streams of a connection: each is ended where nobody reads its answer.
+//! The HTTP/2 streams of a connection. A stream whose response is not read is reset.
 //!
-//! hyper waits for the peer's flow-control window before it looks at an answer again, however long that takes, so an
-//! answer that is never read keeps its call open. The executor that runs the streams drops such a stream, which resets
-//! it.
+//! hyper does not poll a response while the client grants no flow-control window, so a response that is never read keeps
+//! its call open. The executor of the streams drops such a stream, which resets it.
 
 use std::{
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::deadline::Deadline;
 
-/// Time after the deadline in which the answer that tells of it may be read.
+/// Time after the deadline in which the client can read the final status.
 const GRACE: Duration = Duration::from_secs(1);
-/// An answer that is complete and of which nothing is read for so long is given up.
+/// Maximum time without progress of a complete response that the client does not read.
 const UNREAD_LIMIT: Duration = Duration::from_secs(60);
-/// The same once the server shuts down.
-const LAST_UNREAD_LIMIT: Duration = Duration::from_secs(2);
+/// The same limit during shutdown.
+const SHUTDOWN_UNREAD_LIMIT: Duration = Duration::from_secs(2);
 
-/// When the stream of one call ends, whether its answer was read or not.
+/// Condition that ends the stream of a call if its response is not read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CallEnd(Arc<EndState>);
 
 #[derive(Debug, Default)]
 struct EndState {
     deadline: OnceLock<Deadline>,
-    answered: AtomicBool,
-    /// Frames of the answer that the transport took.
+    response_complete: AtomicBool,
+    /// Number of response frames that the transport has taken.
     frames: AtomicU32,
     ended: Notify,
 }
 
 impl CallEnd {
-    /// Sets the call's deadline; the first one counts.
-    pub fn at(&self, deadline: Deadline) {
-        // A call has one deadline, set by the layer around it.
+    /// Sets the deadline of the call. Only the first call has an effect.
+    pub fn set_deadline(&self, deadline: Deadline) {
+        // The layer sets the deadline once per call.
         let _ = self.0.deadline.set(deadline);
     }
 
-    /// Takes note that nothing of the answer is computed any more.
-    pub fn answered(&self) {
-        self.0.answered.store(true, Ordering::Relaxed);
+    /// Records that the response is completely computed.
+    pub fn response_complete(&self) {
+        self.0.response_complete.store(true, Ordering::Relaxed);
         self.0.ended.notify_one();
     }
 
-    /// Takes note that the transport took a frame of the answer.
+    /// Records that the transport has taken a frame of the response.
     pub fn progressed(&self) {
         self.0.frames.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Ready when the stream is to be dropped.
+    /// Waits until the stream must be dropped.
     async fn overdue(&self, closing: &CancellationToken) {
         let late = async {
             match self.0.deadline.get() {
@@ -69,16 +69,16 @@ impl CallEnd {
         }
     }
 
-    /// Ready once a complete answer has not been read for too long.
+    /// Waits until a complete response has not been read for too long.
     async fn unread(&self, closing: &CancellationToken) {
-        while !self.0.answered.load(Ordering::Relaxed) {
+        while !self.0.response_complete.load(Ordering::Relaxed) {
             self.0.ended.notified().await;
         }
         loop {
             let before = self.0.frames.load(Ordering::Relaxed);
             tokio::select! {
                 () = sleep(UNREAD_LIMIT) => {}
-                () = async { closing.cancelled().await; sleep(LAST_UNREAD_LIMIT).await } => {}
+                () = async { closing.cancelled().await; sleep(SHUTDOWN_UNREAD_LIMIT).await } => {}
             }
             if self.0.frames.load(Ordering::Relaxed) == before {
                 return;
@@ -87,8 +87,8 @@ impl CallEnd {
     }
 }
 
-/// Runs the streams of one connection. hyper hands over a stream right after it has called the service for it, so the
-/// service leaves the call's end in `next`.
+/// Runs the streams of one connection. hyper passes a stream right after it has called the service for it, so the service
+/// stores the end condition of the call in `next`.
 #[derive(Clone)]
 pub(super) struct StreamExecutor {
     next: Arc<Mutex<Option<CallEnd>>>,
@@ -100,9 +100,9 @@ impl StreamExecutor {
         StreamExecutor { next: Arc::default(), closing }
     }
 
-    /// Says when the next stream ends.
-    pub fn expect(&self, end: CallEnd) {
-        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+    /// Sets the end condition of the next stream.
+    pub fn set_next_end(&self, end: CallEnd) {
+        *self.next.lock() = Some(end);
     }
 }
 
@@ -112,7 +112,7 @@ where
     F::Output: Send,
 {
     fn execute(&self, stream: F) {
-        let end = self.next.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let end = self.next.lock().take();
         let closing = self.closing.clone();
         tokio::spawn(async move {
             let Some(end) = end else {
@@ -122,7 +122,7 @@ where
             tokio::select! {
                 biased;
                 _ = stream => {}
-                () = end.overdue(&closing) => tracing::debug!("a call is ended: its answer is not read"),
+                () = end.overdue(&closing) => tracing::debug!("call ended: the client does not read the response"),
             }
         });
     }

@@ -15,7 +15,7 @@ use assay::{
         GetServerInfoResponse, embedding_service_client::EmbeddingServiceClient,
         evaluation_service_client::EvaluationServiceClient, server_service_client::ServerServiceClient,
     },
-    rpc::{self, Compute, Limits, listen::Address},
+    rpc::{self, ComputeInfo, Limits, listen::Address},
     stall,
 };
 use hyper_util::{
@@ -79,9 +79,9 @@ pub fn settings(model: impl Into<String>) -> Settings {
             cache_bytes: 0,
             retry_pause: Duration::from_millis(200),
         },
-        rpc: rpc::Settings {
+        rpc: rpc::RpcSettings {
             limits,
-            compute: Compute { threads, text_threads, batch_tokens },
+            compute: ComputeInfo { threads, text_threads, batch_tokens },
             reflection: true,
             connections: Default::default(),
             security: rpc::guard::Security::default(),
