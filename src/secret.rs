@@ -1,8 +1,8 @@
-//! Credentials that cannot slip into a log line, nor into any other text.
+//! Credentials that cannot appear in logs or other text by accident.
 
 use std::fmt;
 
-/// A token or key; `Debug` hides it and there is no `Display`.
+/// A token or key. `Debug` hides the value, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -11,7 +11,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The value itself, for the header that carries it and nothing else.
+    /// Returns the value, to be used only for the header that carries it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -25,10 +25,10 @@ impl fmt::Debug for Secret {
 
 const HIDDEN: &str = "(hidden)";
 
-/// A URL as it may be shown: without its user, password, query and fragment, any of which may be a credential.
+/// Redacts user, password, query and fragment of a URL, any of which may be a credential.
 ///
-/// Takes any text. Where a `@` stands behind a `?` or `#`, it may belong to a password that was not escaped, and
-/// nothing but the scheme is shown.
+/// Accepts any text. A `@` after a `?` or `#` may belong to a password that was not escaped; then only the scheme is
+/// kept.
 pub(crate) fn shown_url(url: &str) -> String {
     let (head, tail) = url.split_at(url.find(['?', '#']).unwrap_or(url.len()));
     let scheme = head.split_once("://").map_or("", |(scheme, _)| scheme);
@@ -47,7 +47,7 @@ mod tests {
     use super::{Secret, shown_url};
 
     #[test]
-    fn a_url_is_shown_without_credentials() {
+    fn credentials_are_redacted_from_urls() {
         for (url, shown) in [
             ("https://host:1/v1", "https://host:1/v1"),
             ("https://host/v1?api-key=planted", "https://host/v1?(hidden)"),

@@ -1,10 +1,10 @@
-//! The reactor watchdog: notices when something blocks the event loop, and says which worker, for how long and why.
+//! Watchdog of the reactor: detects a blocked event loop, and reports which worker was blocked, for how long and why.
 //!
-//! A heartbeat task measures how late the reactor runs a timer. An OS thread, which a blocked reactor can't block,
-//! compares what tokio publishes about each worker from sample to sample.
+//! A heartbeat task measures how late the reactor runs a timer. An OS thread, which a blocked reactor cannot block,
+//! compares the counters that tokio publishes about each worker from sample to sample.
 //!
-//! What it sees is the runtime's workers. A future that `Runtime::block_on` itself polls on a multi-thread runtime runs
-//! beside them, and stays unseen: spawn it.
+//! The watchdog observes only the workers of the runtime. A future that `Runtime::block_on` itself polls on a
+//! multi-thread runtime runs outside of them and is not observed; spawn it instead.
 
 mod freeze;
 mod lag;
@@ -33,17 +33,18 @@ use lag::{HeartbeatSchedule, LagSummary, RecentMax};
 use pace::SamplingPace;
 use sampler::{Sampler, WatchedRuntime};
 
+/// Intervals and limits of the watchdog.
 #[derive(Clone, Debug)]
 pub struct WatchdogSettings {
-    /// Time between two heartbeats while the reactor works. At least 1 ms, the granularity of tokio's timer.
+    /// Interval between heartbeats while the reactor is active. At least 1 ms, the granularity of tokio's timer.
     pub tick: Duration,
-    /// Time between two looks at the workers while they work. At least 1 ms. While nobody calls, samples are half of
-    /// `stall_after` apart and heartbeats four fifths, at most 200 ms, which wakes an idle machine less.
+    /// Interval between samples of the workers while the reactor is active. At least 1 ms. While the reactor is idle,
+    /// samples are half of `stall_after` apart and heartbeats four fifths, both at most 200 ms, to save wake-ups.
     pub sample: Duration,
-    /// A worker that is busy this long without publishing its metrics is frozen: one call blocks it, or tasks do that
-    /// take over 4 ms each (tokio publishes after 61 of them; 61 times 4 ms are 250 ms).
+    /// Time after which a worker that is busy without publishing its counters is frozen: one poll blocks it, or tasks of
+    /// over 4 ms each do (tokio publishes after every 61 tasks, and 61 times 4 ms are 250 ms).
     pub stall_after: Duration,
-    /// A runtime that gives no sign of life this long is dead.
+    /// Time without a sign of life after which the runtime is dead.
     pub dead_after: Duration,
 }
 
@@ -58,7 +59,7 @@ impl Default for WatchdogSettings {
     }
 }
 
-/// Owns the watchdog's thread and heartbeat: dropping it ends both.
+/// Owner of the watchdog's thread and heartbeat. On drop, both end.
 #[derive(Debug)]
 pub struct Watchdog {
     reader: WatchdogReader,
@@ -70,14 +71,14 @@ impl Watchdog {
     /// Watches `reactor`, and registers `assay_reactor_lag_seconds`, `assay_reactor_stalls_total` and
     /// `assay_reactor_frozen_workers`.
     ///
-    /// Workers are judged from the first heartbeat on: a current-thread runtime that nobody drives yet isn't frozen. If
-    /// the runtime shuts down, so does the watchdog. Logs go to the subscriber of the calling thread.
+    /// Workers are observed from the first heartbeat on: a current-thread runtime that is not driven yet is not frozen. The
+    /// watchdog ends with the runtime. Logs go to the subscriber of the calling thread.
     ///
-    /// `reactor` needs its timer enabled; without it, or if the OS has no thread to give, nothing is watched.
+    /// The timer of `reactor` must be enabled. Without it, or if the OS cannot create a thread, nothing is watched.
     pub fn start(settings: WatchdogSettings, reactor: &Handle, registry: &mut Registry) -> Self {
         let settings = settings.at_least_timer_granularity();
         let shared = Arc::new(WatchdogShared::register(reactor.metrics().num_workers(), registry));
-        let heartbeat = reactor.spawn(beat(settings.clone(), shared.clone())).abort_handle();
+        let heartbeat = reactor.spawn(run_heartbeat(settings.clone(), shared.clone())).abort_handle();
         let watched =
             WatchedRuntime { reactor: reactor.clone(), heartbeat: heartbeat.clone(), shared: shared.clone() };
         let thread = spawn_thread(move || Sampler::new(settings, watched).run());
@@ -88,7 +89,7 @@ impl Watchdog {
         self.reader.clone()
     }
 
-    /// Ends the heartbeat and joins the thread, which answers at once. Readers keep the last state.
+    /// Ends the heartbeat and joins the thread, which ends at once. Readers keep the last state.
     pub fn stop(self) {}
 }
 
@@ -99,38 +100,38 @@ impl Drop for Watchdog {
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
             if thread.join().is_err() {
-                warn!("reactor watchdog had panicked");
+                warn!("the reactor watchdog panicked");
             }
         }
     }
 }
 
-/// What the watchdog has seen so far.
+/// Read access to the watchdog's findings. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct WatchdogReader {
     shared: Arc<WatchdogShared>,
 }
 
-/// Since the start of the watchdog.
+/// Findings since the start of the watchdog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchdogSnapshot {
     pub workers: usize,
     /// Workers frozen now.
     pub frozen_workers: usize,
-    /// Heartbeats recorded, those that a freeze delayed included.
+    /// Number of recorded heartbeats, including those that a freeze delayed.
     pub lag_ticks: u64,
-    /// Overstated by at most 3.2 %. Tokio's timer rounds up to whole milliseconds: about 1 ms is an idle reactor.
+    /// Median lag, overstated by at most 3.2 %. Tokio's timer rounds up to milliseconds, so an idle reactor has about 1 ms.
     pub lag_p50: Duration,
-    /// As `lag_p50`.
+    /// 99th percentile of the lag, with the same precision.
     pub lag_p99: Duration,
-    /// Exact to the microsecond.
+    /// Maximum lag, exact to the microsecond.
     pub lag_max: Duration,
-    /// Freezes of a worker, each counted once.
+    /// Number of freezes.
     pub stalls: u64,
 }
 
 impl WatchdogReader {
-    /// Takes some microseconds: the quantile is computed here.
+    /// Returns the findings. Takes some microseconds, because it computes quantiles.
     pub fn snapshot(&self) -> WatchdogSnapshot {
         WatchdogSnapshot {
             workers: self.shared.workers,
@@ -143,22 +144,22 @@ impl WatchdogReader {
         }
     }
 
-    /// The largest lag of a heartbeat in the last 2 to 4 s. Takes nanoseconds.
+    /// Returns the largest lag of the last 2 to 4 s. Takes nanoseconds.
     pub fn recent_lag(&self) -> Duration {
         self.shared.recent_lag.at(tokio::time::Instant::now())
     }
 
-    /// False once the runtime has run neither its heartbeat nor a task handed in from outside for `dead_after`; true
-    /// again as soon as it runs one.
+    /// Returns false once the runtime has run neither its heartbeat nor a task spawned from outside for `dead_after`, and
+    /// true again as soon as it runs one.
     pub fn is_alive(&self) -> bool {
         self.shared.alive.load(Relaxed)
     }
 
-    /// Remembers the RPC that began last, for the warning about a freeze, and has an idle watchdog look at its full
-    /// rate again. Never waits, never allocates.
+    /// Records the RPC that began last, for the warning about a freeze, and switches an idle watchdog to its full rate.
+    /// Never blocks or allocates.
     pub fn note_rpc(&self, method: &'static str) {
         self.shared.pace.call();
-        // When two RPCs begin at once either is the last one, so the loser of the lock has nothing to add.
+        // If two RPCs begin at once, either counts as the last one, so a contended lock can be skipped.
         if let Some(mut last_rpc) = self.shared.last_rpc.try_lock() {
             *last_rpc = Some(LastRpc { method, began: Instant::now() });
         }
@@ -166,7 +167,7 @@ impl WatchdogReader {
 }
 
 impl WatchdogSettings {
-    /// Finer intervals would only spin: tokio's timer can't tell them apart.
+    /// Raises intervals to the granularity of tokio's timer; shorter ones would only spin.
     fn at_least_timer_granularity(mut self) -> Self {
         const GRANULARITY: Duration = Duration::from_millis(1);
         self.tick = self.tick.max(GRANULARITY);
@@ -195,7 +196,7 @@ struct WatchdogShared {
     last_rpc: Mutex<Option<LastRpc>>,
 }
 
-/// Finest where a healthy reactor lies, upper bounds in seconds.
+/// Upper bounds in seconds, finest in the range of a healthy reactor.
 const LAG_BUCKETS: [f64; 18] = [
     0.0001, 0.000_25, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1.0, 2.5, 5.0,
@@ -208,13 +209,13 @@ impl WatchdogShared {
         let frozen_workers = Gauge::default();
         registry.register(
             "assay_reactor_lag_seconds",
-            "Lateness of the reactor's heartbeat; tokio's timer itself is up to 1 ms late",
+            "Delay of the reactor's heartbeat; tokio's timer itself is up to 1 ms late",
             lag_seconds.clone(),
         );
-        registry.register("assay_reactor_stalls", "Freezes of a reactor worker", stalls.clone());
+        registry.register("assay_reactor_stalls", "Times that a reactor worker froze", stalls.clone());
         registry.register(
             "assay_reactor_frozen_workers",
-            "Reactor workers frozen now",
+            "Reactor workers that are frozen now",
             frozen_workers.clone(),
         );
         Self {
@@ -242,8 +243,9 @@ impl WatchdogShared {
     }
 }
 
-/// Sleeps to absolute instants: an interval that restarts after a late tick would lose what the freeze cost.
-async fn beat(settings: WatchdogSettings, shared: Arc<WatchdogShared>) {
+/// Runs the heartbeat. It sleeps until absolute instants: an interval that restarts after a late tick would hide the
+/// ticks that a freeze delayed.
+async fn run_heartbeat(settings: WatchdogSettings, shared: Arc<WatchdogShared>) {
     let idle = pace::idle_tick(&settings);
     let mut schedule = HeartbeatSchedule::starting_at(tokio::time::Instant::now(), settings.tick);
     loop {
@@ -266,7 +268,7 @@ fn spawn_thread(body: impl FnOnce() + Send + 'static) -> Option<thread::JoinHand
     let subscriber = tracing::dispatcher::get_default(Clone::clone);
     let body = move || tracing::dispatcher::with_default(&subscriber, body);
     let thread = thread::Builder::new().name("assay-stall".to_owned()).spawn(body);
-    thread.inspect_err(|error| warn!(%error, "no thread for the reactor watchdog: freezes go unseen")).ok()
+    thread.inspect_err(|error| warn!(%error, "cannot start the thread of the reactor watchdog; freezes are not detected")).ok()
 }
 
 #[cfg(test)]
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn stop_leaves_neither_thread_nor_heartbeat() {
+    fn stop_ends_thread_and_heartbeat() {
         let (runtime, watchdog) = watched_runtime();
         let reader = watchdog.reader();
         watchdog.stop();

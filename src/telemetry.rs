@@ -1,4 +1,4 @@
-//! Logs to standard error, and metrics of the process itself.
+//! Logging to standard error, and metrics of the process.
 
 pub mod otlp;
 
@@ -16,6 +16,7 @@ use prometheus_client::{
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 
+/// Filter and format of the log.
 #[derive(Clone, Debug)]
 pub struct LogSettings {
     /// A level, or directives such as `info,assay=debug`.
@@ -23,6 +24,7 @@ pub struct LogSettings {
     pub format: LogFormat,
 }
 
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
@@ -36,28 +38,30 @@ impl FromStr for LogFormat {
         match text {
             "text" => Ok(LogFormat::Text),
             "json" => Ok(LogFormat::Json),
-            other => Err(format!("{other} is neither text nor json")),
+            other => Err(format!("unknown log format {other:?}; use text or json")),
         }
     }
 }
 
+/// Validates a log filter.
+///
 /// # Errors
-/// What is wrong with the filter.
+/// A description of what is wrong with the filter.
 pub fn check_filter(filter: &str) -> Result<(), String> {
     EnvFilter::try_new(filter).map(|_| ()).map_err(|error| error.to_string())
 }
 
-/// Writes what is left of the log when it is dropped.
+/// Guard of the log. On drop, it flushes the remaining lines.
 #[must_use]
 pub struct LogGuard {
     _writer: WorkerGuard,
 }
 
-/// Starts logging for the whole process. Lines are written by a thread of their own; if standard error takes
-/// none, as a full pipe does, lines are dropped rather than callers held up.
+/// Starts logging for the whole process. A dedicated thread writes the lines; if standard error blocks, as a full pipe
+/// does, lines are dropped, so that logging never blocks a caller.
 ///
 /// # Errors
-/// If the filter is not valid, or logging was started before.
+/// If the filter is invalid, or logging was started before.
 pub fn start(settings: &LogSettings) -> Result<LogGuard, Box<dyn std::error::Error + Send + Sync>> {
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).thread_name("assay-log").finish(io::stderr());
@@ -73,36 +77,44 @@ pub fn start(settings: &LogSettings) -> Result<LogGuard, Box<dyn std::error::Err
     Ok(LogGuard { _writer: guard })
 }
 
-/// Adds what is known of the process and its build.
+/// Registers metrics of the process and its build.
 pub(crate) fn register_process(registry: &mut Registry, started: SystemTime) {
     let build = Family::<Vec<(&'static str, &'static str)>, Gauge>::default();
     let labels = vec![("version", env!("CARGO_PKG_VERSION")), ("revision", env!("ASSAY_GIT_REVISION"))];
     build.get_or_create(&labels).set(1);
-    registry.register("assay_build_info", "1, with version and revision", build);
+    registry.register(
+        "assay_build_info",
+        "Always 1; the labels hold the version and the git revision",
+        build,
+    );
     let start: Gauge<f64, std::sync::atomic::AtomicU64> = Gauge::default();
     start.set(started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64());
-    registry.register("process_start_time_seconds", "When the process started, Unix time", start);
+    registry.register(
+        "process_start_time_seconds",
+        "Start time of the process since the Unix epoch, in seconds",
+        start,
+    );
     registry.register_collector(Box::new(Process));
 }
 
-/// Memory and file descriptors, read when they are asked for, on the thread of the admin port.
+/// Collector of memory and file descriptors. Reads them on each scrape, on the thread of the admin port.
 #[derive(Debug)]
 struct Process;
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut tell = |name, help, unit: Option<&Unit>, value: Option<i64>| {
+        let mut encode_gauge = |name, help, unit: Option<&Unit>, value: Option<i64>| {
             let Some(value) = value else { return Ok(()) };
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
         };
-        tell("process_resident_memory", "Resident memory", Some(&Unit::Bytes), resident_bytes())?;
-        tell("process_open_fds", "Open file descriptors", None, open_descriptors())?;
-        tell("process_max_fds", "Maximum number of open file descriptors", None, max_descriptors())
+        encode_gauge("process_resident_memory", "Resident memory", Some(&Unit::Bytes), resident_bytes())?;
+        encode_gauge("process_open_fds", "Open file descriptors", None, open_descriptors())?;
+        encode_gauge("process_max_fds", "Maximum number of open file descriptors", None, max_descriptors())
     }
 }
 
-/// The descriptor that lists the others is one of them.
+/// Counts open file descriptors, without the one that reads the directory.
 fn open_descriptors() -> Option<i64> {
     let listed = std::fs::read_dir("/proc/self/fd").ok()?.count();
     i64::try_from(listed.saturating_sub(1)).ok()
@@ -112,7 +124,7 @@ fn max_descriptors() -> Option<i64> {
     i64::try_from(rustix::process::getrlimit(rustix::process::Resource::Nofile).current?).ok()
 }
 
-#[expect(clippy::disallowed_methods, reason = "proc is not a disk, and the admin thread asks")]
+#[expect(clippy::disallowed_methods, reason = "/proc is not on a disk, and the admin thread reads it")]
 fn resident_bytes() -> Option<i64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: i64 = statm.split_whitespace().nth(1)?.parse().ok()?;

@@ -1,8 +1,7 @@
-//! Spans of a call, from its arrival through everything that is done for it.
+//! OpenTelemetry spans and events of a call.
 //!
-//! [`Tracer::begin`] gives a call its server span; what is done for the call hangs its own spans under
-//! [`Scope::current`]. Without a collector there is no scope, no span is made, and asking for one costs a look at a
-//! variable of the task.
+//! [`Tracer::begin`] creates the server span of a call; work for the call creates child spans of [`Scope::current`].
+//! Without a collector there is no scope and no span, and [`Scope::current`] costs one read of a task-local variable.
 
 use std::{
     borrow::Cow,
@@ -30,26 +29,26 @@ use opentelemetry_sdk::{
 pub const TRACEPARENT: &str = "traceparent";
 pub const TRACESTATE: &str = "tracestate";
 
-/// Spans of one call; a stream may have more inputs than anybody would look at.
+/// Maximum number of spans per call, because a stream may have any number of inputs.
 const MAX_SPANS: u32 = 1000;
 
 tokio::task_local! {
     static CURRENT: Scope;
 }
 
-/// Begins traces; the default one begins none.
+/// Factory of server spans. The default tracer creates none.
 #[derive(Clone, Default)]
 pub struct Tracer(Option<Arc<TelemetrySink>>);
 
-/// Where spans and events go.
+/// Destination of spans and events.
 pub struct TelemetrySink {
-    /// None to make no spans and pass the caller's context on as it is.
+    /// Tracer of the SDK; `None` creates no spans and propagates the caller's context unchanged.
     pub spans: Option<SdkTracer>,
-    /// None to tell of none. It must not wait.
+    /// Receiver of events; `None` discards them. Must not block.
     pub events: Option<Box<dyn Fn(TraceEvent) + Send + Sync>>,
 }
 
-/// Something that happened at one time, within a span.
+/// Event with a timestamp, within a span.
 #[derive(Debug)]
 pub struct TraceEvent {
     pub name: &'static str,
@@ -58,22 +57,23 @@ pub struct TraceEvent {
     pub attributes: Vec<KeyValue>,
 }
 
-/// A inner in a trace, under which spans may hang.
+/// Position in a trace: the parent of new spans. The default scope is empty.
 #[derive(Clone, Default)]
 pub struct Scope(Option<Arc<ScopeInner>>);
 
 struct ScopeInner {
     sink: Arc<TelemetrySink>,
     span: SpanContext,
-    /// Spans that the call has requested_spans for.
+    /// Number of spans requested for the call.
     requested_spans: Arc<AtomicU32>,
 }
 
-/// Ends when it is dropped; without [`Span::end`] or [`Span::fail`] before, as one that was cancelled. The default one
-/// is none.
+/// A span, or nothing if the trace is not recorded, which is also the default.
+///
+/// A span that is dropped without [`Span::end`] or [`Span::fail`] ends with the error type `cancelled`.
 #[derive(Default)]
 pub struct Span {
-    /// None where nothing is recorded.
+    /// `None` if the span is not recorded.
     live: Option<Box<SdkSpan>>,
     scope: Scope,
 }
@@ -83,7 +83,7 @@ impl Tracer {
         Tracer(Some(Arc::new(sink)))
     }
 
-    /// The server span of a call, in the trace of the caller if `headers` name one.
+    /// Creates the server span of a call, in the trace that `headers` name, if any.
     pub fn begin(&self, name: &'static str, headers: &HeaderMap) -> Span {
         let Some(sink) = &self.0 else { return Span::default() };
         let caller =
@@ -101,12 +101,12 @@ impl Tracer {
 }
 
 impl Scope {
-    /// That of the future which is being polled.
+    /// Returns the scope of the future that is being polled.
     pub fn current() -> Scope {
         CURRENT.try_with(Clone::clone).unwrap_or_default()
     }
 
-    /// `future` with this scope as the current one.
+    /// Wraps `future` so that it is polled with this scope as the current one.
     pub fn around<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         match self.0 {
             None => Either::Left(future),
@@ -114,19 +114,19 @@ impl Scope {
         }
     }
 
-    /// A span of work in this process; `name` is requested_spans for only where it is recorded.
+    /// Creates a span of work in this process. `name` is called only if the span is recorded.
     pub fn child<N: Into<Cow<'static, str>>>(&self, name: impl FnOnce() -> N) -> Span {
         self.span(|| SpanBuilder::from_name(name()))
     }
 
-    /// A span of a request to someone else.
+    /// Creates a span of a request to another service.
     pub fn client<N: Into<Cow<'static, str>>>(&self, name: impl FnOnce() -> N) -> Span {
         self.span(|| SpanBuilder::from_name(name()).with_kind(SpanKind::Client))
     }
 
-    /// A span of something that began earlier.
+    /// Creates a span that started earlier.
     pub fn child_since(&self, name: &'static str, started: Instant) -> Span {
-        self.span(|| SpanBuilder::from_name(name).with_start_time(time_of(started)))
+        self.span(|| SpanBuilder::from_name(name).with_start_time(wall_clock(started)))
     }
 
     fn span(&self, builder: impl FnOnce() -> SpanBuilder) -> Span {
@@ -137,12 +137,12 @@ impl Scope {
         Span { live: Some(Box::new(live)), scope: Scope(Some(Arc::new(inner))) }
     }
 
-    /// Tells of an event in this inner; `attributes` are requested_spans for only where someone wants to know.
+    /// Emits an event in this scope. `attributes` is called only if there is a receiver.
     pub fn event(&self, name: &'static str, attributes: impl FnOnce() -> Vec<KeyValue>) {
         if let Some(inner) = &self.0
-            && let Some(tell) = &inner.sink.events
+            && let Some(emit) = &inner.sink.events
         {
-            tell(TraceEvent {
+            emit(TraceEvent {
                 name,
                 time: SystemTime::now(),
                 span: inner.span.clone(),
@@ -151,7 +151,7 @@ impl Scope {
         }
     }
 
-    /// For the headers of a request made from here: `traceparent`, and `tracestate` if there is any.
+    /// Returns `traceparent` and, if present, `tracestate` for the headers of an outgoing request.
     pub fn headers(&self) -> Option<(String, Option<String>)> {
         let span = self.0.as_ref().map(|inner| &inner.span).filter(|span| span.is_valid())?;
         let traceparent =
@@ -159,7 +159,7 @@ impl Scope {
         Some((traceparent, Some(span.trace_state().header()).filter(|state| !state.is_empty())))
     }
 
-    /// 32 hexadecimal digits.
+    /// Returns the trace ID as 32 hexadecimal digits.
     pub fn trace_id(&self) -> Option<String> {
         let span = self.0.as_ref().map(|inner| &inner.span).filter(|span| span.is_valid())?;
         Some(span.trace_id().to_string())
@@ -186,14 +186,14 @@ impl Span {
         self.live.is_some()
     }
 
-    /// `attributes` are requested_spans for only where the span is recorded.
+    /// Sets attributes. `attributes` is called only if the span is recorded.
     pub fn describe<const N: usize>(&mut self, attributes: impl FnOnce() -> [KeyValue; N]) {
         if let Some(live) = &mut self.live {
             live.set_attributes(attributes());
         }
     }
 
-    /// Marks it as failed, and leaves it open.
+    /// Sets the error status, and leaves the span open.
     pub fn mark(&mut self, error: &'static str) {
         if let Some(live) = &mut self.live {
             live.set_attribute(KeyValue::new("error.type", error));
@@ -206,7 +206,7 @@ impl Span {
         self.end();
     }
 
-    /// As the result says.
+    /// Ends the span with the status of `result`.
     pub fn end_with<T, E>(self, result: &Result<T, E>, error: impl FnOnce(&E) -> &'static str) {
         match result {
             Ok(_) => self.end(),
@@ -218,10 +218,10 @@ impl Span {
         self.end_at(SystemTime::now());
     }
 
-    /// Ends it at a time that has passed.
+    /// Ends the span at an earlier time.
     pub fn end_before(self, ended: Instant) {
         if self.live.is_some() {
-            self.end_at(time_of(ended));
+            self.end_at(wall_clock(ended));
         }
     }
 
@@ -248,8 +248,8 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// Spans are told in the time of the calendar.
-fn time_of(instant: Instant) -> SystemTime {
+/// Converts to wall-clock time, which spans use.
+fn wall_clock(instant: Instant) -> SystemTime {
     let now = SystemTime::now();
     now.checked_sub(instant.elapsed()).unwrap_or(now)
 }

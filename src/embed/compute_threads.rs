@@ -179,7 +179,7 @@ impl Drop for ComputeThreads {
 
 impl ComputeWorker {
     fn run(&self) {
-        Priority::Compute.take();
+        Priority::Compute.apply();
         while let Some(work) = self.queue.next_pass(self.batch_tokens, |job| self.is_wanted(job)) {
             let work = || match work {
                 WorkItem::Batch(batch, team) => self.compute(batch, team),

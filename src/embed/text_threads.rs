@@ -113,7 +113,7 @@ fn are_short(texts: &[String]) -> bool {
 }
 
 fn work(queue: &WorkQueue<TextTask>, priority: Priority, metrics: &EmbedMetrics) {
-    priority.take();
+    priority.apply();
     let wanted = |task: &TextTask| {
         let waiting = task.caller.is_waiting();
         if !waiting {

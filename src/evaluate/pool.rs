@@ -74,7 +74,7 @@ impl Pool {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("assay-score-{index}"))
-            .start_handler(|_| Priority::Score.take())
+            .start_handler(|_| Priority::Score.apply())
             .exit_handler(move |_| {
                 // Nobody listens where the pool could not be started.
                 let _ = ending.send(());

@@ -1,19 +1,19 @@
-//! Decides from samples whether a worker, or the whole runtime, is frozen. Pure: time comes in as an argument.
+//! Detects from samples whether a worker, or the whole runtime, is frozen (pure: the time is an argument).
 //!
-//! Both count *observed* time: what passed between two samples, capped by [`observed`]. While the sampler itself did not
-//! run (throttled, a suspended machine) nothing was observed, so nothing is held against the runtime.
+//! Both count *observed* time: the time between two samples, capped by [`observed`]. While the sampler itself did not run
+//! (throttled, or a suspended machine), nothing was observed, and the time does not count.
 
 use std::time::Duration;
 
-/// The part of the time since the last sample that counts as observed: at most two sample intervals.
+/// Observed part of the time since the last sample: at most two sample intervals.
 pub(super) fn observed(since_last_sample: Duration, sample: Duration) -> Duration {
     since_last_sample.min(sample * 2)
 }
 
-/// What tokio publishes about one worker.
+/// Counters that tokio publishes about one worker.
 ///
-/// It publishes on parking, on unparking and, while busy, on every `event_interval`-th task (61 unless set on the
-/// runtime). Between two of those a healthy worker looks the same as a blocked one.
+/// Tokio publishes on parking, on unparking and, while busy, on every `event_interval`-th task (61 unless set on the
+/// runtime). Between two updates a healthy worker cannot be distinguished from a blocked one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct WorkerCounters {
     pub(super) park_unpark_count: u64,
@@ -26,21 +26,22 @@ impl WorkerCounters {
     }
 }
 
+/// Result of one sample of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FreezeEvent {
-    /// Parked, or it published since the last sample.
+    /// The worker is parked, or published since the last sample.
     Running,
-    /// Busy without publishing, first seen in this sample.
+    /// The worker is busy without publishing, for the first time in this sample.
     Suspect,
-    /// Nothing new.
+    /// No change.
     Same,
-    /// Busy without publishing for the whole limit. Given once per freeze; holds how long.
+    /// The worker was busy without publishing for the whole limit. Returned once per freeze, with the observed time.
     Froze(Duration),
-    /// It published again. Given once per freeze; holds how long the freeze was observed.
+    /// The worker published again. Returned once per freeze, with the observed duration of the freeze.
     Thawed(Duration),
 }
 
-/// The freeze of one worker.
+/// Freeze detector of one worker.
 #[derive(Debug)]
 pub(super) struct FreezeDetector {
     last: WorkerCounters,
@@ -53,7 +54,7 @@ impl FreezeDetector {
         Self { last: first, silent: Duration::ZERO, frozen: false }
     }
 
-    /// Judges the sample `now`, taken `observed` after the last one.
+    /// Processes the sample `now`, taken `observed` after the last one.
     pub(super) fn step(
         &mut self,
         now: WorkerCounters,
@@ -79,7 +80,7 @@ impl FreezeDetector {
     }
 }
 
-/// For how long the whole runtime has given no sign of life.
+/// Time for which the whole runtime has given no sign of life.
 #[derive(Debug, Default)]
 pub(super) struct SilenceDetector {
     ticks: u64,
@@ -87,7 +88,7 @@ pub(super) struct SilenceDetector {
 }
 
 impl SilenceDetector {
-    /// Takes the heartbeat's tick count and whether a task handed in from outside has run; returns the silence so far.
+    /// Processes the heartbeat's tick count and whether a task spawned from outside has run; returns the silence so far.
     pub(super) fn step(&mut self, ticks: u64, answered: bool, observed: Duration) -> Duration {
         if answered || ticks != self.ticks {
             self.ticks = ticks;
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_freeze_is_given_once_and_so_is_its_end() {
+    fn a_freeze_and_its_end_are_reported_once() {
         let mut samples = vec![(2, 7, 25); 8];
         samples.push((3, 8, 25));
         let frozen = FreezeEvent::Froze(LIMIT);
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn time_the_sampler_slept_through_is_not_held_against_the_worker() {
+    fn unobserved_time_does_not_count() {
         check(
             &[(2, 7, 25), (2, 7, 10_000), (3, 9, 25)],
             &[FreezeEvent::Running, FreezeEvent::Suspect, FreezeEvent::Running],
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_grows_until_a_tick_or_an_answer() {
+    fn silence_grows_until_a_tick_or_a_task_runs() {
         let mut silence = SilenceDetector::default();
         let cases =
             [(1, false, 0), (1, false, 25), (1, false, 50), (2, false, 0), (2, false, 25), (2, true, 0)];

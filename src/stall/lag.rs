@@ -1,4 +1,4 @@
-//! Lateness of the heartbeat: which ticks are late by how much, and a lock-free summary of them.
+//! Schedule of the heartbeat, and a lock-free summary of its lag.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,14 +8,14 @@ use tokio::time::Instant;
 /// Linear buckets per power of two. The bucket width is at most 1/32 of its lower bound.
 const SUB_BUCKETS: u64 = 32;
 const SUB_BITS: u32 = SUB_BUCKETS.trailing_zeros();
-/// Lateness saturates here: 2^32 us are 71 minutes.
+/// Maximum lag that is distinguished: 2^32 us are 71 minutes.
 const MAX_MICROS: u64 = (1 << 32) - 1;
 const BUCKETS: usize = bucket_of(MAX_MICROS) + 1;
 
 /// Log-linear histogram of durations in whole microseconds, from 0 to 71 minutes.
 ///
-/// A quantile is the upper edge of its bucket: never understated, overstated by at most 3.2 %. The maximum is exact to
-/// the microsecond. One writer and any number of readers; a reader may see a sample in one counter before another.
+/// A quantile is the upper edge of its bucket: it is never understated, and overstated by at most 3.2 %. The maximum is
+/// exact to the microsecond. There is one writer; a reader may see a sample in one counter before another.
 pub(super) struct LagSummary {
     buckets: Box<[AtomicU64]>,
     count: AtomicU64,
@@ -89,18 +89,18 @@ const fn upper_edge(bucket: usize) -> u64 {
     ((bucket - shift * SUB_BUCKETS + 1) << shift) - 1
 }
 
-/// The largest lag of the last few seconds. One writer and any number of readers.
+/// Maximum lag of the last few seconds. There is one writer and any number of readers.
 #[derive(Debug)]
 pub(super) struct RecentMax {
     began: Instant,
-    /// Which window the maxima are of.
+    /// Index of the window of `current_micros`.
     window: AtomicU64,
     current_micros: AtomicU64,
     previous_micros: AtomicU64,
 }
 
 impl RecentMax {
-    /// The present window and the one before it count: 2 to 4 s.
+    /// Length of a window. The current and the previous window count: 2 to 4 s.
     const WINDOW: Duration = Duration::from_secs(2);
 
     pub(super) fn starting_at(began: Instant) -> Self {
@@ -133,10 +133,10 @@ impl RecentMax {
     }
 }
 
-/// At most this many overdue ticks are recorded after one freeze: 10 s of them at 10 ms.
+/// Maximum number of overdue ticks that are recorded after one freeze: 10 s of them at 10 ms.
 const MAX_OVERDUE_TICKS: u32 = 1000;
 
-/// When the heartbeat is due, on a fixed grid.
+/// Schedule of the heartbeat on a fixed grid.
 pub(super) struct HeartbeatSchedule {
     due: Instant,
     tick: Duration,
@@ -151,21 +151,21 @@ impl HeartbeatSchedule {
         self.due
     }
 
-    /// Has the next tick come later, `interval` after the last one. Those that a freeze delays beyond it are counted
-    /// as at the full rate.
+    /// Delays the next tick to `interval` after the last one. Ticks that a freeze delays beyond it are counted at the full
+    /// rate.
     pub(super) fn rest(&mut self, interval: Duration) {
         self.due = self.due - self.tick + interval;
     }
 
-    /// Goes back to the full rate, from `at` on.
+    /// Returns to the full rate from `at` on.
     pub(super) fn resume(&mut self, at: Instant) {
         self.due = self.due.min(at + self.tick);
     }
 
-    /// Takes every tick due by `now` and hands its lateness to `record`.
+    /// Passes the lag of every tick due by `now` to `record`.
     ///
-    /// A 300 ms freeze yields 300, 290, 280 ... ms. Recording it as one sample would let p99 hide it: the ticks that
-    /// were missed stand for the work that waited.
+    /// A freeze of 300 ms yields 300, 290, 280 ... ms. A single sample could hide it from p99: the missed ticks stand for
+    /// the work that waited.
     pub(super) fn take_due(&mut self, now: Instant, mut record: impl FnMut(Duration)) {
         for _ in 0..MAX_OVERDUE_TICKS {
             if self.due > now {
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A schedule of 10 ms, and the lateness in milliseconds it hands out at each of `times_ms`.
+    /// Lags in milliseconds that a schedule of 10 ms records at each of `times_ms`.
     fn lateness(times_ms: &[u64]) -> Vec<Vec<u64>> {
         let start = Instant::now();
         let mut schedule = HeartbeatSchedule::starting_at(start, Duration::from_millis(10));
@@ -199,12 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn a_freeze_shows_with_every_tick_it_delayed() {
+    fn a_freeze_counts_every_tick_it_delayed() {
         assert_eq!(lateness(&[9, 11, 55, 60]), [vec![], vec![1], vec![35, 25, 15, 5], vec![0]]);
     }
 
     #[test]
-    fn a_freeze_that_begins_while_idle_shows_with_every_tick_after_it_was_noticed() {
+    fn a_freeze_while_idle_counts_ticks_from_the_wake_up() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let check = |woken_ms: Option<u64>, now_ms, expected: &[u64]| {
@@ -240,14 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn a_very_long_freeze_costs_a_bounded_number_of_records() {
+    fn a_long_freeze_records_a_bounded_number_of_ticks() {
         let lateness = lateness(&[3_600_003, 3_600_012, 3_600_013]);
         assert_eq!(lateness[0].len(), MAX_OVERDUE_TICKS as usize);
         assert_eq!(lateness[1..], [vec![], vec![0]]);
     }
 
     #[test]
-    fn quantiles_are_read_from_what_was_recorded() {
+    fn quantiles_follow_the_recorded_lags() {
         let lag = LagSummary::new();
         assert_eq!(lag.percentile(99), Duration::ZERO);
         for micros in 1..=1000 {
@@ -261,7 +261,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_bucket_never_understates_and_overstates_by_a_thirty_second_at_most(micros in 0..=MAX_MICROS) {
+        fn a_bucket_overstates_by_at_most_a_thirty_second(micros in 0..=MAX_MICROS) {
             let edge = upper_edge(bucket_of(micros));
             prop_assert!(edge >= micros);
             prop_assert!((edge - micros) * SUB_BUCKETS <= micros);

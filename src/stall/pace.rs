@@ -1,7 +1,7 @@
-//! How often the watchdog looks: at its full rate while the reactor works, rarely while nobody calls.
+//! Sampling rate of the watchdog: full while the reactor is active, low while it is idle.
 //!
-//! A call brings the full rate back at once, before it could block anything. Work that no call began, such as that of
-//! a stream which was quiet for a while, is seen by the next sample.
+//! A call restores the full rate at once, before it can block anything. Work that no call began, such as that of a stream
+//! that was quiet for a while, is detected by the next sample.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -12,14 +12,14 @@ use tokio::sync::Notify;
 
 use super::WatchdogSettings;
 
-/// What is shared by the heartbeat, the sampler and those who wake them.
+/// Rate shared by the heartbeat, the sampler and the calls that wake them.
 #[derive(Debug)]
 pub(super) struct SamplingPace {
     began: Instant,
     is_idle: AtomicBool,
     /// A call came since the last sample.
     was_called: AtomicBool,
-    /// When the full rate came back, in microseconds; 0 once the heartbeat knows.
+    /// Time at which the full rate was restored, in microseconds since `began`; 0 once the heartbeat has read it.
     woken_micros: AtomicU64,
     heartbeat: Notify,
     sampler: OnceLock<Thread>,
@@ -37,7 +37,7 @@ impl SamplingPace {
         }
     }
 
-    /// Names the calling thread as the sampler's.
+    /// Registers the calling thread as the sampler.
     pub(super) fn sample_on_this_thread(&self) {
         let _ = self.sampler.set(std::thread::current());
     }
@@ -46,18 +46,18 @@ impl SamplingPace {
         self.is_idle.load(SeqCst)
     }
 
-    /// A call begins. Never waits, never allocates.
+    /// Records that a call begins. Never blocks or allocates.
     pub(super) fn call(&self) {
         self.was_called.store(true, SeqCst);
         self.wake();
     }
 
-    /// Whether a call came since this was asked last.
+    /// Returns whether a call came since the last query.
     pub(super) fn take_call(&self) -> bool {
         self.was_called.swap(false, SeqCst)
     }
 
-    /// Goes to the low rate, unless a call came meanwhile.
+    /// Switches to the low rate, unless a call came meanwhile.
     pub(super) fn rest(&self) {
         self.is_idle.store(true, SeqCst);
         if self.was_called.load(SeqCst) {
@@ -65,7 +65,7 @@ impl SamplingPace {
         }
     }
 
-    /// Goes to the full rate.
+    /// Switches to the full rate.
     pub(super) fn wake(&self) {
         if self.is_idle.load(SeqCst) && self.is_idle.swap(false, SeqCst) {
             let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -77,12 +77,12 @@ impl SamplingPace {
         }
     }
 
-    /// Until the full rate comes back.
+    /// Waits until the full rate is restored.
     pub(super) async fn woken(&self) {
         self.heartbeat.notified().await;
     }
 
-    /// When the full rate came back, once.
+    /// Returns, once, the time at which the full rate was restored.
     pub(super) fn take_wake(&self) -> Option<Instant> {
         match self.woken_micros.swap(0, SeqCst) {
             0 => None,
@@ -91,38 +91,39 @@ impl SamplingPace {
     }
 }
 
-/// So that neither stall nor lag is seen late, whatever counts as a stall.
+/// Maximum interval while idle, so that stalls and lag are detected soon, whatever `stall_after` is.
 const LONGEST_IDLE: Duration = Duration::from_millis(200);
 
-/// Between two samples while nothing happens: two in the time that a stall takes.
+/// Interval between samples while idle: two within `stall_after`.
 pub(super) fn idle_sample(settings: &WatchdogSettings) -> Duration {
     (settings.stall_after / 2).min(LONGEST_IDLE).max(settings.sample)
 }
 
-/// Between two heartbeats while nothing happens: each wakes two workers, and silence as long as a stall is suspicious.
+/// Interval between heartbeats while idle: less than `stall_after`, because such a silence would be suspicious. Each
+/// heartbeat wakes two workers.
 pub(super) fn idle_tick(settings: &WatchdogSettings) -> Duration {
     (settings.stall_after * 4 / 5).min(LONGEST_IDLE).max(settings.tick)
 }
 
-/// Decides from samples at which rate to go on. Pure: time comes in as an argument.
+/// Chooses the sampling rate from samples (pure: the time is an argument).
 #[derive(Debug, Default)]
 pub(super) struct IdleDetector {
     lasted: Duration,
-    /// While idle: the last sample was busy, and may have met nothing but the heartbeat.
+    /// While idle: the last sample was busy, perhaps only because of the heartbeat.
     looks_again: bool,
 }
 
-/// How often to sample, and to beat.
+/// Rate of samples and heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SamplingRate {
     Full,
-    /// A second look soon; the heartbeat rests on.
+    /// Sample again soon; the heartbeat stays at the low rate.
     LookAgain,
     Idle,
 }
 
 impl IdleDetector {
-    /// This long without a call or work, at the full rate, is idle.
+    /// Time without a call or work after which the reactor is idle.
     const QUIET_AFTER: Duration = Duration::from_secs(1);
 
     pub(super) fn step(&mut self, is_idle: bool, is_quiet: bool, observed: Duration) -> SamplingRate {
@@ -137,8 +138,8 @@ impl IdleDetector {
     }
 }
 
-/// Whether workers that are parked, and were busy for `busy` of the time `since` the last sample, did hardly more than
-/// run the heartbeat.
+/// Whether parked workers that were busy for `busy` of the time `since` the last sample ran little more than the
+/// heartbeat.
 pub(super) fn is_quiet(busy: Duration, since: Duration) -> bool {
     busy <= since / 20
 }
@@ -150,7 +151,7 @@ mod tests {
     const SAMPLE: Duration = Duration::from_millis(25);
 
     #[test]
-    fn an_idle_watchdog_looks_twice_within_a_stall_and_never_more_often_than_at_the_full_rate() {
+    fn an_idle_watchdog_samples_twice_within_a_stall() {
         for (stall_after, sample, tick) in [(250, 125, 200), (40, 25, 32), (10, 25, 10), (60_000, 200, 200)] {
             let stall_after = Duration::from_millis(stall_after);
             let settings = WatchdogSettings { stall_after, ..WatchdogSettings::default() };
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_of_quiet_is_idle_and_work_seen_twice_ends_it() {
+    fn a_quiet_second_is_idle_and_two_busy_samples_end_it() {
         let mut quiet = IdleDetector::default();
         let rates: Vec<SamplingRate> = (0..40).map(|_| quiet.step(false, true, SAMPLE)).collect();
         assert!(
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_ends_the_rest_once_and_prevents_one_that_begins() {
+    fn a_call_restores_the_full_rate() {
         let pace = SamplingPace::new();
         pace.rest();
         assert!(pace.is_idle() && pace.take_wake().is_none());

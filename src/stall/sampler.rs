@@ -1,4 +1,4 @@
-//! The watchdog's thread: looks at the workers, counts, warns.
+//! Thread of the watchdog: samples the workers, counts freezes and logs them.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
@@ -15,10 +15,10 @@ use super::throttle::{ThrottleMeter, Throttling};
 use super::{WatchdogSettings, WatchdogShared};
 use crate::log_limit::{self, LineBucket, Site};
 
-/// At most one warning in this time, whatever the number of freezes.
+/// Minimum interval between warnings.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The runtime under watch, and what its watchers share.
+/// Observed runtime, with its heartbeat and the state shared by the watchdog.
 pub(super) struct WatchedRuntime {
     pub(super) reactor: Handle,
     pub(super) heartbeat: AbortHandle,
@@ -36,7 +36,7 @@ pub(super) struct Sampler {
     quiet: IdleDetector,
     /// Total of all workers at the last sample.
     busy: Duration,
-    /// Invariant: at most one is under way, so a dead runtime gathers none.
+    /// Invariant: at most one probe is pending, so that probes do not accumulate in a dead runtime.
     probe: Option<JoinHandle<()>>,
     throttle_meter: ThrottleMeter,
     warnings: LineBucket,
@@ -44,13 +44,13 @@ pub(super) struct Sampler {
 
 struct WatchedWorker {
     freeze: FreezeDetector,
-    /// Read when the worker was first suspected, so that the difference covers the freeze.
+    /// Throttling when the worker was first suspected, so that the difference covers the freeze.
     throttling_before: Option<Throttling>,
     warned: bool,
 }
 
 impl Sampler {
-    /// Reads files: to be called on the sampler's own thread.
+    /// Creates the sampler. Reads files, so it must be called on the sampler's own thread.
     pub(super) fn new(
         settings: WatchdogSettings,
         WatchedRuntime { reactor, heartbeat, shared }: WatchedRuntime,
@@ -83,7 +83,7 @@ impl Sampler {
         let idle = pace::idle_sample(&self.settings);
         let (mut last_sample, mut interval) = (Instant::now(), self.settings.sample);
         loop {
-            // Ends early where a call comes, or the watchdog is stopped.
+            // Ends early when a call comes or the watchdog is stopped.
             thread::park_timeout(interval);
             if self.shared.stopped.load(Acquire) || self.heartbeat.is_finished() {
                 break;
@@ -92,13 +92,14 @@ impl Sampler {
             let since = now - last_sample;
             last_sample = now;
             self.sample(now, freeze::observed(since, interval));
-            interval = if self.rate(since) == SamplingRate::Idle { idle } else { self.settings.sample };
+            interval =
+                if self.update_rate(since) == SamplingRate::Idle { idle } else { self.settings.sample };
         }
         self.shared.frozen_workers.set(0);
     }
 
-    /// Tells the heartbeat, too.
-    fn rate(&mut self, since: Duration) -> SamplingRate {
+    /// Updates the shared rate.
+    fn update_rate(&mut self, since: Duration) -> SamplingRate {
         let workers = 0..self.metrics.num_workers();
         let published = workers.map(|index| worker_counters(&self.metrics, index));
         let (busy, are_parked) = published.fold((Duration::ZERO, true), |(busy, are_parked), worker| {
@@ -118,7 +119,7 @@ impl Sampler {
 
     fn sample(&mut self, now: Instant, observed: Duration) {
         self.check_liveness(observed);
-        // Until the first heartbeat nobody may be driving the runtime.
+        // Until the first heartbeat, the runtime may not be driven yet.
         if self.shared.lag.count() == 0 {
             return;
         }
@@ -141,7 +142,7 @@ impl Sampler {
             FreezeEvent::Thawed(silent) => {
                 self.shared.frozen_workers.dec();
                 if std::mem::take(&mut worker.warned) {
-                    info!(worker = index, frozen_ms = millis(silent), "reactor worker runs again");
+                    info!(worker = index, frozen_ms = millis(silent), "reactor worker recovered");
                 }
             }
         }
@@ -174,19 +175,22 @@ impl Sampler {
         let answered = self.probe.take_if(|probe| probe.is_finished()).is_some();
         let silent = self.silence.step(self.shared.lag.count(), answered, observed);
         if silent >= self.settings.stall_after {
-            self.hand_in_probe();
+            self.spawn_probe();
         }
         let alive = silent < self.settings.dead_after;
         match (self.shared.alive.swap(alive, Relaxed), alive) {
-            (true, false) => error!(silent_ms = millis(silent), "reactor frozen as a whole: liveness fails"),
-            (false, true) => info!("reactor runs again: liveness recovers"),
+            (true, false) => {
+                error!(silent_ms = millis(silent), "all reactor workers are frozen; the liveness probe fails")
+            }
+            (false, true) => info!("the reactor recovered; the liveness probe succeeds again"),
             _ => {}
         }
     }
 
-    /// The heartbeat can be stuck in the slot of one blocked worker, out of reach of the others that run. A task from
-    /// outside goes to whichever worker is free, so that one blocked call doesn't pass for a dead runtime.
-    fn hand_in_probe(&mut self) {
+    /// Spawns a task from outside of the runtime. The heartbeat can be stuck in the LIFO slot of a blocked worker, where
+    /// others cannot steal it; a task from outside runs on any free worker, so one blocked worker is not mistaken for a
+    /// dead runtime.
+    fn spawn_probe(&mut self) {
         if self.probe.is_none() {
             self.probe = Some(self.reactor.spawn(async {}));
         }
@@ -202,9 +206,9 @@ fn worker_counters(metrics: &RuntimeMetrics, worker: usize) -> WorkerCounters {
 
 fn cause(throttled: Option<Throttling>) -> &'static str {
     match throttled {
-        None => "throttling unknown",
-        Some(throttled) if throttled.time.is_zero() => "not throttled, so something blocks it",
-        Some(_) => "its cgroup was throttled meanwhile",
+        None => "cause unknown, CPU throttling cannot be read",
+        Some(throttled) if throttled.time.is_zero() => "not throttled, so a task blocks it",
+        Some(_) => "its cgroup was CPU-throttled meanwhile",
     }
 }
 
@@ -217,10 +221,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cause_tells_throttled_from_blocked() {
+    fn throttling_and_blocking_are_distinguished() {
         let throttled = |millis| Some(Throttling { periods: 1, time: Duration::from_millis(millis) });
-        assert_eq!(cause(None), "throttling unknown");
-        assert_eq!(cause(throttled(0)), "not throttled, so something blocks it");
-        assert_eq!(cause(throttled(180)), "its cgroup was throttled meanwhile");
+        assert_eq!(cause(None), "cause unknown, CPU throttling cannot be read");
+        assert_eq!(cause(throttled(0)), "not throttled, so a task blocks it");
+        assert_eq!(cause(throttled(180)), "its cgroup was CPU-throttled meanwhile");
     }
 }

@@ -1,4 +1,4 @@
-//! How much the kernel has throttled this process's cgroup for its CPU quota.
+//! CPU throttling of this process's cgroup by its quota.
 
 #![allow(
     clippy::disallowed_methods,
@@ -9,12 +9,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Counters since the cgroup was made.
+/// Counters since the creation of the cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Throttling {
-    /// Quota periods in which some task had to wait.
+    /// Quota periods in which a task was throttled.
     pub(super) periods: u64,
-    /// Time waited, summed over CPUs: it may grow faster than the clock.
+    /// Throttled time, summed over CPUs, so it may grow faster than the clock.
     pub(super) time: Duration,
 }
 
@@ -30,19 +30,19 @@ impl Throttling {
 /// Reads `cpu.stat` of this process's cgroup, version 2 or 1.
 #[derive(Debug)]
 pub(super) struct ThrottleMeter {
-    /// `None` where the kernel tells nothing: no cgroup, no CPU controller, not Linux.
+    /// `None` without a cgroup or CPU controller, or if not on Linux.
     path: Option<PathBuf>,
 }
 
 impl ThrottleMeter {
-    /// Looks for the file once: a process is not moved between cgroups in practice.
+    /// Locates the file once, because processes are rarely moved between cgroups.
     pub(super) fn locate() -> Self {
         let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let path = candidates(&cgroups).into_iter().find(|path| read(path).is_some());
         Self { path }
     }
 
-    /// `None` where it cannot be known. One small read of a kernel file: some 10 us.
+    /// Reads the counters; `None` if unavailable. Takes about 10 us.
     pub(super) fn read(&self) -> Option<Throttling> {
         read(self.path.as_deref()?)
     }
@@ -54,8 +54,8 @@ fn read(path: &Path) -> Option<Throttling> {
 
 /// `cpu.stat` paths to try for the contents of `/proc/self/cgroup`, best first.
 ///
-/// In a container the named path may be the host's while the mount shows only the container's own cgroup, at its root:
-/// hence each mount without the path as well.
+/// In a container the path may be the host's, while the mount shows only the container's own cgroup at its root.
+/// Therefore each mount is also tried without the path.
 fn candidates(cgroups: &str) -> Vec<PathBuf> {
     let mut paths = Vec::new();
     for line in cgroups.lines() {
@@ -75,7 +75,7 @@ fn candidates(cgroups: &str) -> Vec<PathBuf> {
     paths
 }
 
-/// Version 2 counts `throttled_usec`, version 1 `throttled_time` in nanoseconds.
+/// Parses `cpu.stat`: version 2 has `throttled_usec`, version 1 `throttled_time` in nanoseconds.
 fn parse(cpu_stat: &str) -> Option<Throttling> {
     let value = |name: &str| {
         let (_, value) =
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_cgroup_versions_are_read() {
+    fn both_cgroup_versions_are_parsed() {
         let expected = Some(Throttling { periods: 7, time: Duration::from_micros(1500) });
         let check = |cpu_stat: &str, expected| assert_eq!(parse(cpu_stat), expected, "for {cpu_stat:?}");
         check("usage_usec 9\nnr_periods 8\nnr_throttled 7\nthrottled_usec 1500\n", expected);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_group_is_tried_before_the_mount_root() {
+    fn the_cgroup_path_is_tried_before_the_mount_root() {
         let check = |cgroups: &str, expected: &[&str]| {
             let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
             assert_eq!(candidates(cgroups), expected, "for {cgroups:?}");

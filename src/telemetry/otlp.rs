@@ -1,7 +1,7 @@
-//! Traces, events and metrics to a collector, in OTLP over gRPC.
+//! Exports traces, events and metrics to a collector, in OTLP over gRPC.
 //!
-//! A thread of its own sends, so a collector that is slow or away costs callers nothing: spans and events wait in a
-//! queue of a fixed length, and those that find it full, or that no try could deliver, are dropped and counted.
+//! A dedicated thread sends, so a slow or unreachable collector never delays a call. Spans and events wait in a queue of
+//! fixed length; those that find it full, or that cannot be delivered, are dropped and counted.
 
 mod client;
 mod convert;
@@ -34,15 +34,15 @@ use counters::{DropReason, ExportCounters, OtlpSignal};
 use export_loop::ExportInput;
 pub use settings::{OtlpHeader, OtlpSettings, OtlpSignals, TraceSampling};
 
-/// Everything but the thread, which needs the registry that this adds to.
+/// Exporter before its thread starts, which needs the complete registry.
 pub(crate) struct PreparedExporter {
     settings: OtlpSettings,
     queue: mpsc::Receiver<ExportItem>,
-    counts: ExportCounters,
+    counters: ExportCounters,
     tracer: Tracer,
 }
 
-/// One span or event that waits to be sent.
+/// Queued span or event.
 enum ExportItem {
     Span(Box<SpanData>),
     Event(Box<TraceEvent>),
@@ -50,9 +50,9 @@ enum ExportItem {
 
 impl PreparedExporter {
     pub fn new(settings: OtlpSettings, registry: &mut Registry) -> PreparedExporter {
-        let counts = ExportCounters::register(registry);
+        let counters = ExportCounters::register(registry);
         let (sender, queue) = mpsc::channel(settings.queue);
-        let intake = ExportQueue { sender, counts: counts.clone() };
+        let intake = ExportQueue { sender, counters: counters.clone() };
         let OtlpSignals { traces, events: wants_events, .. } = settings.signals;
         let spans = traces.then(|| {
             let provider = SdkTracerProvider::builder()
@@ -62,35 +62,39 @@ impl PreparedExporter {
             provider.tracer("assay")
         });
         let events = wants_events.then(|| {
-            let tell: Box<dyn Fn(TraceEvent) + Send + Sync> =
+            let send: Box<dyn Fn(TraceEvent) + Send + Sync> =
                 Box::new(move |event| intake.put(ExportItem::Event(Box::new(event)), OtlpSignal::Events));
-            tell
+            send
         });
         let tracer = if traces || wants_events {
             Tracer::new(TelemetrySink { spans, events })
         } else {
             Tracer::default()
         };
-        PreparedExporter { settings, queue, counts, tracer }
+        PreparedExporter { settings, queue, counters, tracer }
     }
 
     pub fn tracer(&self) -> Tracer {
         self.tracer.clone()
     }
 
-    /// Sends from now on; metrics are those of `registry`. Nothing waits for the collector.
+    /// Starts the thread. It sends the metrics of `registry`. Does not wait for the collector.
     ///
     /// # Errors
-    /// If the operating system gives no thread.
+    /// If the operating system cannot create the thread.
     pub fn start(self, registry: Arc<Registry>, started: SystemTime) -> io::Result<OtlpExporter> {
         let (stop, stopping) = watch::channel(None);
         let (ended, end) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("assay-otlp".into());
         let thread = thread.spawn(move || {
-            let PreparedExporter { settings, queue, counts, .. } = self;
-            export_loop::run(&runtime, &settings, ExportInput { queue, counts, registry, started, stopping });
-            // A name that is being looked up is not waited for.
+            let PreparedExporter { settings, queue, counters, .. } = self;
+            export_loop::run(
+                &runtime,
+                &settings,
+                ExportInput { queue, counters, registry, started, stopping },
+            );
+            // Does not wait for a DNS lookup in progress.
             runtime.shutdown_timeout(Duration::from_millis(100));
             drop(ended);
         })?;
@@ -107,17 +111,17 @@ impl ExportItem {
     }
 }
 
-/// Takes spans and events without waiting.
+/// Sender of the queue. Never blocks.
 #[derive(Clone)]
 struct ExportQueue {
     sender: mpsc::Sender<ExportItem>,
-    counts: ExportCounters,
+    counters: ExportCounters,
 }
 
 impl ExportQueue {
     fn put(&self, item: ExportItem, signal: OtlpSignal) {
         if self.sender.try_send(item).is_err() {
-            self.counts.dropped(signal, DropReason::QueueFull, 1);
+            self.counters.dropped(signal, DropReason::QueueFull, 1);
         }
     }
 }
@@ -144,20 +148,20 @@ impl fmt::Debug for ExportQueue {
     }
 }
 
-/// The thread that sends. Dropping it drops what still waits.
+/// Handle of the sending thread. On drop, queued items are discarded.
 pub(crate) struct OtlpExporter {
-    /// By when the last word has to be out.
+    /// Deadline of the final flush, once shutdown has begun.
     stop: watch::Sender<Option<Instant>>,
     end: oneshot::Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl OtlpExporter {
-    /// Sends what waits, and the metrics once more, for `limit` at most.
+    /// Sends queued items and a final set of metrics, for at most `limit`.
     pub async fn finish(&mut self, limit: Duration) {
         let by = Instant::now() + limit;
         self.stop.send_replace(Some(by));
-        // The thread holds to the limit itself; a machine that gives it no time is not waited for either.
+        // The thread keeps to the limit itself; the timeout covers a machine too busy to run it.
         let _ = tokio::time::timeout_at(by + Duration::from_millis(500), &mut self.end).await;
     }
 }
@@ -166,7 +170,7 @@ impl Drop for OtlpExporter {
     fn drop(&mut self) {
         self.stop.send_replace(Some(Instant::now()));
         if let Some(thread) = self.thread.take() {
-            // A panic was logged where it happened.
+            // A panic was logged by the panic hook.
             let _ = thread.join();
         }
     }

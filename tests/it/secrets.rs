@@ -1,4 +1,4 @@
-//! No secret reaches a log line, an answer, a page of metrics or the command line's output.
+//! Secrets appear in no log line, response, metric or command output.
 
 use std::{
     fs::File,
@@ -237,7 +237,7 @@ fn no_secret_is_shown_anywhere() {
 }
 
 #[test]
-fn credentials_in_the_url_of_a_hub_or_a_judge_are_not_logged() {
+fn credentials_in_hub_and_judge_urls_are_not_logged() {
     let files = Files::empty();
     let closed = "http://me:planted@127.0.0.1:9/base?api-key=planted";
     let cache = path(&files.path("cache")).to_owned();
@@ -275,7 +275,7 @@ fn credentials_in_the_url_of_a_hub_or_a_judge_are_not_logged() {
         })
         .await;
         until("a failure to reach the collector", async || {
-            program.log().contains("the collector does not take")
+            program.log().contains("cannot send data to the OTLP collector")
         })
         .await;
     });

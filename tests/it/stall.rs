@@ -131,7 +131,7 @@ fn check_blocking_is_counted_once(reactor: &Reactor) {
     eventually("the gauge falls", || reader.snapshot().frozen_workers == 0);
     assert_eq!(reader.snapshot().stalls, 1);
 
-    eventually("the end is logged", || log.text().contains("reactor worker runs again"));
+    eventually("the end is logged", || log.text().contains("reactor worker recovered"));
     let text = log.text();
     println!("{text}");
     let warning = text.lines().find(|line| line.contains("reactor worker frozen")).expect("it was warned");

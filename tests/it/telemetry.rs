@@ -279,7 +279,7 @@ fn metrics_are_those_of_the_page() {
     let app = serving(&collector, |settings| {
         let otlp = settings.otlp.as_mut().expect("it is set");
         otlp.signals = OtlpSignals { traces: false, events: false, metrics: true };
-        otlp.metrics_every = Duration::from_millis(20);
+        otlp.metrics_interval = Duration::from_millis(20);
     });
     let (all, page) = run(async {
         for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! Requests to the collector: each tried a few times, and what became of it counted.
+//! gRPC client of the collector. Retries failed requests, and counts what was sent and dropped.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -17,7 +17,7 @@ use opentelemetry_proto::tonic::{
     trace::v1::{ResourceSpans, ScopeSpans, Span},
 };
 use tonic::{
-    Code, Request, Response, Status,
+    Code, Request, Status,
     metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue},
     transport::{Channel, ClientTlsConfig, Endpoint},
 };
@@ -27,44 +27,51 @@ use super::{
     convert::{ExportResource, points},
     counters::{DropReason, ExportCounters, OtlpSignal},
 };
-use crate::log_limit::{LogLimit, Site};
+use crate::{
+    log_limit::{LogLimit, Site},
+    root_cause::root_cause,
+};
 
-/// A collector that fails and recovers in turn.
+/// Limits the log lines about a collector that fails and recovers repeatedly.
 static LINES: LogLimit = LogLimit::new(Site::Otlp);
 
-const TRIES: usize = 3;
-/// The longest pause before the second try; it doubles.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Attempts per request, including the first.
+const MAX_ATTEMPTS: usize = 3;
+/// Delay before the first retry, without jitter. It doubles with each retry.
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(500);
 
+/// Connection to the collector, with headers and timeout of each request.
 pub(super) struct CollectorClient {
     channel: Channel,
     headers: MetadataMap,
     timeout: Duration,
-    /// Whether the last request failed, so that each change is told once.
+    /// Whether the last request failed, so that only changes are logged.
     failing: AtomicBool,
-    counts: ExportCounters,
+    counters: ExportCounters,
 }
 
+/// Validates the URL of a collector.
+///
 /// # Errors
-/// What is wrong with it.
+/// A description of what is wrong with the URL.
 pub fn check_endpoint(text: &str) -> Result<(), String> {
     match text.split_once("://") {
         Some(("http" | "https", _)) => {}
         _ => {
             return Err(
-                "a URL that begins with http:// or https:// is needed, of a port that speaks OTLP over gRPC"
+                "the URL must begin with http:// or https:// and name a port that accepts OTLP over gRPC"
                     .into(),
             );
         }
     }
-    Endpoint::from_shared(text.to_owned()).map(|_| ()).map_err(|_| "it is no URL".into())
+    Endpoint::from_shared(text.to_owned()).map(|_| ()).map_err(|_| "the URL is invalid".into())
 }
 
 impl CollectorClient {
-    /// Connects when there is something to send. Within a runtime alone.
+    /// Creates a client that connects on the first request. Must be called within a Tokio runtime.
     pub fn new(
         settings: &OtlpSettings,
-        counts: ExportCounters,
+        counters: ExportCounters,
     ) -> Result<CollectorClient, tonic::transport::Error> {
         let mut endpoint = Endpoint::from_shared(settings.endpoint.clone())?
             .user_agent(concat!("assay/", env!("CARGO_PKG_VERSION")))?
@@ -78,110 +85,116 @@ impl CollectorClient {
             headers: headers(settings),
             timeout: settings.timeout,
             failing: AtomicBool::new(false),
-            counts,
+            counters,
         })
     }
 
-    pub async fn traces(&self, origin: &ExportResource, spans: Vec<Span>) {
+    pub async fn traces(&self, source: &ExportResource, spans: Vec<Span>) {
         if spans.is_empty() {
             return;
         }
         let count = spans.len() as u64;
-        let scope_spans = vec![ScopeSpans { scope: Some(origin.scope()), spans, ..ScopeSpans::default() }];
+        let scope_spans = vec![ScopeSpans { scope: Some(source.scope()), spans, ..ScopeSpans::default() }];
         let resource =
-            ResourceSpans { resource: Some(origin.resource()), scope_spans, ..ResourceSpans::default() };
-        let request = ExportTraceServiceRequest { resource_spans: vec![resource] };
-        let client = TraceServiceClient::new(self.channel.clone());
-        let answer = self.with_tries(|| {
-            let (mut client, request) = (client.clone(), self.request(request.clone()));
-            async move { client.export(request).await.map(Response::into_inner) }
-        });
-        let refused = answer.await.map(|answer| answer.partial_success.map_or(0, |part| part.rejected_spans));
-        self.book(OtlpSignal::Traces, count, refused);
+            ResourceSpans { resource: Some(source.resource()), scope_spans, ..ResourceSpans::default() };
+        let message = ExportTraceServiceRequest { resource_spans: vec![resource] };
+        self.deliver(OtlpSignal::Traces, count, message, |channel, request| async {
+            let response = TraceServiceClient::new(channel).export(request).await?.into_inner();
+            Ok(response.partial_success.map_or(0, |partial| partial.rejected_spans))
+        })
+        .await;
     }
 
-    pub async fn events(&self, origin: &ExportResource, log_records: Vec<LogRecord>) {
+    pub async fn events(&self, source: &ExportResource, log_records: Vec<LogRecord>) {
         if log_records.is_empty() {
             return;
         }
         let count = log_records.len() as u64;
-        let scope_logs = vec![ScopeLogs { scope: Some(origin.scope()), log_records, ..ScopeLogs::default() }];
+        let scope_logs = vec![ScopeLogs { scope: Some(source.scope()), log_records, ..ScopeLogs::default() }];
         let resource =
-            ResourceLogs { resource: Some(origin.resource()), scope_logs, ..ResourceLogs::default() };
-        let request = ExportLogsServiceRequest { resource_logs: vec![resource] };
-        let client = LogsServiceClient::new(self.channel.clone());
-        let answer = self.with_tries(|| {
-            let (mut client, request) = (client.clone(), self.request(request.clone()));
-            async move { client.export(request).await.map(Response::into_inner) }
-        });
-        let refused =
-            answer.await.map(|answer| answer.partial_success.map_or(0, |part| part.rejected_log_records));
-        self.book(OtlpSignal::Events, count, refused);
+            ResourceLogs { resource: Some(source.resource()), scope_logs, ..ResourceLogs::default() };
+        let message = ExportLogsServiceRequest { resource_logs: vec![resource] };
+        self.deliver(OtlpSignal::Events, count, message, |channel, request| async {
+            let response = LogsServiceClient::new(channel).export(request).await?.into_inner();
+            Ok(response.partial_success.map_or(0, |partial| partial.rejected_log_records))
+        })
+        .await;
     }
 
-    pub async fn metrics(&self, origin: &ExportResource, metrics: Vec<Metric>) {
+    pub async fn metrics(&self, source: &ExportResource, metrics: Vec<Metric>) {
         let count = points(&metrics);
         let scope_metrics =
-            vec![ScopeMetrics { scope: Some(origin.scope()), metrics, ..ScopeMetrics::default() }];
+            vec![ScopeMetrics { scope: Some(source.scope()), metrics, ..ScopeMetrics::default() }];
         let resource = ResourceMetrics {
-            resource: Some(origin.resource()),
+            resource: Some(source.resource()),
             scope_metrics,
             ..ResourceMetrics::default()
         };
-        let request = ExportMetricsServiceRequest { resource_metrics: vec![resource] };
-        let client = MetricsServiceClient::new(self.channel.clone());
-        let answer = self.with_tries(|| {
-            let (mut client, request) = (client.clone(), self.request(request.clone()));
-            async move { client.export(request).await.map(Response::into_inner) }
-        });
-        let refused =
-            answer.await.map(|answer| answer.partial_success.map_or(0, |part| part.rejected_data_points));
-        self.book(OtlpSignal::Metrics, count, refused);
+        let message = ExportMetricsServiceRequest { resource_metrics: vec![resource] };
+        self.deliver(OtlpSignal::Metrics, count, message, |channel, request| async {
+            let response = MetricsServiceClient::new(channel).export(request).await?.into_inner();
+            Ok(response.partial_success.map_or(0, |partial| partial.rejected_data_points))
+        })
+        .await;
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
+    /// Sends `message`, retrying transient errors, and counts what was sent and dropped.
+    ///
+    /// `export` makes one attempt and returns how many of the `count` items the collector rejected.
+    async fn deliver<M, F>(
+        &self,
+        signal: OtlpSignal,
+        count: u64,
+        message: M,
+        export: impl Fn(Channel, Request<M>) -> F,
+    ) where
+        M: Clone,
+        F: Future<Output = Result<i64, Status>>,
+    {
+        let attempt = || async {
+            // The collector is told the deadline, but one that never answers must be abandoned.
+            let response = export(self.channel.clone(), self.request(message.clone()));
+            let response = tokio::time::timeout(self.timeout, response).await;
+            response.unwrap_or_else(|_| Err(Status::deadline_exceeded("no response within the timeout")))
+        };
+        let delays = ExponentialBuilder::default()
+            .with_min_delay(MIN_RETRY_DELAY)
+            .with_jitter()
+            .with_max_times(MAX_ATTEMPTS - 1);
+        let rejected = attempt.retry(delays).when(|status| is_retryable(status.code())).await;
+        self.record(signal, count, rejected);
+    }
+
+    fn request<M>(&self, message: M) -> Request<M> {
         let mut request = Request::new(message);
         *request.metadata_mut() = self.headers.clone();
         request.set_timeout(self.timeout);
         request
     }
 
-    async fn with_tries<T, F: Future<Output = Result<T, Status>>>(
-        &self,
-        request: impl Fn() -> F,
-    ) -> Result<T, Status> {
-        let once = || async {
-            // The server is told the deadline, but one that never answers has to be left.
-            let answer = tokio::time::timeout(self.timeout, request()).await;
-            answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
-        };
-        let pauses =
-            ExponentialBuilder::default().with_min_delay(PAUSE).with_jitter().with_max_times(TRIES - 1);
-        once.retry(pauses).when(|status| may_pass(status.code())).await
-    }
-
-    fn book(&self, signal: OtlpSignal, count: u64, refused: Result<i64, Status>) {
-        match refused {
-            Ok(refused) => {
-                let refused = u64::try_from(refused).unwrap_or(0).min(count);
-                self.counts.sent(signal, count - refused);
-                if refused > 0 {
-                    self.counts.dropped(signal, DropReason::Rejected, refused);
+    fn record(&self, signal: OtlpSignal, count: u64, rejected: Result<i64, Status>) {
+        match rejected {
+            Ok(rejected) => {
+                let rejected = u64::try_from(rejected).unwrap_or(0).min(count);
+                self.counters.sent(signal, count - rejected);
+                if rejected > 0 {
+                    self.counters.dropped(signal, DropReason::Rejected, rejected);
                 }
                 if self.failing.swap(false, Ordering::Relaxed) && LINES.admits() {
-                    tracing::info!("the collector takes traces, events and metrics again");
+                    tracing::info!("the OTLP collector accepts data again");
                 }
             }
             Err(status) => {
-                self.counts.dropped(signal, DropReason::Failed, count);
+                self.counters.dropped(signal, DropReason::Failed, count);
                 if !self.failing.swap(true, Ordering::Relaxed) && LINES.admits() {
                     let (signal, code) = (signal.name(), status.code());
-                    let cause = cause_of(&status);
+                    // Only the cause of a failed connection: the message of the collector may repeat a header.
+                    let cause = root_cause(&status).unwrap_or_default();
                     tracing::warn!(
                         signal,
                         ?code,
                         cause,
-                        "the collector does not take what is sent; it is dropped and counted until it does"
+                        "cannot send data to the OTLP collector; it is dropped and counted until a request succeeds"
                     );
                 }
             }
@@ -189,8 +202,8 @@ impl CollectorClient {
     }
 }
 
-/// As the protocol has it.
-fn may_pass(code: Code) -> bool {
+/// Whether the OTLP specification allows a retry after this status code.
+fn is_retryable(code: Code) -> bool {
     matches!(
         code,
         Code::Cancelled
@@ -203,19 +216,12 @@ fn may_pass(code: Code) -> bool {
     )
 }
 
-/// Of a connection that failed; the collector's own words may repeat a header.
-fn cause_of(status: &Status) -> String {
-    let first = std::error::Error::source(status);
-    let causes = std::iter::successors(first, |cause| cause.source());
-    causes.last().map(ToString::to_string).unwrap_or_default()
-}
-
 fn headers(settings: &OtlpSettings) -> MetadataMap {
     let mut headers = MetadataMap::new();
     for header in &settings.headers {
         let name = header.name().parse::<MetadataKey<Ascii>>();
         let value = MetadataValue::try_from(header.value.expose());
-        // A header is none that cannot be sent.
+        // Invalid headers were rejected by `OtlpHeader::new`.
         if let (Ok(name), Ok(mut value)) = (name, value) {
             value.set_sensitive(true);
             headers.append(name, value);

@@ -1,4 +1,4 @@
-//! What is ours in the messages of OTLP.
+//! Conversion of events and metrics to OTLP messages.
 
 use std::time::SystemTime;
 
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::trace::TraceEvent;
 
-/// Who sends, and since when it counts.
+/// Resource of this process, and start time of its counters.
 pub(super) struct ExportResource {
     resource: Resource,
     started: u64,
@@ -38,7 +38,7 @@ impl ExportResource {
             ("telemetry.sdk.language", "rust"),
         ];
         let is_given = |name: &str| settings.resource.iter().any(|(given, _)| given == name);
-        // A service's name has a setting of its own, which comes first.
+        // The setting for the service name takes precedence over resource attributes.
         let own = own.into_iter().filter(|(name, _)| *name == "service.name" || !is_given(name));
         let given = settings.resource.iter().filter(|(name, _)| name != "service.name");
         let given = given.map(|(name, value)| (name.as_str(), value.as_str()));
@@ -56,7 +56,7 @@ impl ExportResource {
     }
 }
 
-/// Events are log records with a name.
+/// Converts an event to a log record with an event name.
 pub(super) fn event(event: TraceEvent) -> LogRecord {
     let TraceEvent { name, time, span, attributes } = event;
     let (trace_id, span_id) = match span.is_valid() {
@@ -76,12 +76,12 @@ pub(super) fn event(event: TraceEvent) -> LogRecord {
     }
 }
 
-pub(super) fn metrics(families: &[ScrapedFamily], origin: &ExportResource, now: SystemTime) -> Vec<Metric> {
-    let times = (origin.started, nanos(now));
+pub(super) fn metrics(families: &[ScrapedFamily], source: &ExportResource, now: SystemTime) -> Vec<Metric> {
+    let times = (source.started, nanos(now));
     families.iter().map(|family| metric(family, times)).collect()
 }
 
-/// Points of all of them.
+/// Number of data points.
 pub(super) fn points(metrics: &[Metric]) -> u64 {
     let points = metrics.iter().map(|metric| match &metric.data {
         Some(metric::Data::Gauge(gauge)) => gauge.data_points.len(),
@@ -149,7 +149,7 @@ fn histograms(family: &ScrapedFamily, (started, now): (u64, u64)) -> Vec<Histogr
     family.series.iter().filter_map(point).collect()
 }
 
-/// As UCUM writes what the names end with.
+/// UCUM unit, from the suffix of the name.
 fn unit(name: &str) -> &'static str {
     let units = [("_seconds", "s"), ("_bytes", "By"), ("_tokens", "{token}"), ("_inputs", "{input}")];
     units.into_iter().find(|(end, _)| name.ends_with(end)).map_or("", |(_, unit)| unit)

@@ -1,4 +1,4 @@
-//! What became of what was to be sent.
+//! Counters of exported and dropped items.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -6,6 +6,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+/// Kind of exported data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OtlpSignal {
     Traces,
@@ -23,15 +24,15 @@ impl OtlpSignal {
     }
 }
 
-/// Why something was not delivered.
+/// Reason why an item was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DropReason {
     QueueFull,
-    /// No try came through.
+    /// All attempts failed.
     Failed,
-    /// The collector took the request, but not these.
+    /// The collector accepted the request but rejected these items.
     Rejected,
-    /// The process ended before.
+    /// The process ended before they were sent.
     Stopped,
 }
 
@@ -52,24 +53,33 @@ struct SignalLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LossLabel {
+struct DropLabel {
     signal: &'static str,
     reason: &'static str,
 }
 
+/// Metrics of the exporter.
 #[derive(Clone)]
 pub(super) struct ExportCounters {
     sent: Family<SignalLabel, Counter>,
-    lost: Family<LossLabel, Counter>,
+    dropped: Family<DropLabel, Counter>,
 }
 
 impl ExportCounters {
     pub fn register(registry: &mut Registry) -> ExportCounters {
-        let counts = ExportCounters { sent: Family::default(), lost: Family::default() };
+        let counters = ExportCounters { sent: Family::default(), dropped: Family::default() };
         let registry = registry.sub_registry_with_prefix("assay_otlp");
-        registry.register("sent", "Spans, events and points that the collector took", counts.sent.clone());
-        registry.register("dropped", "Those that it did not get, by reason", counts.lost.clone());
-        counts
+        registry.register(
+            "sent",
+            "Spans, events and data points accepted by the OTLP collector",
+            counters.sent.clone(),
+        );
+        registry.register(
+            "dropped",
+            "Spans, events and data points that were not delivered, by reason",
+            counters.dropped.clone(),
+        );
+        counters
     }
 
     pub fn sent(&self, signal: OtlpSignal, count: u64) {
@@ -77,6 +87,6 @@ impl ExportCounters {
     }
 
     pub fn dropped(&self, signal: OtlpSignal, why: DropReason, count: u64) {
-        self.lost.get_or_create(&LossLabel { signal: signal.name(), reason: why.name() }).inc_by(count);
+        self.dropped.get_or_create(&DropLabel { signal: signal.name(), reason: why.name() }).inc_by(count);
     }
 }

@@ -1,4 +1,4 @@
-//! What the thread does: gathers what waits into requests, and sends the metrics now and then.
+//! Loop of the exporting thread: batches queued items, and sends the metrics periodically.
 
 use std::{
     sync::Arc,
@@ -19,57 +19,58 @@ use super::{
     scraped,
 };
 
+/// Inputs of the exporting thread.
 pub(super) struct ExportInput {
     pub queue: mpsc::Receiver<ExportItem>,
-    pub counts: ExportCounters,
+    pub counters: ExportCounters,
     pub registry: Arc<Registry>,
     pub started: SystemTime,
-    /// Set to when the last word has to be out.
+    /// Deadline of the final flush; `None` until shutdown begins.
     pub stopping: watch::Receiver<Option<Instant>>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the thread exists to wait for this runtime")]
 pub(super) fn run(runtime: &tokio::runtime::Runtime, settings: &OtlpSettings, work: ExportInput) {
-    let ExportInput { mut queue, counts, registry, started, stopping } = work;
+    let ExportInput { mut queue, counters, registry, started, stopping } = work;
     runtime.block_on(async {
-        let delivery = match CollectorClient::new(settings, counts.clone()) {
-            Ok(delivery) => delivery,
+        let client = match CollectorClient::new(settings, counters.clone()) {
+            Ok(client) => client,
             Err(error) => {
-                tracing::error!(%error, "nothing is sent to the collector; check otlp-endpoint and the system's CA certificates");
+                tracing::error!(%error, "cannot create the OTLP client, so nothing is exported; check otlp-endpoint and the system's CA certificates");
                 return;
             }
         };
-        let origin = ExportResource::new(settings, started);
+        let source = ExportResource::new(settings, started);
         let send = async {
-            let items = send_items(&mut queue, stopping.clone(), &delivery, &origin);
-            let metrics = send_metrics(settings, stopping.clone(), &delivery, (&origin, &registry));
+            let items = send_items(&mut queue, stopping.clone(), &client, &source);
+            let metrics = send_metrics(settings, stopping.clone(), &client, (&source, &registry));
             tokio::join!(items, metrics);
         };
         tokio::select! {
             () = send => {}
-            () = cut_off(stopping.clone()) => {}
+            () = final_deadline(stopping.clone()) => {}
         }
     });
     let left = queue.len();
     if left > 0 {
         while let Ok(item) = queue.try_recv() {
-            counts.dropped(item.signal(), DropReason::Stopped, 1);
+            counters.dropped(item.signal(), DropReason::Stopped, 1);
         }
-        tracing::warn!(left, "spans and events were not sent before the end");
+        tracing::warn!(left, "spans and events were dropped at shutdown");
     }
 }
 
-/// Items of one request.
-const BATCH: usize = 512;
-/// How long the first item of a request waits for others.
-const GATHER: Duration = Duration::from_secs(1);
+/// Maximum number of items per request.
+const MAX_BATCH_ITEMS: usize = 512;
+/// Maximum time for which the first item of a request waits for others.
+const MAX_BATCH_DELAY: Duration = Duration::from_secs(1);
 
-/// Until the queue is closed and empty.
+/// Sends queued items until the queue is closed and empty.
 async fn send_items(
     queue: &mut mpsc::Receiver<ExportItem>,
     mut stopping: watch::Receiver<Option<Instant>>,
-    delivery: &CollectorClient,
-    origin: &ExportResource,
+    client: &CollectorClient,
+    source: &ExportResource,
 ) {
     let mut stopped = false;
     loop {
@@ -77,7 +78,7 @@ async fn send_items(
         stopped = stopped || fill(queue, &mut stopping, &mut batch).await;
         if stopped {
             queue.close();
-            queue.recv_many(&mut batch, BATCH).await;
+            queue.recv_many(&mut batch, MAX_BATCH_ITEMS).await;
             if batch.is_empty() {
                 return;
             }
@@ -89,29 +90,32 @@ async fn send_items(
                 ExportItem::Event(event) => events.push(convert::event(*event)),
             }
         }
-        tokio::join!(delivery.traces(origin, spans), delivery.events(origin, events));
+        tokio::join!(client.traces(source, spans), client.events(source, events));
     }
 }
 
-/// Gathers a batch; true if it was told to stop.
+/// Collects a batch; returns true if shutdown has begun.
 async fn fill(
     queue: &mut mpsc::Receiver<ExportItem>,
     stopping: &mut watch::Receiver<Option<Instant>>,
     batch: &mut Vec<ExportItem>,
 ) -> bool {
-    let gathered = async {
-        // None come any more once nobody is left who could put one in.
-        if queue.recv_many(batch, BATCH).await == 0 {
+    let collected = async {
+        // All senders are gone.
+        if queue.recv_many(batch, MAX_BATCH_ITEMS).await == 0 {
             return true;
         }
-        let more =
-            async { while batch.len() < BATCH && queue.recv_many(batch, BATCH - batch.len()).await > 0 {} };
-        // The time is what ends it, mostly.
-        let _ = tokio::time::timeout(GATHER, more).await;
+        let more = async {
+            while batch.len() < MAX_BATCH_ITEMS
+                && queue.recv_many(batch, MAX_BATCH_ITEMS - batch.len()).await > 0
+            {}
+        };
+        // Usually ended by the timeout.
+        let _ = tokio::time::timeout(MAX_BATCH_DELAY, more).await;
         false
     };
     tokio::select! {
-        stopped = gathered => stopped,
+        stopped = collected => stopped,
         _ = stopping.wait_for(Option::is_some) => true,
     }
 }
@@ -119,28 +123,28 @@ async fn fill(
 async fn send_metrics(
     settings: &OtlpSettings,
     mut stopping: watch::Receiver<Option<Instant>>,
-    delivery: &CollectorClient,
-    (origin, registry): (&ExportResource, &Registry),
+    client: &CollectorClient,
+    (source, registry): (&ExportResource, &Registry),
 ) {
     if !settings.signals.metrics {
         return;
     }
     loop {
-        let pause = tokio::time::sleep(settings.metrics_every);
+        let pause = tokio::time::sleep(settings.metrics_interval);
         let stopped = tokio::select! {
             () = pause => false,
             _ = stopping.wait_for(Option::is_some) => true,
         };
         let now = SystemTime::now();
-        delivery.metrics(origin, convert::metrics(&scraped::scrape(registry), origin, now)).await;
+        client.metrics(source, convert::metrics(&scraped::scrape(registry), source, now)).await;
         if stopped {
             return;
         }
     }
 }
 
-/// Until the time for the last word is over.
-async fn cut_off(mut stopping: watch::Receiver<Option<Instant>>) {
+/// Completes at the deadline of the final flush.
+async fn final_deadline(mut stopping: watch::Receiver<Option<Instant>>) {
     let by = stopping.wait_for(Option::is_some).await.ok().and_then(|by| *by);
     if let Some(by) = by {
         tokio::time::sleep_until(by).await;

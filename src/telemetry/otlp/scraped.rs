@@ -1,9 +1,10 @@
-//! The families of the registry, read from the very page that scrapers get.
+//! Metric families, parsed from the text format that scrapers get.
 
 use std::collections::BTreeMap;
 
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
+/// Type of a metric family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScrapedKind {
     Counter,
@@ -11,39 +12,42 @@ pub(super) enum ScrapedKind {
     Histogram,
 }
 
+/// Metric family with its samples.
 #[derive(Debug, PartialEq)]
 pub(super) struct ScrapedFamily {
     pub name: String,
     pub help: String,
     pub kind: ScrapedKind,
-    /// By their labels, `le` not among them.
+    /// Values by labels, without `le`.
     pub series: BTreeMap<LabelPairs, ScrapedValue>,
 }
 
+/// Names and values of labels.
 pub(super) type LabelPairs = Vec<(String, String)>;
 
+/// Value of one sample.
 #[derive(Debug, PartialEq)]
 pub(super) enum ScrapedValue {
     Number(f64),
     Buckets(ScrapedBuckets),
 }
 
-/// Of a histogram.
+/// Values of a histogram.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct ScrapedBuckets {
-    /// Upper bound, and how many are at most that; the last bound is infinite.
+    /// Upper bound and cumulative count of each bucket; the last bound is infinite.
     pub counts: Vec<(f64, u64)>,
     pub sum: f64,
     pub count: u64,
 }
 
-/// All of them, without those of kinds that no collector knows.
+/// Encodes and parses all families, except of types that OTLP does not know.
 pub(super) fn scrape(registry: &Registry) -> Vec<ScrapedFamily> {
     let mut page = String::new();
     match encode(&mut page, registry) {
         Ok(()) => read(&page),
         Err(error) => {
-            tracing::error!(%error, "metrics cannot be written");
+            tracing::error!(%error, "cannot encode the metrics");
             Vec::new()
         }
     }
@@ -73,8 +77,8 @@ fn read(page: &str) -> Vec<ScrapedFamily> {
             && !unknown
             && let Some(family) = families.last_mut()
         {
-            // A line that is none cannot be: the page is ours.
-            let _ = family.take(line);
+            // The page was encoded above, so every line is valid.
+            let _ = family.add_sample(line);
         }
     }
     families.retain(|family| !family.series.is_empty());
@@ -82,8 +86,8 @@ fn read(page: &str) -> Vec<ScrapedFamily> {
 }
 
 impl ScrapedFamily {
-    /// Takes one sample of its own; none if it is not one.
-    fn take(&mut self, line: &str) -> Option<()> {
+    /// Adds the sample of a line; returns `None` if it is not one of this family.
+    fn add_sample(&mut self, line: &str) -> Option<()> {
         let suffix = line.strip_prefix(&self.name)?;
         let (suffix, mut labels, value) = sample(suffix)?;
         if self.kind != ScrapedKind::Histogram {
@@ -104,7 +108,7 @@ impl ScrapedFamily {
     }
 }
 
-/// `_total{a="b",…} 1` in parts; what may follow the value is left out.
+/// Parses a line such as `_total{a="b",…} 1` to suffix, labels and value; ignores a timestamp.
 fn sample(text: &str) -> Option<(&str, LabelPairs, f64)> {
     let at = text.find(['{', ' '])?;
     let (suffix, mut rest) = text.split_at(at);
@@ -163,7 +167,7 @@ mod tests {
     type Pairs = Vec<(&'static str, String)>;
 
     #[test]
-    fn every_kind_is_read_as_it_was_written() {
+    fn every_type_is_parsed_as_it_was_encoded() {
         let mut registry = Registry::with_prefix("a");
         let calls = Labelled::<Pairs, Counter>::default();
         calls.get_or_create(&vec![("m", "x/y".into()), ("q", "a \"b\"\\,}\n".into())]).inc_by(3);

@@ -1,4 +1,4 @@
-//! Where to send, what, and as whom.
+//! Settings of the OTLP exporter.
 
 use std::{str::FromStr, time::Duration};
 
@@ -6,36 +6,37 @@ use opentelemetry_sdk::trace::Sampler;
 
 use crate::secret::Secret;
 
+/// Collector, exported signals and resource attributes.
 #[derive(Clone, Debug)]
 pub struct OtlpSettings {
-    /// Such as `http://127.0.0.1:4317`.
+    /// URL of the collector, such as `http://127.0.0.1:4317`.
     pub endpoint: String,
-    /// Sent with every request.
+    /// Headers of every request.
     pub headers: Vec<OtlpHeader>,
-    /// For one try of one request.
+    /// Timeout of one attempt.
     pub timeout: Duration,
-    /// Spans and events that may wait.
+    /// Maximum number of queued spans and events.
     pub queue: usize,
     pub signals: OtlpSignals,
-    /// How often metrics are sent.
-    pub metrics_every: Duration,
+    /// Interval between exports of metrics.
+    pub metrics_interval: Duration,
     pub sampling: TraceSampling,
-    /// `service.name`.
+    /// Resource attribute `service.name`.
     pub service: String,
-    /// Names and values that say where the process runs.
+    /// Further resource attributes, as names and values.
     pub resource: Vec<(String, String)>,
 }
 
-/// One that may hold a credential.
+/// Header of a request; its value may be a credential.
 #[derive(Clone, Debug)]
 pub struct OtlpHeader {
-    /// Invariant: both can stand in a request; the name is in lower case.
+    /// Invariant: a valid header name in lower case. The value is a valid header value.
     name: String,
     pub value: Secret,
 }
 
 impl OtlpHeader {
-    /// None for what gRPC doesn't carry as text.
+    /// Creates a header; `None` if name or value is not valid for gRPC text metadata.
     pub fn new(name: &str, value: String) -> Option<OtlpHeader> {
         let name = http::HeaderName::try_from(name).ok().filter(|name| !name.as_str().ends_with("-bin"))?;
         http::HeaderValue::try_from(&value).ok().filter(|value| value.to_str().is_ok())?;
@@ -47,7 +48,7 @@ impl OtlpHeader {
     }
 }
 
-/// What is sent.
+/// Signals to export.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OtlpSignals {
     pub traces: bool,
@@ -65,27 +66,27 @@ impl FromStr for OtlpSignals {
                 "traces" => signals.traces = true,
                 "events" => signals.events = true,
                 "metrics" => signals.metrics = true,
-                _ => return Err("traces, events, metrics, or several with commas are needed".into()),
+                _ => return Err("expected a comma-separated list of traces, events and metrics".into()),
             }
         }
         Ok(signals)
     }
 }
 
-/// Which traces are recorded; names are those of `OTEL_TRACES_SAMPLER`.
+/// Sampler of traces, with the names of `OTEL_TRACES_SAMPLER`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TraceSampling {
-    /// Whether a caller that sends a `traceparent` decides for its trace.
+    /// Whether the sampled flag of an incoming `traceparent` decides.
     pub follows_caller: bool,
-    /// The share of the other traces, from 0 to 1.
+    /// Sampling ratio of the other traces, from 0 to 1.
     pub ratio: f64,
 }
 
 impl TraceSampling {
-    /// `ratio` counts for samplers that have one.
+    /// Creates the sampler with this name. `ratio` applies to `traceidratio` samplers only.
     ///
     /// # Errors
-    /// Which names there are.
+    /// A list of the valid names, if `name` is unknown.
     pub fn named(name: &str, ratio: f64) -> Result<TraceSampling, String> {
         let (root, follows_caller) = match name.strip_prefix("parentbased_") {
             Some(root) => (root, true),
@@ -97,7 +98,8 @@ impl TraceSampling {
             "traceidratio" => ratio,
             _ => {
                 return Err(
-                    "always_on, always_off or traceidratio, or parentbased_ before it, is needed".into()
+                    "expected always_on, always_off or traceidratio, optionally with the prefix parentbased_"
+                        .into(),
                 );
             }
         };
@@ -115,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samplers_have_the_names_of_the_standard() {
+    fn samplers_have_the_standard_names() {
         for (name, follows_caller, ratio) in [
             ("always_on", false, 1.0),
             ("always_off", false, 0.0),

@@ -194,7 +194,7 @@ async fn identity_is_handed_on() {
     let bench = Bench::new();
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let trace =
-        Trace { request_id: Some("r-1".into()), traceparent: Some(traceparent.into()), tracestate: None };
+        TraceHeaders { request_id: Some("r-1".into()), traceparent: Some(traceparent.into()), tracestate: None };
     let reply: Reply<Useful> = bench.judge.ask(&prompt("a"), &Call { trace, ..call() }).await;
     assert!(is_yes(&reply));
     let asked = bench.stand_in.last();

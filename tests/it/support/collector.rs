@@ -47,7 +47,7 @@ pub fn settings(address: SocketAddr) -> OtlpSettings {
         timeout: Duration::from_secs(10),
         queue: 4096,
         signals: OtlpSignals { traces: true, events: true, metrics: false },
-        metrics_every: Duration::from_secs(60),
+        metrics_interval: Duration::from_secs(60),
         sampling: TraceSampling { follows_caller: true, ratio: 1.0 },
         service: "assay".into(),
         resource: Vec::new(),
