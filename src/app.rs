@@ -1,4 +1,4 @@
-//! The composition root: builds the parts, and owns the order in which they start and drain.
+//! The composition root: builds all parts of the server, and defines the order in which they start, drain and stop.
 
 use std::{
     io,
@@ -32,30 +32,38 @@ use crate::{
     telemetry::{self, otlp},
 };
 
+/// Settings of the whole server.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct AppSettings {
+    /// Addresses of the gRPC server.
     pub listen: Vec<Address>,
-    /// None to serve no admin port.
+    /// Address of the admin port; `None` disables it.
     pub admin_listen: Option<SocketAddr>,
+    /// Threads of the reactor.
     pub reactor_threads: usize,
+    /// Settings of the gRPC server.
     pub rpc: rpc::RpcSettings,
+    /// Settings of the embedder.
     pub embed: embed::EmbedSettings,
+    /// Settings of the evaluator.
     pub evaluate: evaluate::EvaluatorSettings,
-    /// The first is the default.
-    pub judges: Vec<judge::Settings>,
-    pub stall: stall::Settings,
-    /// Between NOT_SERVING and the end of accepting, for endpoints to update.
+    /// Judges; the first is the default.
+    pub judges: Vec<judge::JudgeSettings>,
+    /// Settings of the reactor watchdog.
+    pub stall: stall::WatchdogSettings,
+    /// Time at shutdown between reporting NOT_SERVING and refusing connections, for load balancers to update.
     pub drain_wait: Duration,
-    /// For what is in flight to finish after that, and for the last traces to leave.
+    /// Maximum time after that for calls in flight to finish and for remaining telemetry to be exported.
     pub drain_limit: Duration,
-    /// None to send nothing to a collector.
-    pub otlp: Option<otlp::Settings>,
+    /// Settings of the export to a collector; `None` disables it.
+    pub otlp: Option<otlp::OtlpSettings>,
 }
 
-/// For the last traces to leave: of calls that took the whole drain limit, and where the collector is away.
-const LAST_WORD: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// Minimum and maximum time at shutdown for exporting the remaining telemetry. The minimum applies if calls took the whole
+/// drain limit, the maximum if the collector does not respond.
+const FLUSH_TIME: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
-/// A running server. Dropping it stops everything at once; [`App::drain`] finishes what is in flight first.
+/// A running server. Dropping it stops everything immediately; [`App::drain`] first finishes the calls in flight.
 pub struct App {
     addresses: Vec<Address>,
     drain_wait: Duration,
@@ -65,8 +73,8 @@ pub struct App {
     streams: TaskTracker,
     servers: Vec<JoinHandle<()>>,
     embedder: Embedder,
-    exporter: Option<otlp::Exporter>,
-    // Dropped from here on, in this order.
+    exporter: Option<otlp::OtlpExporter>,
+    // Fields below are dropped in this order.
     watchdog: Option<Watchdog>,
     reactor: Option<Runtime>,
     admin: Option<Admin>,
@@ -74,11 +82,12 @@ pub struct App {
 }
 
 impl App {
-    /// Binds the ports, then starts everything else; returns at once, with the warm-up under way.
+    /// Binds the ports and starts everything else. Returns without waiting for the model, which loads in the background.
     ///
     /// # Errors
-    /// If an address cannot be bound, or the operating system gives no thread.
-    pub fn start(settings: Settings) -> anyhow::Result<App> {
+    /// An address that cannot be bound, a certificate or token file that cannot be loaded, or a thread that cannot be
+    /// started.
+    pub fn start(settings: AppSettings) -> anyhow::Result<App> {
         let started = SystemTime::now();
         let listeners = bind(&settings.listen)?;
         let admin_listener = settings.admin_listen.map(bind_admin).transpose()?;
@@ -87,13 +96,13 @@ impl App {
         let mut registry = Registry::default();
         telemetry::register_process(&mut registry, started);
         log_limit::register(&mut registry);
-        let otlp = settings.otlp.clone().map(|settings| otlp::Prepared::new(settings, &mut registry));
-        let tracer = otlp.as_ref().map(otlp::Prepared::tracer).unwrap_or_default();
+        let otlp = settings.otlp.clone().map(|settings| otlp::PreparedExporter::new(settings, &mut registry));
+        let tracer = otlp.as_ref().map(otlp::PreparedExporter::tracer).unwrap_or_default();
         let (guard, reloader) = Guard::open(&settings.rpc.security, &mut registry)?;
         let reactor = build_reactor(settings.reactor_threads)?;
         let watchdog = Watchdog::start(settings.stall.clone(), reactor.handle(), &mut registry);
         let embedder = Embedder::start(settings.embed.clone(), &mut registry)?;
-        // Clients alone: nothing is sent, so a judge that is away holds up nothing.
+        // This sends no requests, so an unavailable judge does not delay the start.
         let judges = Judge::start_all(&settings.judges, &mut registry)?;
         let evaluator = Evaluator::start(&settings.evaluate, embedder.clone(), judges)?;
         let health = Health {
@@ -142,21 +151,23 @@ impl App {
         })
     }
 
-    /// Where it listens, with the ports that were picked.
+    /// Addresses of the gRPC server, with the actual ports.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
+    /// Address of the admin port, with the actual port; `None` if it is disabled.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(Admin::address)
     }
 
+    /// The embedder of the server.
     pub fn embedder(&self) -> &Embedder {
         &self.embedder
     }
 
-    /// Turns NOT_SERVING, waits for endpoints to update, stops accepting, and finishes what is in flight. False
-    /// if the drain limit cut something off.
+    /// Shuts down gracefully: reports NOT_SERVING, waits for load balancers to update, refuses new connections, and
+    /// finishes the calls in flight. Returns false if the drain limit cancelled calls.
     pub async fn drain(&mut self) -> bool {
         tracing::info!(wait = ?self.drain_wait, limit = ?self.drain_limit, open = self.open.count(), "draining");
         self.health.draining.cancel();
@@ -166,27 +177,27 @@ impl App {
         let (limit, open) = (self.drain_limit, self.open.clone());
         let servers = futures::future::join_all(self.servers.drain(..));
         let finished = async {
-            // Connections without a call may stay half open for ever; they are not waited for.
+            // Connections without calls may stay half open forever, so the drain does not wait for them.
             tokio::select! {
                 _ = servers => {}
                 () = no_calls(&open) => {}
             }
         };
-        let by = tokio::time::Instant::now() + limit;
-        let clean = tokio::time::timeout_at(by, finished).await.is_ok();
+        let deadline = tokio::time::Instant::now() + limit;
+        let clean = tokio::time::timeout_at(deadline, finished).await.is_ok();
         if !clean {
-            tracing::warn!(open = self.open.count(), ?limit, "the drain limit cut calls off");
+            tracing::warn!(open = self.open.count(), ?limit, "drain limit exceeded, cancelling open calls");
         }
         if let Some(exporter) = &mut self.exporter {
-            let left = by.saturating_duration_since(tokio::time::Instant::now());
-            exporter.finish(left.clamp(LAST_WORD.0, LAST_WORD.1)).await;
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            exporter.finish(left.clamp(FLUSH_TIME.0, FLUSH_TIME.1)).await;
         }
         clean
     }
 
-    /// Until a signal ends the server. A hangup reloads what can be reloaded.
-    async fn serve_until_told(&self, signals: &mut Signals) {
-        let Signals { hangup, terminate, interrupt } = signals;
+    /// Waits for SIGTERM or SIGINT. SIGHUP reloads certificates and tokens.
+    async fn serve_until_signal(&self, signals: &mut ProcessSignals) {
+        let ProcessSignals { hangup, terminate, interrupt } = signals;
         loop {
             tokio::select! {
                 _ = hangup.recv() => self.reloader.reload_now(),
@@ -196,7 +207,8 @@ impl App {
         }
     }
 
-    fn announce(&self, settings: &Settings) {
+    /// Logs the addresses and the main settings.
+    fn log_start(&self, settings: &AppSettings) {
         let listen: Vec<String> = self.addresses.iter().map(Address::to_string).collect();
         let security = &settings.rpc.security;
         let judges: Vec<&str> = settings.judges.iter().map(|judge| judge.name.as_str()).collect();
@@ -212,10 +224,12 @@ impl App {
             tls = security.tls.is_some(),
             client_certificates = security.tls.as_ref().is_some_and(|tls| tls.client_authorities.is_some()),
             tokens = security.token_file.is_some(),
-            "listening; the model is being made ready"
+            "listening; the model is loading in the background"
         );
         if security.token_file.is_some() && security.tls.is_none() && self.addresses.iter().any(is_remote) {
-            tracing::warn!("tokens are read in plain text from other machines: set tls-cert and tls-key");
+            tracing::warn!(
+                "clients on other machines send their tokens in plain text: set tls-cert and tls-key"
+            );
         }
     }
 }
@@ -223,7 +237,7 @@ impl App {
 impl Drop for App {
     fn drop(&mut self) {
         drop(self.watchdog.take());
-        // Callers go first, so that the threads drop their work instead of finishing it.
+        // Calls are dropped first, so that the compute threads discard their work instead of finishing it.
         if let Some(reactor) = self.reactor.take() {
             reactor.shutdown_timeout(Duration::from_secs(1));
         }
@@ -238,58 +252,59 @@ impl Drop for App {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then drains; a second signal stops at once. False if calls were cut off.
+/// Serves until SIGTERM or SIGINT, then drains; a second signal stops the server immediately. Returns false if calls were
+/// cancelled.
 ///
-/// SIGHUP has certificates and tokens read again, and never ends the process. SIGPIPE is ignored, as in every Rust
-/// program; SIGUSR1, SIGUSR2 and the others keep their defaults.
+/// SIGHUP reloads certificates and tokens and never ends the process. SIGPIPE is ignored, as in every Rust program.
+/// All other signals keep their default actions.
 ///
 /// # Errors
-/// As [`App::start`].
-#[expect(clippy::disallowed_methods, reason = "the main thread exists to wait for the end")]
-pub fn run(settings: Settings) -> anyhow::Result<bool> {
-    outlive_hangups()?;
+/// The errors of [`App::start`].
+#[expect(clippy::disallowed_methods, reason = "the main thread only waits for the end of the server")]
+pub fn run(settings: AppSettings) -> anyhow::Result<bool> {
+    ignore_hangups()?;
     let mut app = App::start(settings.clone())?;
-    let handle = app.reactor.as_ref().context("it was just started")?.handle().clone();
+    let handle = app.reactor.as_ref().context("the server has been started")?.handle().clone();
     handle.block_on(async {
-        let mut signals = Signals::new()?;
-        // Whoever reads this line may send one.
-        app.announce(&settings);
-        app.serve_until_told(&mut signals).await;
+        let mut signals = ProcessSignals::new()?;
+        // Signal handlers are installed before this line is logged, so a supervisor that reads it may send signals.
+        app.log_start(&settings);
+        app.serve_until_signal(&mut signals).await;
         tokio::select! {
             clean = app.drain() => Ok(clean),
-            () = signals.next() => {
-                tracing::warn!("a second signal stops the server at once");
+            () = signals.termination() => {
+                tracing::warn!("second signal received, stopping immediately");
                 Ok(false)
             }
         }
     })
 }
 
-/// Sets a handler, which stays until the process ends, also without the runtime that set it. While the server starts or
-/// drains, a hangup has no effect.
-fn outlive_hangups() -> io::Result<()> {
+/// Installs a handler of SIGHUP that outlives its runtime, so that the signal has no effect while the server starts or
+/// drains.
+fn ignore_hangups() -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let _context = runtime.enter();
     signal(SignalKind::hangup()).map(drop)
 }
 
-struct Signals {
+struct ProcessSignals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Signals {
-    fn new() -> io::Result<Signals> {
-        Ok(Signals {
+impl ProcessSignals {
+    fn new() -> io::Result<ProcessSignals> {
+        Ok(ProcessSignals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
     }
 
-    /// Waits for a signal that ends the server.
-    async fn next(&mut self) {
+    /// Waits for SIGTERM or SIGINT.
+    async fn termination(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -299,18 +314,21 @@ impl Signals {
 
 fn bind(addresses: &[Address]) -> anyhow::Result<Vec<Listener>> {
     let bind = |address| {
-        Listener::bind(address)
-            .with_context(|| format!("cannot listen on {address}: set another --listen, or port 0 for any"))
+        Listener::bind(address).with_context(|| {
+            format!(
+                "cannot listen on {address}: set --listen to another address, or to port 0 for a free port"
+            )
+        })
     };
     addresses.iter().map(bind).collect()
 }
 
 fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
     bind_tcp(&address)
-        .with_context(|| format!("cannot listen on {address}: set another --admin-listen, port 0, or off"))
+        .with_context(|| format!("cannot listen on {address}: set --admin-listen to another address, to port 0 for a free port, or to off"))
 }
 
-/// Whether other machines may reach it.
+/// Returns true if other machines may connect to the address.
 fn is_remote(address: &Address) -> bool {
     matches!(address, Address::Tcp(address) if !address.ip().is_loopback())
 }
@@ -325,22 +343,22 @@ fn build_reactor(threads: usize) -> io::Result<Runtime> {
 
 async fn serve(rpc: RpcServer, listener: Listener) {
     if let Err(error) = rpc.serve(listener).await {
-        tracing::error!(%error, "the server ended");
+        tracing::error!(%error, "the server stopped accepting connections");
     }
 }
 
-/// Until no call has been open for long enough that none is on its way.
+/// Waits until no call has been open for 250 ms, so that no accepted call is missed.
 async fn no_calls(open: &OpenCalls) {
-    const SETTLED: u32 = 10;
+    const QUIET_CHECKS: u32 = 10;
     let mut quiet = 0;
-    while quiet < SETTLED {
+    while quiet < QUIET_CHECKS {
         tokio::time::sleep(Duration::from_millis(25)).await;
         quiet = if open.count() == 0 { quiet + 1 } else { 0 };
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the reactor has ended")]
+#[expect(clippy::disallowed_methods, reason = "the event loop has ended")]
 fn remove_socket(path: &std::path::Path) {
-    // Someone may have removed it before.
+    // The file may have been removed already.
     let _ = std::fs::remove_file(path);
 }

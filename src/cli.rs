@@ -1,4 +1,4 @@
-//! The command line: serve, pull, embed, evaluate, healthcheck, config.
+//! The command line, with the commands serve, pull, embed, evaluate, metrics, healthcheck and config.
 
 mod embed;
 mod evaluate;
@@ -15,49 +15,84 @@ use clap::{ArgMatches, Command};
 
 use crate::{
     app,
-    config::{Config, Group, arguments, markdown},
+    config::{Config, SettingGroup, arguments, hidden_arguments, settings_markdown},
     evaluate::markdown as metrics_page,
     telemetry,
 };
 
-/// A mistake in the settings or the flags, as sysexits.h has it.
+/// Exit code of invalid settings or flags: EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
-const ALL: [Group; 7] = [
-    Group::Serving,
-    Group::Security,
-    Group::Model,
-    Group::Compute,
-    Group::Judge,
-    Group::Telemetry,
-    Group::Log,
-];
 
-/// Flags that don't fit each other or the settings.
+/// Groups of settings that only the server uses. Other commands accept them, but do not list them.
+const SERVER_ONLY: [SettingGroup; 1] = [SettingGroup::Watchdog];
+
+/// Invalid flags of a command.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Usage(String);
+struct UsageError(String);
 
-const ABOUT: &str = "A sidecar that turns text into vectors behind gRPC, and never blocks its callers doing so.
+const ABOUT: &str = "A gRPC sidecar that computes text embeddings and evaluates the answers of RAG systems, on CPUs.
 
-Without a command it serves: it listens at once, answers health with NOT_SERVING while the model is fetched, checked \
-and warmed in the background, and SERVING from then on.";
+Without a command, assay runs the server. It listens immediately and loads the model in the background: health checks \
+report NOT_SERVING until the model is ready, and SERVING from then on.";
 
-const EXAMPLES: &str = "Examples:
-  assay --model models/all-MiniLM-L6-v2                serve a model from a directory
-  assay --model BAAI/bge-small-zh-v1.5 --revision main serve one from the hub, cached for the next start
-  assay pull --model BAAI/bge-small-zh-v1.5            fetch and check it, as an init container does
-  assay embed < texts.txt > vectors.jsonl              no server at all
-  assay evaluate --metrics lexical < samples.jsonl     scores without a server; assay evaluate --help has more
-  assay metrics                                        what each metric measures and needs
-  assay healthcheck                                    exit code 0 if the server on this machine is SERVING
-  assay config show                                    the settings in force and where they came from
+const AFTER_HELP: &str = "Configuration:
+  Every setting is a flag, an environment variable and a key of the TOML file of --config. A flag takes precedence over
+  the environment variable, which takes precedence over the file: --max-inputs 64, ASSAY_MAX_INPUTS=64, max_inputs = 64.
+  docs/CONFIGURATION.md describes all settings with examples.
 
-Every setting is a flag, an environment variable ASSAY_… and a key of the --config file, in that order.";
+Exit codes:
+  0   success
+  1   failure; for the server, also calls that were cancelled at shutdown
+  64  invalid settings or flags; all errors are printed
 
-/// Runs the program; the exit code is 64 for a mistake in the settings, 1 for a failure.
+Examples:
+  assay --model models/all-MiniLM-L6-v2                   serve a model from a directory
+  assay --model BAAI/bge-small-zh-v1.5 --threads 3        serve a model from the hub, with 3 compute threads
+  assay --config assay.toml                               serve with the settings of a file
+  assay embed --model models/all-MiniLM-L6-v2 < texts.txt embed a file without a server
+  assay evaluate --metrics lexical < samples.jsonl        evaluate a file without a server
+
+assay COMMAND --help describes each command, with examples.";
+
+const SERVE_HELP: &str = "Examples:
+  assay serve --model models/all-MiniLM-L6-v2
+  assay serve --listen 0.0.0.0:50051 --tls-cert tls.crt --tls-key tls.key --token-file tokens
+  assay serve --judge-url http://127.0.0.1:11434/v1 --judge-model qwen3:8b";
+
+const PULL_HELP: &str = "Prints the directory of the model on standard output. A damaged file is downloaded again. Suited for init containers:
+the server then runs with --offline true. Exit code: 0 if the model is complete and loads, 1 otherwise.
+
+Examples:
+  assay pull --model BAAI/bge-small-zh-v1.5
+  assay pull --model BAAI/bge-small-zh-v1.5 --revision 7999e1d --cache-dir /var/cache/models
+  HF_ENDPOINT=https://mirror.example assay pull --model BAAI/bge-small-zh-v1.5";
+
+const METRICS_HELP: &str = "Examples:
+  assay metrics                    all metrics with definition, required fields, range and source
+  assay metrics | grep '^###'      names only";
+
+const CONFIG_HELP: &str = "Examples:
+  assay config check --config assay.toml      validate a file
+  assay config show --max-inputs 64           effective settings with their sources";
+
+const CONFIG_CHECK_HELP: &str = "Exit code: 0 if all settings are valid, 64 otherwise.
+
+Examples:
+  assay config check --config assay.toml
+  ASSAY_MAX_INPUTS=64 assay config check";
+
+const CONFIG_SHOW_HELP: &str = "Prints every setting in the format of the file, each with its source: flag, environment variable, file or default.
+Secrets and credentials in URLs are hidden.
+
+Examples:
+  assay config show --config assay.toml
+  assay config show | grep -v '# default'     only settings that differ from the defaults";
+
+/// Runs the program. Exit code 64 means invalid settings or flags, 1 a failure.
 pub fn main() -> ExitCode {
     let matches = command().try_get_matches().unwrap_or_else(|error| {
-        // Help and version come this way too.
+        // clap returns --help and --version as errors, too.
         let _ = error.print();
         let code = if error.use_stderr() { i32::from(USAGE) } else { 0 };
         std::process::exit(code)
@@ -70,9 +105,9 @@ pub fn main() -> ExitCode {
         Some(("metrics", _)) => print_text(&metrics_page::markdown()),
         Some(("config", flags)) => match flags.subcommand() {
             Some(("show", flags)) => {
-                read(flags).map_or_else(|code| code, |config| print_text(&config.shown.to_string()))
+                read(flags).map_or_else(|code| code, |config| print_text(&config.effective.to_string()))
             }
-            Some(("table", _)) => print_text(&markdown()),
+            Some(("table", _)) => print_text(&settings_markdown()),
             Some((_, flags)) => read(flags).map_or_else(|code| code, |_| ExitCode::SUCCESS),
             None => ExitCode::from(USAGE),
         },
@@ -81,52 +116,90 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The whole command line.
+/// Defines the command line with all commands.
 pub fn command() -> Command {
-    let settings = |name: &'static str, about: &'static str, groups: &[Group]| {
-        Command::new(name).about(about).args(arguments(groups))
-    };
     Command::new("assay")
         .about(ABOUT)
-        .after_help(EXAMPLES)
+        .after_help(AFTER_HELP)
         .version(env!("CARGO_PKG_VERSION"))
         .args_conflicts_with_subcommands(true)
         .max_term_width(120)
-        .args(arguments(&ALL))
-        .subcommand(settings("serve", "Serve (what is done without a command)", &ALL))
-        .subcommand(settings(
-            "pull",
-            "Fetch the model into the cache and check it",
-            &[Group::Model, Group::Log],
-        ))
+        .args(arguments(&SettingGroup::ALL))
+        .subcommands([serve_command(), pull_command(), embed_command(), evaluate_command()])
         .subcommand(
-            settings(
-                "embed",
-                "Texts to vectors, without a server",
-                &[Group::Model, Group::Compute, Group::Log],
-            )
-            .args(embed::arguments()),
+            Command::new("metrics")
+                .about("Print the reference of all metrics, in Markdown")
+                .after_help(METRICS_HELP),
         )
-        .subcommand(evaluate::arguments(settings(
-            "evaluate",
-            "Samples to scores, without a server",
-            &[Group::Judge, Group::Model, Group::Compute, Group::Log],
-        )))
-        .subcommand(Command::new("metrics").about("Print all metrics, what they need and mean, as Markdown"))
         .subcommand(
             Command::new("healthcheck")
-                .about("Ask a running server for its health; exit code 0 if it is SERVING, 1 if not")
+                .about("Check the health of a running server")
+                .after_help(healthcheck::AFTER_HELP)
                 .args(healthcheck::arguments()),
         )
+        .subcommand(config_command())
+}
+
+fn serve_command() -> Command {
+    Command::new("serve")
+        .about("Run the server (the default without a command)")
+        .after_help(SERVE_HELP)
+        .args(arguments(&SettingGroup::ALL))
+}
+
+fn pull_command() -> Command {
+    Command::new("pull")
+        .about("Download a model into the cache and verify it")
+        .after_help(PULL_HELP)
+        .args(arguments(&[SettingGroup::Model, SettingGroup::Hub, SettingGroup::Log]))
+        .args(hidden_arguments(&SERVER_ONLY))
+}
+
+fn embed_command() -> Command {
+    let groups = [SettingGroup::Model, SettingGroup::Hub, SettingGroup::Compute, SettingGroup::Log];
+    Command::new("embed")
+        .about("Embed lines of text without a server")
+        .after_help(embed::AFTER_HELP)
+        .args(embed::arguments())
+        .args(arguments(&groups))
+        .args(hidden_arguments(&SERVER_ONLY))
+}
+
+fn evaluate_command() -> Command {
+    let groups = [
+        SettingGroup::Judge,
+        SettingGroup::Model,
+        SettingGroup::Hub,
+        SettingGroup::Compute,
+        SettingGroup::Log,
+    ];
+    Command::new("evaluate")
+        .about("Evaluate a file of samples without a server")
+        .after_help(evaluate::AFTER_HELP)
+        .args(evaluate::arguments())
+        .args(arguments(&groups))
+        .args(hidden_arguments(&SERVER_ONLY))
+}
+
+fn config_command() -> Command {
+    let settings = |name: &'static str| Command::new(name).args(arguments(&SettingGroup::ALL));
+    Command::new("config")
+        .about("Validate or print settings")
+        .after_help(CONFIG_HELP)
+        .subcommand_required(true)
         .subcommand(
-            Command::new("config")
-                .about("Check or show the settings in force")
-                .subcommand_required(true)
-                .subcommand(settings("check", "Exit code 64 and every mistake, or 0", &ALL))
-                .subcommand(settings("show", "Print them with their origins, secrets hidden", &ALL))
-                .subcommand(
-                    Command::new("table").about("Print all there are, as the Markdown table of the README"),
-                ),
+            settings("check")
+                .about("Validate all settings and print every error")
+                .after_help(CONFIG_CHECK_HELP),
+        )
+        .subcommand(
+            settings("show")
+                .about("Print the effective settings with their sources")
+                .after_help(CONFIG_SHOW_HELP),
+        )
+        .subcommand(
+            Command::new("table")
+                .about("Print the reference of all settings, in Markdown, as in docs/CONFIGURATION.md"),
         )
 }
 
@@ -134,7 +207,7 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
     app::run(config.app).map(code)
 }
 
-/// False is a failure that was told already.
+/// Converts the result of a command; false means a failure that has been reported already.
 fn code(succeeded: bool) -> ExitCode {
     if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -151,25 +224,25 @@ fn with_config(flags: &ArgMatches, run: impl FnOnce(Config) -> anyhow::Result<Ex
     finish(run(config))
 }
 
-#[expect(clippy::print_stderr, reason = "mistakes in the settings come before the log")]
+#[expect(clippy::print_stderr, reason = "errors in the settings are printed before logging starts")]
 fn read(flags: &ArgMatches) -> Result<Config, ExitCode> {
-    Config::read(flags).map_err(|mistakes| {
-        eprint!("{mistakes}");
+    Config::read(flags).map_err(|errors| {
+        eprint!("{errors}");
         ExitCode::from(USAGE)
     })
 }
 
-#[expect(clippy::print_stdout, reason = "it is what was asked for")]
+#[expect(clippy::print_stdout, reason = "the requested output")]
 fn print_text(text: &str) -> ExitCode {
     print!("{text}");
     ExitCode::SUCCESS
 }
 
-#[expect(clippy::print_stderr, reason = "the last word of a program that failed")]
+#[expect(clippy::print_stderr, reason = "the error of the whole program")]
 fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("assay: {error:#}");
-        if error.is::<Usage>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+        if error.is::<UsageError>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
     })
 }
 

@@ -1,10 +1,18 @@
-//! Assay: a sidecar that turns text into vectors behind gRPC, and never blocks its callers doing so.
+//! Assay: a gRPC sidecar that computes text embeddings and evaluates the answers of RAG systems.
 //!
-//! In reading order: [`config`] reads flags, environment and file into each module's `Settings`; [`app`] builds
-//! the parts and owns their start and drain order; `rpc` is the protocol's edge; [`embed`] queues, batches and
-//! computes on threads of its own; [`judge`] asks a language model over HTTP; [`model`] is a loaded model;
-//! [`stall`] watches the reactor; `admin` serves probes and metrics from a thread of its own.
-//! docs/ARCHITECTURE.md has the picture.
+//! The modules in reading order:
+//!
+//! - [`config`] reads flags, environment variables and the file into the settings of each module.
+//! - [`app`] builds all parts of the server, and defines the order in which they start and drain.
+//! - [`rpc`] implements the gRPC services.
+//! - [`embed`] queues and batches inputs, and computes embeddings on separate threads.
+//! - [`evaluate`] computes metrics of samples.
+//! - [`judge`] sends requests to a language model over HTTP.
+//! - [`model`] loads and runs an embedding model.
+//! - [`stall`] detects a blocked event loop.
+//! - `admin` serves health checks and metrics on a separate thread.
+//!
+//! docs/ARCHITECTURE.md describes how they work together.
 
 mod admin;
 pub mod app;
@@ -19,7 +27,7 @@ pub mod evaluate;
 pub mod fuzzing;
 pub mod judge;
 mod log_limit;
-#[expect(clippy::disallowed_methods, reason = "models are read and computed on threads of their own")]
+#[expect(clippy::disallowed_methods, reason = "models are read and computed on separate threads")]
 pub mod model;
 mod priority;
 mod root_cause;
@@ -30,11 +38,11 @@ pub mod telemetry;
 pub mod trace;
 mod validation;
 
-/// The messages and services of `assay.v1`, generated from proto/.
+/// Messages and services of `assay.v1`, generated from proto/.
 pub mod proto {
     #![allow(clippy::all)]
     tonic::include_proto!("assay.v1");
 
-    /// Descriptors of all of it, comments included.
+    /// File descriptor set of `assay.v1`, with comments.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/assay.v1.bin"));
 }

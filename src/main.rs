@@ -1,8 +1,9 @@
-//! The `assay` program; all of it is in the library.
+//! The `assay` program. [`assay::cli`] implements the command line.
 
 use std::process::ExitCode;
 
-/// Gives memory back after a spike, which the system's allocator does not: docs/PERFORMANCE.md has both.
+/// jemalloc, because it returns memory to the system after a peak. docs/PERFORMANCE.md compares it with the allocator of the
+/// system.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

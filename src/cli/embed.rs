@@ -1,4 +1,4 @@
-//! `assay embed`: lines of text to vectors in JSONL or .npy, through the same engine as the server.
+//! `assay embed`: embeds lines of text into JSON lines or a .npy file, with the engine of the server.
 
 mod output;
 
@@ -25,41 +25,55 @@ use crate::{
     embed::{EmbedError, EmbeddedInput, Embedder, Engine, InputOptions, VectorEncoding, VectorOptions},
     model::Truncation,
 };
-use output::{Format, Output};
+use output::{VectorFormat, VectorOutput};
 
-/// Enough to keep every compute thread in full batches.
+/// Maximum number of inputs in flight: enough to fill the batches of all compute threads.
 const IN_FLIGHT: usize = 1024;
-/// Nobody waits for one line.
-const NO_HURRY: Duration = Duration::from_secs(24 * 3600);
+/// Deadline of one line. No client waits for it, so it never passes in practice.
+const LINE_DEADLINE: Duration = Duration::from_secs(24 * 3600);
+
+pub(super) const AFTER_HELP: &str = "Input: one text per line, in UTF-8.
+
+Output with --format jsonl, one object per line, in the order of the input:
+  {\"index\": 0, \"tokens\": 6, \"truncated\": false, \"embedding\": [0.0074, …]}
+  {\"index\": 1, \"error\": \"the line is empty\"}
+Output with --format npy: a float32 array of shape [lines, dimensions]. It ends with an error if any line fails.
+
+Exit code: 0 if every line was embedded, 1 otherwise, 64 for invalid flags.
+
+Examples:
+  assay embed --model models/all-MiniLM-L6-v2 < texts.txt > embeddings.jsonl
+  assay embed --model models/all-MiniLM-L6-v2 --input texts.txt --format npy --output embeddings.npy
+  assay embed --model intfloat/e5-small-v2 --prompt-name query < queries.txt";
 
 pub(super) fn arguments() -> Vec<Arg> {
     let option = |name: &'static str, placeholder: &'static str, help: &'static str| {
         Arg::new(name).long(name).value_name(placeholder).help(help).help_heading("Embed")
     };
     vec![
-        option("input", "FILE", "One text per line, UTF-8; - for standard input").default_value("-"),
-        option("output", "FILE", "Where to write, - for standard output; a file appears when it is complete")
+        option("input", "FILE", "Input file, one text per line. - is standard input.").default_value("-"),
+        option("output", "FILE", "Output file. It is created when it is complete. - is standard output.")
             .default_value("-"),
-        option("format", "FORMAT", "jsonl: {\"index\", \"embedding\", \"tokens\", \"truncated\"} or {\"index\", \"error\"} a line; npy: a float32 array, to a file only")
+        option("format", "FORMAT", "Output format. npy requires --output FILE.")
             .value_parser(PossibleValuesParser::new(["jsonl", "npy"]))
             .default_value("jsonl"),
-        option("prompt-name", "NAME", "One of the model's own prompts, such as query"),
-        option("truncation", "SIDE", "What to do with a text of too many tokens: none refuses it")
+        option("prompt-name", "NAME", "Prompt of the model to prepend to each text, such as query. Default: the default prompt of the model."),
+        option("truncation", "SIDE", "Truncation of texts above the token limit of the model: at the end, at the start, or none, which rejects them.")
             .value_parser(PossibleValuesParser::new(["none", "end", "start"]))
             .default_value("end"),
-        option("dimensions", "N", "Leading dimensions to keep").value_parser(value_parser!(usize)),
-        option("no-normalize", "", "Do not scale vectors to unit length")
+        option("dimensions", "N", "Number of leading dimensions to keep. Default: all dimensions of the model.").value_parser(value_parser!(usize)),
+        option("no-normalize", "", "Disables the normalization of embeddings to unit length.")
             .num_args(0)
             .action(ArgAction::SetTrue),
     ]
 }
 
-/// False if any line failed.
-#[expect(clippy::disallowed_methods, reason = "the program exists to wait for the end of its input")]
+/// Runs the command. Returns false if any line failed.
+#[expect(clippy::disallowed_methods, reason = "the command only waits for the end of its input")]
 pub(super) fn run(config: Config, flags: &ArgMatches) -> anyhow::Result<bool> {
     let text = |name: &str| flags.get_one::<String>(name).cloned().unwrap_or_default();
-    let format = if text("format") == "npy" { Format::Npy } else { Format::Jsonl };
-    let output = Output::create(&text("output"), format)?;
+    let format = if text("format") == "npy" { VectorFormat::Npy } else { VectorFormat::Jsonl };
+    let output = VectorOutput::create(&text("output"), format)?;
     let input = open(&text("input"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let embedder = Embedder::start(config.app.embed, &mut Registry::default())?;
@@ -73,12 +87,12 @@ pub(super) fn run(config: Config, flags: &ArgMatches) -> anyhow::Result<bool> {
     drop(runtime);
     embedder.stop();
     let (lines, failed) = result?;
-    tracing::info!(lines, failed, "embedded");
+    tracing::info!(lines, failed, "all lines processed");
     Ok(failed == 0)
 }
 
-/// Lines as they come, read by a thread: input that pauses must not hold finished vectors back.
-#[expect(clippy::disallowed_methods, reason = "there is no reactor to hold up")]
+/// Reads lines on a separate thread, so that input that pauses does not delay finished embeddings.
+#[expect(clippy::disallowed_methods, reason = "the command has no event loop to block")]
 fn open(path: &str) -> anyhow::Result<mpsc::Receiver<io::Result<String>>> {
     let input: Box<dyn io::Read + Send> = match path {
         "-" => Box::new(io::stdin()),
@@ -93,12 +107,15 @@ fn open(path: &str) -> anyhow::Result<mpsc::Receiver<io::Result<String>>> {
             }
         }
     };
-    // It ends with its input or its reader; a terminal that gives neither is left behind at exit.
+    // The thread ends with its input or its receiver. If it waits for a terminal, the exit of the process ends it.
     std::thread::Builder::new().name("assay-input".into()).spawn(read)?;
     Ok(receiver)
 }
 
-/// Waits for the model; one failed attempt ends the program, as someone waits in front of it.
+/// Waits for the model.
+///
+/// # Errors
+/// The error of the first failed attempt to load it: the user waits, so the command does not retry.
 pub(super) async fn warm<'a>(embedder: &'a Embedder, bar: &ProgressBar) -> anyhow::Result<&'a Engine> {
     let mut status = embedder.status();
     loop {
@@ -119,12 +136,17 @@ fn options(engine: &Engine, flags: &ArgMatches) -> anyhow::Result<InputOptions> 
     let model = engine.model();
     let dimensions = flags.get_one::<usize>("dimensions").copied().unwrap_or(model.dimensions);
     if dimensions == 0 || dimensions > model.dimensions {
-        anyhow::bail!("--dimensions {dimensions}: the model has {}", model.dimensions);
+        anyhow::bail!(
+            "--dimensions {dimensions} must be from 1 to {}, the dimensions of the model",
+            model.dimensions
+        );
     }
     let name = flags.get_one::<String>("prompt-name").or(model.default_prompt_name.as_ref());
     let prompt = name.map(|name| {
         let known = model.prompts.keys().cloned().collect::<Vec<_>>().join(", ");
-        model.prompts.get(name).with_context(|| format!("--prompt-name {name}: the model has {known:?}"))
+        model.prompts.get(name).with_context(|| {
+            format!("--prompt-name {name} is unknown: the prompts of the model are {known:?}")
+        })
     });
     Ok(InputOptions {
         prompt: Arc::from(prompt.transpose()?.map_or("", String::as_str)),
@@ -141,12 +163,12 @@ fn options(engine: &Engine, flags: &ArgMatches) -> anyhow::Result<InputOptions> 
     })
 }
 
-/// Lines and failed lines. Vectors are written in the order of the lines, as they come.
+/// Embeds all lines and writes the embeddings in their order. Returns the number of lines and of failed lines.
 async fn embed(
     engine: &Engine,
     input: mpsc::Receiver<io::Result<String>>,
     options: InputOptions,
-    mut output: Output,
+    mut output: VectorOutput,
     bar: &ProgressBar,
 ) -> anyhow::Result<(u64, u64)> {
     let flow = engine.stream_flow();
@@ -157,13 +179,13 @@ async fn embed(
                 Ok(line) if line.is_empty() => return Ok(Err("the line is empty".to_owned())),
                 Ok(line) => line,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    return Ok(Err("the line is not UTF-8".to_owned()));
+                    return Ok(Err("the line is not valid UTF-8".to_owned()));
                 }
-                Err(error) => return Err(error).context("the input cannot be read"),
+                Err(error) => return Err(error).context("cannot read the input"),
             };
-            let deadline = Deadline::after(NO_HURRY);
+            let deadline = Deadline::after(LINE_DEADLINE);
             let result = engine.embed_in_stream(flow, line, options, deadline).await;
-            anyhow::Ok(result.map_err(|error| readable(&error)))
+            anyhow::Ok(result.map_err(|error| message(&error)))
         }
     });
     let mut answers = lines.buffered(IN_FLIGHT);
@@ -171,7 +193,7 @@ async fn embed(
     while let Some(answer) = answers.next().await {
         let answer: Result<EmbeddedInput, String> = answer?;
         if let Err(error) = &answer {
-            tracing::warn!(line = index + 1, error, "a line has no vector");
+            tracing::warn!(line = index + 1, error, "cannot embed the line");
             failed += 1;
         }
         output.write(index, answer)?;
@@ -182,17 +204,17 @@ async fn embed(
     Ok((index, failed))
 }
 
-fn readable(error: &EmbedError) -> String {
+fn message(error: &EmbedError) -> String {
     match error {
         EmbedError::TooLong(inputs) => inputs
             .iter()
-            .map(|input| format!("{} tokens, the model takes {}", input.tokens, input.limit))
+            .map(|input| format!("the text has {} tokens; the limit is {}", input.tokens, input.limit))
             .collect(),
         other => other.to_string(),
     }
 }
 
-/// A file that appears under its name when it is complete.
+/// Temporary path of a file until it is complete.
 fn partial(path: &str) -> PathBuf {
     PathBuf::from(format!("{path}.partial"))
 }

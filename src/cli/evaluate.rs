@@ -1,5 +1,4 @@
-//! `assay evaluate`: samples in lines of JSON to scores in lines of JSON, with resume, through the same engine as the
-//! server.
+//! `assay evaluate`: evaluates samples in JSON lines with the engine of the server. A stopped run can be resumed.
 
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
@@ -17,13 +16,13 @@ mod writer;
 use std::{cell::Cell, collections::HashMap, io, process::ExitCode};
 
 use anyhow::Context as _;
-use clap::{ArgMatches, Command};
+use clap::ArgMatches;
 use futures::{Stream, StreamExt};
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Usage, embed::warm};
+use super::{UsageError, embed::warm};
 use crate::{
     config::Config,
     deadline::Deadline,
@@ -31,54 +30,52 @@ use crate::{
     evaluate::{Evaluation, Evaluator, Task},
     judge::{Budget, Call, Judge, TraceHeaders},
 };
-use input::{Input, Line};
-use options::Options;
-use output::{Known, Output};
-use plan::Plan;
-use progress::Progress;
+use input::{InputLine, SampleInput};
+use options::EvaluateOptions;
+pub(super) use options::{AFTER_HELP, arguments};
+use output::{EarlierRow, ResultOutput};
+use plan::EvaluationPlan;
+use progress::EvaluationProgress;
 use sample::LineError;
-use writer::{Collected, Done, Writer};
+use writer::{FinishedLine, RowWriter, WrittenRows};
 
-/// What a shell gives a program that SIGINT ended.
+/// Exit code that shells use for a program ended by SIGINT.
 const INTERRUPTED: u8 = 130;
-/// To compute with what the judge has answered by the deadline of a sample.
-const TO_COMPUTE: std::time::Duration = std::time::Duration::from_secs(5);
+/// Time after the deadline of a sample to compute results from the responses that the judge has given by then.
+const COMPUTE_TIME: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Of lines that are no samples; more would only bury the rest of the log.
-const WARNINGS: u64 = 20;
+/// Maximum number of logged warnings about invalid lines.
+const MAX_LINE_WARNINGS: u64 = 20;
 
-/// How often what is shown is brought up to date.
-const SHOW_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
+/// Interval at which the progress is redrawn.
+const REDRAW_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
 
-/// Its flags, on top of the settings', and what they are for.
-pub(super) fn arguments(command: Command) -> Command {
-    command.args(options::arguments()).after_help(options::AFTER_HELP)
-}
-
+/// Runs the command.
+///
 /// # Errors
-/// [`Usage`] for flags that don't fit each other; whatever keeps all lines from being scored.
+/// [`UsageError`] for invalid flags, and any error that prevents the evaluation of all lines.
 pub(super) fn run(config: Config, flags: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let plan = Plan::new(Options::read(flags), &config)?;
+    let plan = EvaluationPlan::new(EvaluateOptions::read(flags), &config)?;
     let output = plan.open_output()?;
-    let input = Input::open(&plan.options.input)?;
+    let input = SampleInput::open(&plan.options.input)?;
     plan.prepare_journal()?;
     let (collected, progress, is_complete) = work(&plan, config, input, output)?;
     if is_complete { finish(&plan, collected, &progress) } else { Ok(interrupted(&plan, &collected)) }
 }
 
-/// Scores all lines; false if a signal ended it.
-#[expect(clippy::disallowed_methods, reason = "the program exists to wait for the end of its input")]
+/// Evaluates all lines. Returns false if a signal ended the run.
+#[expect(clippy::disallowed_methods, reason = "the command only waits for the end of its input")]
 fn work(
-    plan: &Plan,
+    plan: &EvaluationPlan,
     config: Config,
-    input: Input,
-    mut output: Output,
-) -> anyhow::Result<(Collected, Progress, bool)> {
+    input: SampleInput,
+    mut output: ResultOutput,
+) -> anyhow::Result<(WrittenRows, EvaluationProgress, bool)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut registry = Registry::default();
     let _entered = runtime.enter();
     let judge = plan.judge.clone().map(|settings| Judge::start(settings, &mut registry)).transpose()?;
-    let embedder = if plan.needs_vectors() {
+    let embedder = if plan.needs_embeddings() {
         Embedder::start(config.app.embed, &mut registry)?
     } else {
         Embedder::without_model(&mut registry)
@@ -86,28 +83,32 @@ fn work(
     let evaluator =
         Evaluator::start(&config.app.evaluate, embedder.clone(), judge.iter().cloned().collect())?;
     let (bar, budget) = (super::progress::inputs(), Budget::new(plan.options.budget));
-    let mut progress = Progress::new(bar.clone(), input.total, budget.clone());
-    let known = output.take_known();
-    let writer = Writer::start(output)?;
-    let scoring = Scoring { plan, evaluator, judge, budget, known, bad_lines: Cell::default() };
+    let mut progress = EvaluationProgress::new(bar.clone(), input.total, budget.clone());
+    let earlier_rows = output.take_earlier_rows();
+    let writer = RowWriter::start(output)?;
+    let run = EvaluationRun { plan, evaluator, judge, budget, earlier_rows, invalid_lines: Cell::default() };
     let outcome = runtime.block_on(async {
-        if plan.needs_vectors() {
+        if plan.needs_embeddings() {
             warm(&embedder, &bar).await?;
         }
         progress.begin();
-        scoring.all(input, &writer, &mut progress).await
+        run.evaluate_all(input, &writer, &mut progress).await
     });
     progress.finish();
-    drop((scoring, _entered));
+    drop((run, _entered));
     drop(runtime);
     embedder.stop();
-    // What stopped the disk is why there is no more to score.
+    // If writing failed, its error is the cause of the early end, and takes precedence.
     let collected = writer.finish()?;
     Ok((collected, progress, outcome?))
 }
 
-/// Puts the files in order and tells what they say.
-fn finish(plan: &Plan, mut collected: Collected, progress: &Progress) -> anyhow::Result<ExitCode> {
+/// Completes the output, writes the report and prints the summary.
+fn finish(
+    plan: &EvaluationPlan,
+    mut collected: WrittenRows,
+    progress: &EvaluationProgress,
+) -> anyhow::Result<ExitCode> {
     collected.output.complete()?;
     if let Some(path) = &plan.options.html {
         report::write(path, plan, &collected).with_context(|| format!("cannot write {}", path.display()))?;
@@ -115,25 +116,26 @@ fn finish(plan: &Plan, mut collected: Collected, progress: &Progress) -> anyhow:
     let totals = &collected.totals;
     plan.remove_journal(totals.is_clean())?;
     let (kept, changed) = (progress.counts.kept, progress.counts.changed);
-    tracing::info!(samples = totals.rows, kept, changed, failed = totals.failed_cells, "evaluated");
-    tell(&summary::table(totals), collected.output.is_file());
+    tracing::info!(samples = totals.rows, kept, changed, failed = totals.failed_cells, "all lines evaluated");
+    print_summary(&summary::table(totals), collected.output.is_file());
     Ok(if totals.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn interrupted(plan: &Plan, collected: &Collected) -> ExitCode {
+/// Prints how to resume the run.
+fn interrupted(plan: &EvaluationPlan, collected: &WrittenRows) -> ExitCode {
     let rows = collected.totals.rows;
     let advice = if collected.output.is_file() {
-        format!("{rows} rows are in {}; the same command goes on from there\n", plan.options.output)
+        format!("{rows} rows are in {}; the same command resumes the run\n", plan.options.output)
     } else {
-        format!("{rows} rows were written; with --output FILE a run can be resumed\n")
+        format!("{rows} rows were written; set --output FILE to be able to resume a run\n")
     };
-    tell(&format!("interrupted: {advice}"), false);
+    print_summary(&format!("interrupted: {advice}"), false);
     ExitCode::from(INTERRUPTED)
 }
 
-/// On standard output where no results stand there.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "it is what was asked for")]
-fn tell(text: &str, on_stdout: bool) {
+/// Prints to standard output, unless the results are written there.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the requested output")]
+fn print_summary(text: &str, on_stdout: bool) {
     if on_stdout {
         print!("{text}");
     } else {
@@ -141,39 +143,45 @@ fn tell(text: &str, on_stdout: bool) {
     }
 }
 
-struct Scoring<'a> {
-    plan: &'a Plan,
+/// The parts of one run.
+struct EvaluationRun<'a> {
+    plan: &'a EvaluationPlan,
     evaluator: Evaluator,
     judge: Option<Judge>,
     budget: Budget,
-    known: HashMap<u64, Known>,
-    bad_lines: Cell<u64>,
+    earlier_rows: HashMap<u64, EarlierRow>,
+    invalid_lines: Cell<u64>,
 }
 
-/// A line, and what is to be counted of it.
-struct Step {
-    done: Done,
-    /// None for a line that was kept, or is no sample.
+/// A processed line and its contribution to the progress.
+struct ProcessedLine {
+    done: FinishedLine,
+    /// `None` for a row that was kept, and for an invalid line.
     evaluation: Option<Evaluation>,
     is_changed: bool,
     unknown: Vec<String>,
 }
 
-impl Scoring<'_> {
-    /// False if a signal ended it.
-    async fn all(&self, input: Input, writer: &Writer, progress: &mut Progress) -> anyhow::Result<bool> {
-        let mut steps = std::pin::pin!(self.steps(input));
+impl EvaluationRun<'_> {
+    /// Evaluates all lines. Returns false if a signal ended the run or writing failed.
+    async fn evaluate_all(
+        &self,
+        input: SampleInput,
+        writer: &RowWriter,
+        progress: &mut EvaluationProgress,
+    ) -> anyhow::Result<bool> {
+        let mut processed_lines = std::pin::pin!(self.process_all(input));
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut show = tokio::time::interval(SHOW_EVERY);
+        let mut show = tokio::time::interval(REDRAW_EVERY);
         let mut warned = Vec::new();
         loop {
             tokio::select! {
-                step = steps.next() => {
-                    let Some(step) = step.transpose().context("the input cannot be read")? else { return Ok(true) };
-                    warn_once(&mut warned, &step.unknown);
-                    count(progress, &step);
-                    if !writer.add(step.done).await {
+                line = processed_lines.next() => {
+                    let Some(line) = line.transpose().context("cannot read the input")? else { return Ok(true) };
+                    warn_once(&mut warned, &line.unknown);
+                    count(progress, &line);
+                    if !writer.add(line.done).await {
                         return Ok(false);
                     }
                 }
@@ -184,15 +192,15 @@ impl Scoring<'_> {
         }
     }
 
-    fn steps(&self, input: Input) -> impl Stream<Item = io::Result<Step>> {
+    fn process_all(&self, input: SampleInput) -> impl Stream<Item = io::Result<ProcessedLine>> {
         let lines = ReceiverStream::new(input.lines);
-        let steps = lines.map(async |line| Ok(self.step(line?).await));
-        steps.buffer_unordered(self.plan.options.concurrency)
+        let processed = lines.map(async |line| Ok(self.process(line?).await));
+        processed.buffer_unordered(self.plan.options.concurrency)
     }
 
-    async fn step(&self, line: Line) -> Step {
+    async fn process(&self, line: InputLine) -> ProcessedLine {
         let key = output::key(line.number, &line.bytes, &self.plan.fingerprint);
-        let before = self.known.get(&line.number);
+        let before = self.earlier_rows.get(&line.number);
         let is_kept = before.is_some_and(|row| {
             row.digest == key.digest && !(self.plan.options.retry_failed && row.has_failures)
         });
@@ -203,8 +211,8 @@ impl Scoring<'_> {
         let (row, evaluation, unknown) = match parsed {
             _ if is_kept => (None, None, Vec::new()),
             Err(error) => {
-                self.warn_of(&line, &error);
-                (Some(row::refused(&key, &error)), None, Vec::new())
+                self.warn_invalid(&line, &error);
+                (Some(row::invalid(&key, &error)), None, Vec::new())
             }
             Ok(parsed) => {
                 let mut sample = parsed.sample;
@@ -213,16 +221,21 @@ impl Scoring<'_> {
                 (Some(row::scored(&key, &sample, &evaluation)), Some(evaluation), parsed.unknown)
             }
         };
-        Step { done: Done { line: line.number, row, texts }, evaluation, is_changed, unknown }
+        ProcessedLine {
+            done: FinishedLine { line: line.number, row, texts },
+            evaluation,
+            is_changed,
+            unknown,
+        }
     }
 
-    /// The rows tell of all of them, and the table counts them.
-    fn warn_of(&self, line: &Line, error: &LineError) {
-        self.bad_lines.set(self.bad_lines.get() + 1);
-        if self.bad_lines.get() <= WARNINGS {
-            tracing::warn!(line = line.number, %error, "a line has no scores");
-        } else if self.bad_lines.get() == WARNINGS + 1 {
-            tracing::warn!("more lines have no scores; the output tells why");
+    /// Logs an invalid line, up to a maximum. The output has the errors of all of them.
+    fn warn_invalid(&self, line: &InputLine, error: &LineError) {
+        self.invalid_lines.set(self.invalid_lines.get() + 1);
+        if self.invalid_lines.get() <= MAX_LINE_WARNINGS {
+            tracing::warn!(line = line.number, %error, "invalid line");
+        } else if self.invalid_lines.get() == MAX_LINE_WARNINGS + 1 {
+            tracing::warn!("further invalid lines are not logged; the output has the error of each");
         }
     }
 
@@ -234,37 +247,42 @@ impl Scoring<'_> {
             judge: self.judge.clone(),
             call: Call {
                 deadline,
-                // Costs are told for each sample.
+                // A child budget counts the cost of each sample.
                 budget: self.budget.child(),
                 caller: 0,
                 use_cache: true,
                 trace: TraceHeaders::default(),
             },
-            answer_by: deadline.later(TO_COMPUTE),
+            answer_by: deadline.later(COMPUTE_TIME),
             reason_language: None,
         }
     }
 }
 
-fn count(progress: &mut Progress, step: &Step) {
-    if step.is_changed {
+/// Adds a line to the progress.
+fn count(progress: &mut EvaluationProgress, line: &ProcessedLine) {
+    if line.is_changed {
         if progress.counts.changed == 0 {
-            let line = step.done.line;
-            tracing::warn!(line, "its text or the settings have changed; rows like this are made again");
+            let line = line.done.line;
+            tracing::warn!(
+                line,
+                "the line or the settings have changed since the earlier run; such rows are evaluated again"
+            );
         }
         progress.counts.changed += 1;
     }
-    progress.counts.kept += u64::from(step.done.row.is_none());
-    if let Some(evaluation) = &step.evaluation {
-        progress.scored(evaluation);
+    progress.counts.kept += u64::from(line.done.row.is_none());
+    if let Some(evaluation) = &line.evaluation {
+        progress.count_failures(evaluation);
     }
-    progress.done();
+    progress.count_line();
 }
 
+/// Logs each unknown field once.
 fn warn_once(warned: &mut Vec<String>, unknown: &[String]) {
     for field in unknown {
         if !warned.contains(field) {
-            tracing::warn!(field, "samples have a field that is not used");
+            tracing::warn!(field, "ignoring an unknown field of samples");
             warned.push(field.clone());
         }
     }

@@ -1,4 +1,4 @@
-//! `assay healthcheck`: for exec probes in images without a shell.
+//! `assay healthcheck`: checks the health of a server, for exec probes in images without a shell.
 
 use std::time::Duration;
 
@@ -9,9 +9,17 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::config::Kind;
+use crate::config::ValueKind;
 
-const TIMEOUT: Kind = Kind::Duration { min: Duration::from_millis(1), max: Duration::from_hours(24) };
+const TIMEOUT: ValueKind =
+    ValueKind::Duration { min: Duration::from_millis(1), max: Duration::from_hours(24) };
+
+pub(super) const AFTER_HELP: &str = "Prints the status of grpc.health.v1.Health. Exit code: 0 if it is SERVING, 1 otherwise, 64 for invalid flags.
+
+Examples:
+  assay healthcheck                                   readiness: the model is ready
+  assay healthcheck --service liveness                liveness: the event loop responds
+  assay healthcheck --address unix:/run/assay.sock    through a Unix socket of the gRPC server";
 
 pub(super) fn arguments() -> Vec<Arg> {
     vec![
@@ -19,20 +27,20 @@ pub(super) fn arguments() -> Vec<Arg> {
             .long("address")
             .value_name("ADDRESS")
             .default_value("127.0.0.1:9090")
-            .help("The admin port or the serving one: HOST:PORT or unix:PATH"),
+            .help("Address of the admin port or of the gRPC server: HOST:PORT or unix:PATH."),
         Arg::new("service").long("service").value_name("NAME").default_value("").help(
-            "Whose health: nothing for all, liveness, or the full name of a service such as assay.v1.EmbeddingService",
+            "Health service to check: liveness, or a service name such as assay.v1.EmbeddingService. Default: the readiness of the whole server.",
         ),
         Arg::new("timeout")
             .long("timeout")
             .value_name("DURATION")
             .default_value("1s")
             .value_parser(|text: &str| TIMEOUT.duration(text))
-            .help("Timeout of the whole check"),
+            .help("Timeout of the whole check, with a unit: ms, s, m or h."),
     ]
 }
 
-#[expect(clippy::disallowed_methods, reason = "the program exists to wait for this answer")]
+#[expect(clippy::disallowed_methods, reason = "the command only waits for this response")]
 pub(super) fn run(flags: &ArgMatches) -> anyhow::Result<bool> {
     let text = |name: &str| flags.get_one::<String>(name).cloned().unwrap_or_default();
     let timeout = flags.get_one::<Duration>("timeout").copied().unwrap_or(Duration::from_secs(1));
@@ -40,12 +48,12 @@ pub(super) fn run(flags: &ArgMatches) -> anyhow::Result<bool> {
     let check = check(text("address"), text("service"));
     let status = runtime
         .block_on(async { tokio::time::timeout(timeout, check).await })
-        .with_context(|| format!("{} does not answer within {timeout:?}", text("address")))??;
+        .with_context(|| format!("{} did not respond within {timeout:?}", text("address")))??;
     report(status);
     Ok(status == ServingStatus::Serving)
 }
 
-#[expect(clippy::print_stdout, reason = "it is what was asked for")]
+#[expect(clippy::print_stdout, reason = "the requested output")]
 fn report(status: ServingStatus) {
     println!("{}", status.as_str_name());
 }

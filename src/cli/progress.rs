@@ -1,15 +1,15 @@
-//! Progress on standard error: a bar on a terminal, nothing elsewhere, where the log tells.
+//! Progress bars on standard error. They are hidden if standard error is no terminal.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Bytes of a model on their way.
+/// Creates the bar of a download.
 pub(super) fn bytes() -> ProgressBar {
     styled("{spinner} {msg} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
 }
 
-/// Inputs that are done, of an unknown number.
+/// Creates the bar of processed inputs of an unknown total.
 pub(super) fn inputs() -> ProgressBar {
     styled("{spinner} {human_pos} inputs, {per_sec}, {elapsed} {msg}")
 }

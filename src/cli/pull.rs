@@ -1,4 +1,4 @@
-//! `assay pull`: the model into the cache, checked as far as serving it would.
+//! `assay pull`: downloads a model into the cache, and verifies it by loading it like the server does.
 
 use indicatif::ProgressBar;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-#[expect(clippy::print_stdout, reason = "the directory is what a script wants to know")]
+#[expect(clippy::print_stdout, reason = "scripts read the directory")]
 pub(super) fn run(config: Config) -> anyhow::Result<bool> {
     let bar = progress::bytes();
     let pulled = pull(&config.app.embed, &bar);
@@ -25,7 +25,7 @@ pub(super) fn run(config: Config) -> anyhow::Result<bool> {
         sha256 = info.sha256,
         dimensions = info.dimensions,
         max_tokens = info.max_tokens,
-        "the model is complete"
+        "the model is complete and valid"
     );
     println!("{}", files.dir.display());
     Ok(true)
@@ -33,14 +33,14 @@ pub(super) fn run(config: Config) -> anyhow::Result<bool> {
 
 fn pull(settings: &embed::EmbedSettings, bar: &ProgressBar) -> anyhow::Result<(ModelFiles, ModelInfo)> {
     let files = match verified(&settings.source, bar) {
-        // The damaged file is gone, so this time it is fetched.
+        // The damaged file has been removed, so the second attempt downloads it.
         Err(error @ SourceError::Damaged { .. }) => {
-            tracing::warn!(%error, "fetching it again");
+            tracing::warn!(%error, "the cached model is damaged; downloading it again");
             verified(&settings.source, bar)?
         }
         files => files?,
     };
-    bar.set_message("checking the tensors");
+    bar.set_message("loading the tensors");
     let model = Model::load(&files, &settings.model, &|read, total| {
         bar.set_length(total);
         bar.set_position(read);

@@ -1,14 +1,14 @@
-//! What values a setting takes, and between which bounds.
+//! Value types of settings, with their ranges.
 
 use std::time::Duration;
 
-/// The form of a setting's value. Numbers, sizes and durations have bounds, so that no value that passes can make the
-/// server panic or overflow later.
+/// Type and range of a setting's value. Every number, size and duration has a range, so that no accepted value can make
+/// the server panic or overflow later.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Kind {
-    /// Free text, read by the module that it belongs to. Holds the placeholder of the help.
+pub(crate) enum ValueKind {
+    /// Text that the module of the setting parses, with its placeholder in the help.
     Text(&'static str),
-    /// An http or https URL. Its user, password and query are never shown.
+    /// An http or https URL. User, password and query are hidden in all output.
     Url,
     Bool,
     /// A whole number.
@@ -26,7 +26,7 @@ pub(crate) enum Kind {
         min: Duration,
         max: Duration,
     },
-    /// A decimal number, with the placeholder of the help.
+    /// A decimal number, with its placeholder in the help.
     Decimal {
         placeholder: &'static str,
         min: f64,
@@ -44,116 +44,118 @@ pub(super) const MINUTE: Duration = Duration::from_mins(1);
 pub(super) const HOUR: Duration = Duration::from_hours(1);
 pub(super) const DAY: Duration = Duration::from_hours(24);
 
-pub(super) const fn count(min: u64, max: u64) -> Kind {
-    Kind::Count { min, max }
+pub(super) const fn count(min: u64, max: u64) -> ValueKind {
+    ValueKind::Count { min, max }
 }
 
-pub(super) const fn bytes(min: u64, max: u64) -> Kind {
-    Kind::Bytes { min, max }
+pub(super) const fn bytes(min: u64, max: u64) -> ValueKind {
+    ValueKind::Bytes { min, max }
 }
 
-pub(super) const fn duration(min: Duration, max: Duration) -> Kind {
-    Kind::Duration { min, max }
+pub(super) const fn duration(min: Duration, max: Duration) -> ValueKind {
+    ValueKind::Duration { min, max }
 }
 
-pub(super) const fn decimal(placeholder: &'static str, min: f64, max: f64) -> Kind {
-    Kind::Decimal { placeholder, min, max }
+pub(super) const fn decimal(placeholder: &'static str, min: f64, max: f64) -> ValueKind {
+    ValueKind::Decimal { placeholder, min, max }
 }
 
-impl Kind {
-    /// What stands for the value in the help.
+impl ValueKind {
+    /// Placeholder of the value in the help.
     pub fn placeholder(self) -> &'static str {
         match self {
-            Kind::Text(placeholder) | Kind::Decimal { placeholder, .. } => placeholder,
-            Kind::Url => "URL",
-            Kind::Bool => "BOOL",
-            Kind::Count { .. } => "N",
-            Kind::Bytes { .. } => "BYTES",
-            Kind::Duration { .. } => "DURATION",
+            ValueKind::Text(placeholder) | ValueKind::Decimal { placeholder, .. } => placeholder,
+            ValueKind::Url => "URL",
+            ValueKind::Bool => "BOOL",
+            ValueKind::Count { .. } => "N",
+            ValueKind::Bytes { .. } => "BYTES",
+            ValueKind::Duration { .. } => "DURATION",
         }
     }
 
-    /// The bounds as they would be typed, such as `1KiB to 16MiB`. None where there are none.
+    /// The range as a user would type it, such as `1KiB to 16MiB`; `None` for texts, URLs and booleans.
     pub fn range(self) -> Option<String> {
         match self {
-            Kind::Text(_) | Kind::Url | Kind::Bool => None,
-            Kind::Count { min, max } => Some(format!("{min} to {max}")),
-            Kind::Bytes { min, max } => Some(format!("{} to {}", size(min), size(max))),
-            Kind::Duration { min, max } => {
+            ValueKind::Text(_) | ValueKind::Url | ValueKind::Bool => None,
+            ValueKind::Count { min, max } => Some(format!("{min} to {max}")),
+            ValueKind::Bytes { min, max } => Some(format!("{} to {}", format_size(min), format_size(max))),
+            ValueKind::Duration { min, max } => {
                 let [min, max] = [min, max].map(humantime::format_duration);
                 Some(format!("{min} to {max}"))
             }
-            Kind::Decimal { min, max, .. } => Some(format!("{min} to {max}")),
+            ValueKind::Decimal { min, max, .. } => Some(format!("{min} to {max}")),
         }
     }
 
-    /// Reads a whole number or a size.
+    /// Parses a whole number or a size.
     ///
     /// # Errors
-    /// What is needed, with the bounds.
-    pub fn whole(self, text: &str) -> Result<u64, String> {
+    /// [`ValueKind::requirement`], if the text is no such value or is out of range.
+    pub fn integer(self, text: &str) -> Result<u64, String> {
         let (parsed, min, max) = match self {
-            Kind::Count { min, max } => (text.parse().ok(), min, max),
-            Kind::Bytes { min, max } => {
+            ValueKind::Count { min, max } => (text.parse().ok(), min, max),
+            ValueKind::Bytes { min, max } => {
                 (text.parse().ok().map(|size: bytesize::ByteSize| size.as_u64()), min, max)
             }
             _ => (None, 0, 0),
         };
-        parsed.filter(|number| (min..=max).contains(number)).ok_or_else(|| self.needed())
+        parsed.filter(|number| (min..=max).contains(number)).ok_or_else(|| self.requirement())
     }
 
-    /// Reads a duration.
+    /// Parses a duration.
     ///
     /// # Errors
-    /// What is needed, with the bounds.
+    /// [`ValueKind::requirement`], if the text is no such value or is out of range.
     pub fn duration(self, text: &str) -> Result<Duration, String> {
-        let Kind::Duration { min, max } = self else { return Err(self.needed()) };
+        let ValueKind::Duration { min, max } = self else { return Err(self.requirement()) };
         let parsed = humantime::parse_duration(text).ok();
-        parsed.filter(|duration| (min..=max).contains(duration)).ok_or_else(|| self.needed())
+        parsed.filter(|duration| (min..=max).contains(duration)).ok_or_else(|| self.requirement())
     }
 
-    /// Reads a decimal number.
+    /// Parses a decimal number.
     ///
     /// # Errors
-    /// What is needed, with the bounds.
+    /// [`ValueKind::requirement`], if the text is no such value or is out of range.
     pub fn decimal(self, text: &str) -> Result<f64, String> {
-        let Kind::Decimal { min, max, .. } = self else { return Err(self.needed()) };
-        text.parse().ok().filter(|number| (min..=max).contains(number)).ok_or_else(|| self.needed())
+        let ValueKind::Decimal { min, max, .. } = self else { return Err(self.requirement()) };
+        text.parse().ok().filter(|number| (min..=max).contains(number)).ok_or_else(|| self.requirement())
     }
 
-    /// A count, size or duration as a number that can be compared with another of its kind.
+    /// Parses a count, a size or a duration (in nanoseconds) into a number, to compare it with another value of this kind.
     pub fn amount(self, text: &str) -> Option<u128> {
         match self {
-            Kind::Duration { .. } => self.duration(text).ok().map(|duration| duration.as_nanos()),
-            _ => self.whole(text).ok().map(u128::from),
+            ValueKind::Duration { .. } => self.duration(text).ok().map(|duration| duration.as_nanos()),
+            _ => self.integer(text).ok().map(u128::from),
         }
     }
 
-    /// The smallest value of a count or a size.
-    pub fn least(self) -> u64 {
+    /// Minimum of a count or a size; 0 for other kinds.
+    pub fn minimum(self) -> u64 {
         match self {
-            Kind::Count { min, .. } | Kind::Bytes { min, .. } => min,
+            ValueKind::Count { min, .. } | ValueKind::Bytes { min, .. } => min,
             _ => 0,
         }
     }
 
-    /// What to say of a value that is no such thing, or beyond the bounds.
-    pub fn needed(self) -> String {
+    /// Error message for a value of the wrong type or out of range.
+    pub fn requirement(self) -> String {
         let range = self.range().unwrap_or_default();
         match self {
-            Kind::Text(_) => "a text is needed".to_owned(),
-            Kind::Url => "a URL that begins with http:// or https:// is needed".to_owned(),
-            Kind::Bool => "true or false is needed".to_owned(),
-            Kind::Count { .. } => format!("a whole number from {range} is needed"),
-            Kind::Bytes { .. } => format!("a size from {range} is needed"),
-            Kind::Duration { .. } => format!("a duration from {range} is needed, with its unit: ms, s, m, h"),
-            Kind::Decimal { .. } => format!("a number from {range} is needed"),
+            ValueKind::Text(_) => "must be a text".to_owned(),
+            ValueKind::Url => "must be a URL that begins with http:// or https://".to_owned(),
+            ValueKind::Bool => "must be true or false".to_owned(),
+            ValueKind::Count { .. } => format!("must be a whole number from {range}"),
+            ValueKind::Bytes { .. } => format!("must be a size from {range}, such as 64KiB"),
+            ValueKind::Duration { .. } => {
+                format!("must be a duration from {range} with a unit: ms, s, m or h")
+            }
+            ValueKind::Decimal { .. } => format!("must be a number from {range}"),
         }
     }
 }
 
-/// A size as it would be typed: 131072 is 128KiB.
-fn size(bytes: u64) -> String {
+/// Formats a size with the largest unit that divides it: 131072 is `128KiB`.
+fn format_size(bytes: u64) -> String {
     let units = [(TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
     match units.into_iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{}{name}", bytes / unit),
@@ -166,29 +168,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds_are_included_and_nothing_beyond_them_passes() {
+    fn ranges_include_their_bounds_and_nothing_beyond() {
         let kind = bytes(KIB, 16 * MIB);
         assert_eq!(
-            (kind.whole("1KiB"), kind.whole("16MiB"), kind.whole("4096")),
+            (kind.integer("1KiB"), kind.integer("16MiB"), kind.integer("4096")),
             (Ok(KIB), Ok(16 * MIB), Ok(4096))
         );
         for bad in
             ["1023", "0", "16.1MiB", "16EiB", "99999999EiB", "-1", "", "a", "1 KiB KiB", "NaN", "1e400"]
         {
-            assert_eq!(kind.whole(bad), Err("a size from 1KiB to 16MiB is needed".into()), "{bad}");
+            assert_eq!(
+                kind.integer(bad),
+                Err("must be a size from 1KiB to 16MiB, such as 64KiB".into()),
+                "{bad}"
+            );
         }
         let kind = count(1, u64::MAX);
-        assert_eq!(kind.whole("18446744073709551615"), Ok(u64::MAX));
+        assert_eq!(kind.integer("18446744073709551615"), Ok(u64::MAX));
         assert!(
             ["0", "18446744073709551616", "-1", "1.5", "٣", "1_000"]
                 .iter()
-                .all(|bad| kind.whole(bad).is_err())
+                .all(|bad| kind.integer(bad).is_err())
         );
         let kind = duration(MILLISECOND, DAY);
         assert_eq!((kind.duration("1ms"), kind.duration("1day")), (Ok(MILLISECOND), Ok(DAY)));
         for bad in ["0s", "999us", "25h", "999999999h", "99999999999999999999h", "-1s", "5", "soon", ""] {
-            let needed = "a duration from 1ms to 1day is needed, with its unit: ms, s, m, h";
-            assert_eq!(kind.duration(bad), Err(needed.into()), "{bad}");
+            let requirement = "must be a duration from 1ms to 1day with a unit: ms, s, m or h";
+            assert_eq!(kind.duration(bad), Err(requirement.into()), "{bad}");
         }
         let kind = decimal("NUMBER", 0.0, 2.0);
         assert_eq!(
@@ -201,10 +207,16 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_another_kind_is_an_error() {
-        for kind in [Kind::Text("FILE"), Kind::Url, Kind::Bool, count(1, 2), duration(MILLISECOND, DAY)] {
+    fn parsing_a_value_of_another_kind_is_an_error() {
+        for kind in [
+            ValueKind::Text("FILE"),
+            ValueKind::Url,
+            ValueKind::Bool,
+            count(1, 2),
+            duration(MILLISECOND, DAY),
+        ] {
             assert!(kind.decimal("1").is_err());
-            assert!(kind.whole("").is_err() && kind.duration("").is_err());
+            assert!(kind.integer("").is_err() && kind.duration("").is_err());
         }
     }
 }

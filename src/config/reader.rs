@@ -1,74 +1,78 @@
-//! Values by precedence: flag, environment, file, default. Collects all mistakes.
+//! Resolves each setting by precedence: flag, environment variable, file, default. Collects all errors.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use clap::ArgMatches;
 
 use super::{
-    kind::Kind,
+    kind::ValueKind,
     table::{SETTINGS, Setting},
 };
 
-/// Where a value came from.
+/// Source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum ValueOrigin {
     Flag,
     Variable(String),
     File(String),
     Default,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for ValueOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Origin::Flag => f.write_str("flag"),
-            Origin::Variable(name) => write!(f, "environment variable {name}"),
-            Origin::File(path) => write!(f, "file {path}"),
-            Origin::Default => f.write_str("default"),
+            ValueOrigin::Flag => f.write_str("flag"),
+            ValueOrigin::Variable(name) => write!(f, "environment variable {name}"),
+            ValueOrigin::File(path) => write!(f, "file {path}"),
+            ValueOrigin::Default => f.write_str("default"),
         }
     }
 }
 
-/// The outside world, as far as settings are concerned.
-pub(super) struct Sources<'a> {
+/// Inputs of the configuration: flags, environment variables and files.
+pub(super) struct SettingSources<'a> {
     pub flags: &'a ArgMatches,
     pub variable: &'a dyn Fn(&str) -> Option<String>,
     pub read_file: &'a dyn Fn(&str) -> Result<String, String>,
 }
 
-/// By the setting's name.
-type Values = BTreeMap<&'static str, (String, Origin)>;
+/// SettingValues by name of the setting.
+type SettingValues = BTreeMap<&'static str, (String, ValueOrigin)>;
 
-pub(super) struct Reader {
-    values: Values,
-    /// Of judges in the file, by their names; the settings that they don't have are those of `values`.
-    profiles: BTreeMap<String, Values>,
-    /// The profile that is being read.
+pub(super) struct SettingsReader {
+    values: SettingValues,
+    /// Judge profiles of the file, by name. Settings that a profile does not have are inherited from `values`.
+    profiles: BTreeMap<String, SettingValues>,
+    /// Judge profile that is being read, if any.
     profile: Option<String>,
-    mistakes: Vec<String>,
+    errors: Vec<String>,
 }
 
-/// The table of the file that holds profiles of judges.
+/// Table of the file that contains judge profiles.
 const PROFILES: &str = "judges";
-/// What the settings of a judge begin with; their keys in a profile go without.
+/// Prefix of all judge settings. Their keys in a profile omit it.
 const PROFILE_PREFIX: &str = "judge-";
 
-impl Reader {
-    pub fn new(sources: &Sources<'_>) -> Reader {
-        let mut reader =
-            Reader { values: Values::new(), profiles: BTreeMap::new(), profile: None, mistakes: Vec::new() };
+impl SettingsReader {
+    pub fn new(sources: &SettingSources<'_>) -> SettingsReader {
+        let mut reader = SettingsReader {
+            values: SettingValues::new(),
+            profiles: BTreeMap::new(),
+            profile: None,
+            errors: Vec::new(),
+        };
         let flag = |name: &str| sources.flags.try_get_one::<String>(name).ok().flatten().cloned();
         let file = flag("config").or_else(|| (sources.variable)("ASSAY_CONFIG"));
         let file = file.map(|path| reader.file(&path, sources)).unwrap_or_default();
         for setting in SETTINGS {
             let value = flag(setting.name)
-                .map(|value| (value, Origin::Flag))
+                .map(|value| (value, ValueOrigin::Flag))
                 .or_else(|| variable(setting, sources))
                 .or_else(|| file.get(&setting.key()).cloned())
-                .or_else(|| Some((setting.default.to_owned(), Origin::Default)));
-            // An empty text is as good as none; an empty number is a mistake where there is a default.
+                .or_else(|| Some((setting.default.to_owned(), ValueOrigin::Default)));
+            // An empty text counts as unset. An empty number is an error if the setting has a default.
             let may_be_empty =
-                matches!(setting.kind, Kind::Text(_) | Kind::Url) || setting.default.is_empty();
+                matches!(setting.kind, ValueKind::Text(_) | ValueKind::Url) || setting.default.is_empty();
             if let Some(value) = value.filter(|(value, _)| !value.is_empty() || !may_be_empty) {
                 reader.values.insert(setting.name, value);
             }
@@ -76,129 +80,132 @@ impl Reader {
         reader
     }
 
-    /// The value of a setting, if it is set; a mistake counts as not set.
+    /// Parses the value of a setting; `None` if it is unset or invalid. Records the error of an invalid value.
     pub fn optional<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let setting = Setting::of(name);
+        let setting = Setting::named(name);
         let own = self.profile.as_ref().and_then(|profile| self.profiles.get(profile)?.get(name));
         let (value, origin) = own.or_else(|| self.values.get(name))?;
         match parse(value) {
             Ok(value) => Some(value),
-            Err(mistake) => {
+            Err(error) => {
                 let shown =
                     if setting.secret { "…".to_owned() } else { setting.without_credentials(value) };
                 let name = own.and(self.profile.as_ref()).map_or_else(
                     || name.to_owned(),
                     |profile| format!("{PROFILES}.{profile}.{}", setting.profile_key()),
                 );
-                self.mistakes.push(format!("{name} = {shown:?} ({origin}): {mistake}"));
+                self.errors.push(format!("{name} = {shown:?} ({origin}): {error}"));
                 None
             }
         }
     }
 
-    /// As [`Reader::optional`]; `stand_in` only stands until the mistakes are reported.
+    /// Parses the value of a setting with a default. An invalid value yields `placeholder` until the errors are reported.
     pub fn required<T>(
         &mut self,
         name: &str,
-        stand_in: T,
+        placeholder: T,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> T {
-        self.optional(name, parse).unwrap_or(stand_in)
+        self.optional(name, parse).unwrap_or(placeholder)
     }
 
-    /// A count or a size within the bounds of its table, if it is set.
-    pub fn optional_whole<T: TryFrom<u64>>(&mut self, name: &str) -> Option<T> {
-        let kind = Setting::of(name).kind;
+    /// Parses a count or a size; `None` if it is unset or invalid.
+    pub fn optional_integer<T: TryFrom<u64>>(&mut self, name: &str) -> Option<T> {
+        let kind = Setting::named(name).kind;
         self.optional(name, |text| {
-            T::try_from(kind.whole(text)?).map_err(|_| "this machine cannot count as far".to_owned())
+            T::try_from(kind.integer(text)?)
+                .map_err(|_| "exceeds the largest number of this platform".to_owned())
         })
     }
 
-    /// As [`Reader::optional_whole`] of a setting with a default.
-    pub fn whole<T: TryFrom<u64> + Default>(&mut self, name: &str) -> T {
-        let stand_in = || T::try_from(Setting::of(name).kind.least()).unwrap_or_default();
-        self.optional_whole(name).unwrap_or_else(stand_in)
+    /// Parses a count or a size of a setting with a default.
+    pub fn integer<T: TryFrom<u64> + Default>(&mut self, name: &str) -> T {
+        let placeholder = || T::try_from(Setting::named(name).kind.minimum()).unwrap_or_default();
+        self.optional_integer(name).unwrap_or_else(placeholder)
     }
 
-    /// A decimal number within the bounds of its table, if it is set.
+    /// Parses a decimal number; `None` if it is unset or invalid.
     pub fn optional_decimal(&mut self, name: &str) -> Option<f64> {
-        let kind = Setting::of(name).kind;
+        let kind = Setting::named(name).kind;
         self.optional(name, |text| kind.decimal(text))
     }
 
-    /// As [`Reader::optional_decimal`] of a setting with a default.
+    /// Parses a decimal number of a setting with a default.
     pub fn decimal(&mut self, name: &str) -> f64 {
         self.optional_decimal(name).unwrap_or_default()
     }
 
-    /// A duration within the bounds of its table.
+    /// Parses a duration of a setting with a default.
     pub fn duration(&mut self, name: &str) -> Duration {
-        let kind = Setting::of(name).kind;
+        let kind = Setting::named(name).kind;
         self.required(name, Duration::ZERO, |text| kind.duration(text))
     }
 
+    /// Parses a boolean: true, 1, yes, on, or false, 0, no, off.
     pub fn boolean(&mut self, name: &str) -> bool {
-        let kind = Setting::of(name).kind;
+        let kind = Setting::named(name).kind;
         self.required(name, false, |text| match &*text.to_ascii_lowercase() {
             "true" | "1" | "yes" | "on" => Ok(true),
             "false" | "0" | "no" | "off" => Ok(false),
-            _ => Err(kind.needed()),
+            _ => Err(kind.requirement()),
         })
     }
 
-    /// Reports a combination that cannot work: `smaller` is set to more than `larger`.
-    pub fn no_more_than(&mut self, smaller: &str, larger: &str, consequence: &str) {
+    /// Records an error if `smaller` is set to more than `larger`.
+    pub fn require_at_most(&mut self, smaller: &str, larger: &str, consequence: &str) {
         let amount = |name: &str| {
             let (text, _) = self.values.get(name)?;
-            Some((Setting::of(name).kind.amount(text)?, text))
+            Some((Setting::named(name).kind.amount(text)?, text))
         };
         let (Some((small, small_text)), Some((large, large_text))) = (amount(smaller), amount(larger)) else {
             return;
         };
         if small > large {
-            let mistake =
-                format!("{smaller} ({small_text}) is more than {larger} ({large_text}): {consequence}");
-            self.mistakes.push(mistake);
+            self.errors.push(format!(
+                "{smaller} ({small_text}) must be at most {larger} ({large_text}): {consequence}"
+            ));
         }
     }
 
-    pub fn mistake(&mut self, mistake: String) {
-        self.mistakes.push(mistake);
+    pub fn error(&mut self, error: String) {
+        self.errors.push(error);
     }
 
-    /// The names of the profiles of judges.
+    /// Names of the judge profiles, sorted.
     pub fn profiles(&self) -> Vec<String> {
         self.profiles.keys().cloned().collect()
     }
 
-    /// Whether the profile that is being read, and not the flat settings, has a value for this.
-    pub fn is_own(&self, name: &str) -> bool {
+    /// Returns true if the profile that is being read sets this itself instead of inheriting it.
+    pub fn is_set_in_profile(&self, name: &str) -> bool {
         self.profile.as_ref().is_some_and(|profile| self.profiles[profile].contains_key(name))
     }
 
-    /// Reads with the values of a profile before the flat ones.
-    pub fn within<T>(&mut self, profile: &str, read: impl FnOnce(&mut Reader) -> T) -> T {
+    /// Runs `read` with the values of a profile taking precedence over the inherited ones.
+    pub fn in_profile<T>(&mut self, profile: &str, read: impl FnOnce(&mut SettingsReader) -> T) -> T {
         self.profile = Some(profile.to_owned());
         let value = read(self);
         self.profile = None;
         value
     }
 
-    pub fn finish(mut self) -> (Vec<String>, Shown) {
-        // What profiles inherit is read once for each.
-        let mut told = std::collections::HashSet::new();
-        self.mistakes.retain(|mistake| told.insert(mistake.clone()));
-        (self.mistakes, Shown { values: self.values, profiles: self.profiles })
+    /// Returns all errors, without duplicates, and the effective settings.
+    pub fn finish(mut self) -> (Vec<String>, EffectiveSettings) {
+        // Inherited settings are read once per profile, and each time record the same error.
+        let mut seen = std::collections::HashSet::new();
+        self.errors.retain(|error| seen.insert(error.clone()));
+        (self.errors, EffectiveSettings { values: self.values, profiles: self.profiles })
     }
 
-    fn file(&mut self, path: &str, sources: &Sources<'_>) -> BTreeMap<String, (String, Origin)> {
+    fn file(&mut self, path: &str, sources: &SettingSources<'_>) -> BTreeMap<String, (String, ValueOrigin)> {
         let table = (sources.read_file)(path).and_then(|text| {
             text.parse::<toml::Table>().map_err(|error| error.to_string().trim_end().to_owned())
         });
         let table = match table {
             Ok(table) => table,
-            Err(mistake) => {
-                self.mistakes.push(format!("{path}: {mistake}"));
+            Err(error) => {
+                self.errors.push(format!("{path}: {error}"));
                 return BTreeMap::new();
             }
         };
@@ -207,11 +214,11 @@ impl Reader {
             if key == PROFILES {
                 self.read_profiles(path, value);
             } else if !SETTINGS.iter().any(|setting| setting.key() == key) {
-                self.mistakes.push(format!("{path}: there is no setting {key}; see assay --help"));
+                self.errors.push(format!("{path}: unknown setting {key}: assay --help lists all settings"));
             } else if let Some(value) = scalar(&value) {
-                values.insert(key, (value, Origin::File(path.to_owned())));
+                values.insert(key, (value, ValueOrigin::File(path.to_owned())));
             } else {
-                self.mistakes
+                self.errors
                     .push(format!("{path}: {key} must be a string, a number, a boolean or a list of these"));
             }
         }
@@ -220,36 +227,36 @@ impl Reader {
 
     fn read_profiles(&mut self, path: &str, profiles: toml::Value) {
         let toml::Value::Table(profiles) = profiles else {
-            self.mistakes.push(format!("{path}: judges must be tables such as [{PROFILES}.strict]"));
+            self.errors.push(format!("{path}: {PROFILES} must contain tables, such as [{PROFILES}.strict]"));
             return;
         };
         for (name, values) in profiles {
             let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
             match values {
-                _ if name.len() > 64 || !name.bytes().all(is_name) => self.mistakes.push(format!(
-                    "{path}: {PROFILES}.{name:?}: a name has at most 64 letters, digits, dots, - and _"
+                _ if name.len() > 64 || !name.bytes().all(is_name) => self.errors.push(format!(
+                    "{path}: {PROFILES}.{name:?}: a profile name must have at most 64 characters: letters, digits, dots, hyphens and underscores"
                 )),
                 toml::Value::Table(values) => self.read_profile(path, name, values),
-                _ => self.mistakes.push(format!("{path}: {PROFILES}.{name} must be a table")),
+                _ => self.errors.push(format!("{path}: {PROFILES}.{name} must be a table")),
             }
         }
     }
 
     fn read_profile(&mut self, path: &str, name: String, table: toml::Table) {
-        let mut values = Values::new();
+        let mut values = SettingValues::new();
         for (key, value) in table {
             let known = SETTINGS
                 .iter()
                 .find(|setting| setting.name.starts_with(PROFILE_PREFIX) && setting.profile_key() == key);
             match (known, scalar(&value)) {
-                (None, _) => self.mistakes.push(format!(
-                    "{path}: {PROFILES}.{name}: there is no setting {key}; as judge-{key}, see assay --help"
+                (None, _) => self.errors.push(format!(
+                    "{path}: {PROFILES}.{name}: unknown setting {key}: assay --help lists the settings of a judge with the prefix --judge-"
                 )),
                 (Some(_), None) => self
-                    .mistakes
+                    .errors
                     .push(format!("{path}: {PROFILES}.{name}.{key} must be a string, a number or a boolean")),
                 (Some(setting), Some(value)) => {
-                    values.insert(setting.name, (value, Origin::File(path.to_owned())));
+                    values.insert(setting.name, (value, ValueOrigin::File(path.to_owned())));
                 }
             }
         }
@@ -257,14 +264,14 @@ impl Reader {
     }
 }
 
-/// The settings in force, in the form of the file; secrets hidden.
+/// Effective settings with their sources. Displayed in the format of the file, without secrets.
 #[derive(Clone, Debug)]
-pub struct Shown {
-    values: Values,
-    profiles: BTreeMap<String, Values>,
+pub struct EffectiveSettings {
+    values: SettingValues,
+    profiles: BTreeMap<String, SettingValues>,
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for EffectiveSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for setting in SETTINGS {
             match self.values.get(setting.name) {
@@ -277,7 +284,7 @@ impl fmt::Display for Shown {
         for (name, values) in &self.profiles {
             writeln!(f, "\n[{PROFILES}.{}]", toml::Value::from(name.as_str()))?;
             for (name, (value, origin)) in values {
-                let setting = Setting::of(name);
+                let setting = Setting::named(name);
                 writeln!(f, "{} = {} # {origin}", setting.profile_key(), shown(setting, value))?;
             }
         }
@@ -289,11 +296,11 @@ fn shown(setting: &Setting, value: &str) -> toml::Value {
     if setting.secret { "(hidden)".into() } else { setting.without_credentials(value).into() }
 }
 
-fn variable(setting: &Setting, sources: &Sources<'_>) -> Option<(String, Origin)> {
+fn variable(setting: &Setting, sources: &SettingSources<'_>) -> Option<(String, ValueOrigin)> {
     let names =
         std::iter::once(setting.variable()).chain(setting.fallbacks.iter().map(|&name| name.to_owned()));
     names
-        .filter_map(|name| (sources.variable)(&name).map(|value| (value, Origin::Variable(name))))
+        .filter_map(|name| (sources.variable)(&name).map(|value| (value, ValueOrigin::Variable(name))))
         .find(|(value, _)| !value.is_empty())
 }
 

@@ -1,34 +1,34 @@
-//! Who may call, and what each caller may take.
+//! Security settings: TLS, tokens and limits per client.
 
 use std::path::PathBuf;
 
-use super::reader::Reader;
+use super::reader::SettingsReader;
 use crate::rpc::{
     CallerLimits, TlsFiles,
     guard::{OpenService, Security},
 };
 
-pub(super) fn settings(r: &mut Reader) -> Security {
+pub(super) fn settings(r: &mut SettingsReader) -> Security {
     Security {
         tls: tls(r),
         token_file: r.optional("token-file", path),
         open: r.required("open-services", Vec::new(), open_services),
         caller_limits: CallerLimits {
-            calls: r.optional_whole("caller-calls"),
-            requests_per_minute: r.optional_whole("caller-requests-per-minute"),
-            callers: r.whole("callers"),
+            calls: r.optional_integer("caller-calls"),
+            requests_per_minute: r.optional_integer("caller-requests-per-minute"),
+            callers: r.integer("callers"),
         },
         reload_every: r.duration("reload-every"),
     }
 }
 
-fn tls(r: &mut Reader) -> Option<TlsFiles> {
+fn tls(r: &mut SettingsReader) -> Option<TlsFiles> {
     let client_authorities = r.optional("tls-client-ca", path);
     match (r.optional("tls-cert", path), r.optional("tls-key", path)) {
         (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key, client_authorities }),
         (None, None) if client_authorities.is_none() => None,
         _ => {
-            r.mistake("TLS needs both tls-cert and tls-key, and tls-client-ca needs TLS".into());
+            r.error("TLS requires both tls-cert and tls-key, and tls-client-ca requires TLS".into());
             None
         }
     }
@@ -45,7 +45,7 @@ fn open_services(value: &str) -> Result<Vec<OpenService>, String> {
     let service = |name: &str| match name.trim() {
         "health" => Ok(OpenService::Health),
         "reflection" => Ok(OpenService::Reflection),
-        _ => Err("health, reflection, both with a comma, or none is needed".to_owned()),
+        _ => Err("must be health, reflection, both separated by a comma, or none".to_owned()),
     };
     value.split(',').map(service).collect()
 }

@@ -1,67 +1,69 @@
-//! What is told of the process: log lines, and what goes to a collector.
+//! Settings of logging and of the export to a collector.
 
-use super::{reader::Reader, text};
+use super::{reader::SettingsReader, text};
 use crate::{
     rpc::CallLog,
     telemetry::{
-        LogFormat, Settings, check_filter,
-        otlp::{self, Header, Sampling, Signals},
+        LogFormat, LogSettings, check_filter,
+        otlp::{self, OtlpHeader, OtlpSignals, TraceSampling},
     },
 };
 
-pub(super) fn log(r: &mut Reader) -> Settings {
+pub(super) fn log(r: &mut SettingsReader) -> LogSettings {
     let filter = |filter: &str| check_filter(filter).map(|()| filter.to_owned());
-    Settings {
+    LogSettings {
         filter: r.required("log", String::new(), filter),
         format: r.required("log-format", LogFormat::Text, str::parse),
     }
 }
 
-pub(super) fn call_log(r: &mut Reader) -> CallLog {
+pub(super) fn call_log(r: &mut SettingsReader) -> CallLog {
     CallLog { ratio: r.decimal("log-sample-ratio"), slow_after: r.duration("log-slow-after") }
 }
 
-/// None without an endpoint; the other settings are checked all the same.
-pub(super) fn otlp(r: &mut Reader) -> Option<otlp::Settings> {
+/// Reads the settings of the export; `None` without an endpoint. All settings are checked in either case.
+pub(super) fn otlp(r: &mut SettingsReader) -> Option<otlp::OtlpSettings> {
     let endpoint = |endpoint: &str| otlp::check_endpoint(endpoint).map(|()| endpoint.to_owned());
     let endpoint = r.optional("otlp-endpoint", endpoint);
     let ratio = r.decimal("trace-sample-ratio");
-    let stand_in = Sampling { follows_caller: true, ratio };
-    let settings = otlp::Settings {
+    let default_sampling = TraceSampling { follows_caller: true, ratio };
+    let settings = otlp::OtlpSettings {
         endpoint: endpoint.clone().unwrap_or_default(),
         headers: r.optional("otlp-headers", headers).unwrap_or_default(),
         timeout: r.duration("otlp-timeout"),
-        queue: r.whole("otlp-queue"),
-        signals: r.required("otlp-signals", Signals::default(), str::parse),
-        metrics_every: r.duration("otlp-metrics-every"),
-        sampling: r.required("trace-sampler", stand_in, |name| Sampling::named(name, ratio)),
+        queue: r.integer("otlp-queue"),
+        signals: r.required("otlp-signals", OtlpSignals::default(), str::parse),
+        metrics_interval: r.duration("otlp-metrics-every"),
+        sampling: r.required("trace-sampler", default_sampling, |name| TraceSampling::named(name, ratio)),
         service: r.required("service-name", String::new(), text),
         resource: r.optional("resource-attributes", pairs).unwrap_or_default(),
     };
     endpoint.map(|_| settings)
 }
 
-fn headers(value: &str) -> Result<Vec<Header>, String> {
-    // What comes of a bad one may hold the value, so none of it is told.
-    let header =
-        |(name, value): (String, String)| Header::new(&name, value).ok_or_else(|| BAD_HEADER.to_owned());
-    pairs(value).map_err(|_| BAD_HEADER.to_owned())?.into_iter().map(header).collect()
+fn headers(value: &str) -> Result<Vec<OtlpHeader>, String> {
+    // The error of an invalid header may contain its value, so it is not reported.
+    let header = |(name, value): (String, String)| {
+        OtlpHeader::new(&name, value).ok_or_else(|| HEADER_REQUIREMENT.to_owned())
+    };
+    pairs(value).map_err(|_| HEADER_REQUIREMENT.to_owned())?.into_iter().map(header).collect()
 }
 
-const BAD_HEADER: &str =
-    "NAME=VALUE in ASCII is needed, several with commas, each value percent-encoded where it has a comma";
+const HEADER_REQUIREMENT: &str =
+    "must be NAME=VALUE in ASCII, separated by commas, with commas in values percent-encoded";
 
-/// As the standard writes them: commas between, values percent-encoded.
+/// Parses a list in the format of the OpenTelemetry environment variables: `NAME=VALUE`, separated by commas, values
+/// percent-encoded.
 fn pairs(list: &str) -> Result<Vec<(String, String)>, String> {
     let pair = |pair: &str| {
         let (name, value) = pair.split_once('=').filter(|(name, _)| !name.trim().is_empty())?;
-        Some((name.trim().to_owned(), decoded(value.trim())?))
+        Some((name.trim().to_owned(), percent_decode(value.trim())?))
     };
     let parts = list.split(',').filter(|part| !part.trim().is_empty());
-    parts.map(pair).collect::<Option<_>>().ok_or_else(|| "NAME=VALUE is needed, several with commas".into())
+    parts.map(pair).collect::<Option<_>>().ok_or_else(|| "must be NAME=VALUE, separated by commas".into())
 }
 
-fn decoded(text: &str) -> Option<String> {
+fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -82,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_are_read_as_the_standard_writes_them() {
+    fn lists_are_parsed_like_the_opentelemetry_variables() {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         for (list, expected) in [
             ("a=b", Some(vec![pair("a", "b")])),
@@ -98,13 +100,13 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_checked_and_never_shown() {
-        let sound = headers("Authorization=Bearer%20planted,x-team=a").expect("sound");
-        assert_eq!((sound[0].name(), sound[0].value.expose()), ("authorization", "Bearer planted"));
-        assert!(!format!("{sound:?}").contains("planted"));
+    fn invalid_headers_are_rejected_without_showing_them() {
+        let valid = headers("Authorization=Bearer%20planted,x-team=a").expect("valid");
+        assert_eq!((valid[0].name(), valid[0].value.expose()), ("authorization", "Bearer planted"));
+        assert!(!format!("{valid:?}").contains("planted"));
         for bad in ["planted", "a b=planted", "x=planted%0A", "x-bin=planted"] {
-            let mistake = headers(bad).expect_err(bad);
-            assert!(!mistake.contains("planted"), "{mistake}");
+            let error = headers(bad).expect_err(bad);
+            assert!(!error.contains("planted"), "{error}");
         }
     }
 }

@@ -1,8 +1,8 @@
-// Opens a report in Chromium and checks that it tells what the rows say.
+// Opens a report in Chromium and compares it with the rows of the output.
 //
 //   node report.cjs REPORT.html ROWS.jsonl DIRECTORY_FOR_SCREENSHOTS
 //
-// CHROMIUM is the browser's path; playwright-core is found by NODE_PATH.
+// CHROMIUM is the path of the browser; NODE_PATH has playwright-core.
 "use strict";
 const assert = require("node:assert/strict");
 const fs = require("node:fs");
@@ -40,7 +40,7 @@ const checks = {
     }
   },
 
-  async "rows come into the table as one scrolls"(page) {
+  async "scrolling adds rows to the table"(page) {
     const made = await page.locator("#rows tr").count();
     assert.ok(made >= 50 && made < rows.length, `${made} of ${rows.length}`);
     while ((await page.locator("#rows tr").count()) < rows.length) {
@@ -51,14 +51,14 @@ const checks = {
     await page.locator("#table-box").evaluate((box) => box.scrollTo(0, 0));
   },
 
-  async "a hostile text stays text"(page) {
+  async "hostile texts are displayed as text"(page) {
     assert.ok((await page.title()).startsWith("Scores of "));
     assert.equal(await page.locator("img, #rows b").count(), 0);
     const question = await page.locator('tr[data-line="1"] .text').innerText();
     assert.ok(question.includes("</script><img src=x onerror=") && question.includes("{{script}}"), question);
   },
 
-  async "a click shows claims, and highlights what the evidence quotes"(page) {
+  async "a click shows claims and highlights the quotes of their evidence"(page) {
     let quotes = 0;
     for (const row of rows.slice(0, 6).filter((row) => row.results)) {
       await page.locator(`tr[data-line="${row.line}"] .text`).click();
@@ -83,9 +83,9 @@ const checks = {
     assert.ok(await page.locator("#panel").isHidden());
   },
 
-  async "a bad line tells why"(page) {
+  async "an invalid line shows its error"(page) {
     const bad = rows.find((row) => row.error);
-    await page.locator("#status").selectOption("no sample");
+    await page.locator("#status").selectOption("invalid line");
     assert.equal(await page.locator("#rows tr").count(), rows.filter((row) => row.error).length);
     await page.locator(`tr[data-line="${bad.line}"] .text`).click();
     assert.ok((await page.locator("#panel-body").innerText()).includes(bad.error.code));
@@ -93,7 +93,7 @@ const checks = {
     await page.locator("#status").selectOption("");
   },
 
-  async "a metric sorts, upwards and then downwards"(page) {
+  async "a click on a metric sorts ascending, then descending"(page) {
     for (const [order, sign] of [["ascending", 1], ["descending", -1]]) {
       await page.locator("thead button", { hasText: "token_f1" }).click();
       assert.equal(await page.locator("thead th", { hasText: "token_f1" }).getAttribute("aria-sort"), order);
@@ -105,7 +105,7 @@ const checks = {
     await page.locator("thead button", { hasText: "line" }).first().click();
   },
 
-  async "a search leaves the rows that have the words"(page) {
+  async "a search filters the rows"(page) {
     await page.locator("#search").fill("第20座塔");
     assert.equal(await page.locator("#rows tr").count(), 1);
     await page.locator("#search").fill("nothing has this");
@@ -113,7 +113,7 @@ const checks = {
     await page.locator("#search").fill("");
   },
 
-  async "it works from the keyboard"(page) {
+  async "the keyboard opens and moves between rows"(page) {
     await page.locator('tr[data-line="1"]').focus();
     await page.keyboard.press("ArrowDown");
     await page.keyboard.press("Enter");
@@ -147,18 +147,18 @@ const main = async () => {
   });
   try {
     const page = await context.newPage();
-    const trouble = [];
-    page.on("console", (message) => ["error", "warning"].includes(message.type()) && trouble.push(message.text()));
-    page.on("pageerror", (error) => trouble.push(String(error)));
-    page.on("dialog", (dialog) => trouble.push(`a dialog: ${dialog.message()}`));
-    page.on("request", (request) => !/^(file|data):/.test(request.url()) && trouble.push(`a request: ${request.url()}`));
+    const problems = [];
+    page.on("console", (message) => ["error", "warning"].includes(message.type()) && problems.push(message.text()));
+    page.on("pageerror", (error) => problems.push(String(error)));
+    page.on("dialog", (dialog) => problems.push(`a dialog: ${dialog.message()}`));
+    page.on("request", (request) => !/^(file|data):/.test(request.url()) && problems.push(`a request: ${request.url()}`));
     await page.goto(pathToFileURL(report).href);
     await page.locator("#rows tr").first().waitFor();
     for (const [fact, check] of Object.entries(checks)) {
       await check(page);
       console.log(`ok: ${fact}`);
     }
-    assert.deepEqual(trouble, []);
+    assert.deepEqual(problems, []);
     console.log("ok: no errors and no requests");
     await shoot(page);
   } finally {

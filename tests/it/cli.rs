@@ -1,4 +1,4 @@
-//! The commands beside serve, as a script or an init container calls them.
+//! The commands besides serve, run like a script or an init container runs them.
 
 use std::{
     io::Write,
@@ -20,7 +20,7 @@ fn assay(arguments: &[&str], input: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that refuses its flags reads nothing.
+    // A command that rejects its flags reads no input.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
@@ -34,7 +34,7 @@ fn path(path: &Path) -> &str {
 }
 
 #[test]
-fn healthcheck_tells_by_its_exit_code() {
+fn healthcheck_exits_with_0_only_if_serving() {
     let serving = TestApp::serving(SMALL);
     let (waiting, _dir) = TestApp::without_model();
     let admin = |app: &TestApp| app.app.admin_address().unwrap().to_string();
@@ -51,7 +51,7 @@ fn healthcheck_tells_by_its_exit_code() {
 }
 
 #[test]
-fn healthcheck_reaches_a_unix_socket() {
+fn healthcheck_supports_unix_sockets() {
     let dir = tempfile::tempdir().unwrap();
     let socket = format!("unix:{}", path(&dir.path().join("assay.sock")));
     let app = TestApp::serving_with(SMALL, |settings| settings.listen.push(socket.parse().unwrap()));
@@ -61,7 +61,7 @@ fn healthcheck_reaches_a_unix_socket() {
 }
 
 #[test]
-fn embed_answers_each_line_and_names_those_that_it_cannot() {
+fn embed_writes_an_embedding_or_an_error_for_each_line() {
     let model = random_model(SMALL);
     let arguments = ["embed", "--offline", "true", "--model", path(model.path()), "--dimensions", "4"];
     let output = assay(&arguments, "one\n\nnot \u{4f60}\n\u{4f60}\u{597d}".as_bytes());
@@ -76,7 +76,7 @@ fn embed_answers_each_line_and_names_those_that_it_cannot() {
 }
 
 #[test]
-fn embed_writes_an_array_that_appears_when_it_is_complete() {
+fn embed_creates_an_array_file_only_when_it_is_complete() {
     let (model, dir) = (random_model(SMALL), tempfile::tempdir().unwrap());
     let array = dir.path().join("v.npy");
     let arguments = |format: &'static str| {
@@ -107,7 +107,7 @@ fn embed_writes_an_array_that_appears_when_it_is_complete() {
 }
 
 #[test]
-fn pull_fetches_checks_and_prints_the_directory_and_mends_what_is_damaged() {
+fn pull_verifies_the_model_and_replaces_damaged_files() {
     let (model, cache) = (random_model(SMALL), tempfile::tempdir().unwrap());
     let hub = Hub::start(model.path());
     let endpoint = hub.endpoint();
@@ -155,7 +155,7 @@ fn pull_fetches_checks_and_prints_the_directory_and_mends_what_is_damaged() {
 }
 
 #[test]
-fn config_show_hides_the_token_and_check_finds_mistakes() {
+fn config_show_hides_secrets_and_check_reports_errors() {
     let shown = assay(&["config", "show", "--hub-token", "hf_planted"], b"");
     assert_eq!(shown.status.code(), Some(0));
     assert!(
@@ -163,14 +163,14 @@ fn config_show_hides_the_token_and_check_finds_mistakes() {
             && !text(&shown.stdout).contains("hf_planted")
     );
     assert_eq!(assay(&["config", "check"], b"").status.code(), Some(0));
-    let mistaken = assay(&["config", "check", "--threads", "0", "--hub-token", "hf_planted"], b"");
-    assert_eq!(mistaken.status.code(), Some(64));
-    assert!(text(&mistaken.stderr).contains("threads") && !text(&mistaken.stderr).contains("hf_planted"));
+    let invalid = assay(&["config", "check", "--threads", "0", "--hub-token", "hf_planted"], b"");
+    assert_eq!(invalid.status.code(), Some(64));
+    assert!(text(&invalid.stderr).contains("threads") && !text(&invalid.stderr).contains("hf_planted"));
 }
 
-/// The values that made a start panic, and others like them.
+/// Includes values that once made the server panic at startup.
 #[test]
-fn numbers_beyond_their_bounds_are_told_before_the_start() {
+fn numbers_out_of_range_are_rejected_before_the_start() {
     const HUGE: &str = "9223372036854775807";
     for (flag, value, range) in [
         ("--max-evaluations", HUGE, "1 to 65536"),
@@ -189,10 +189,13 @@ fn numbers_beyond_their_bounds_are_told_before_the_start() {
     ] {
         for command in [&["config", "check"][..], &["serve"]] {
             let output = assay(&[command, &[flag, value]].concat(), b"");
-            let told = text(&output.stderr);
-            assert_eq!(output.status.code(), Some(64), "{flag}: {told}");
+            let errors = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(64), "{flag}: {errors}");
             let name = flag.trim_start_matches('-');
-            assert!(told.contains(&format!("{name} = \"{value}\" (flag)")) && told.contains(range), "{told}");
+            assert!(
+                errors.contains(&format!("{name} = \"{value}\" (flag)")) && errors.contains(range),
+                "{errors}"
+            );
         }
     }
     let output = assay(&["evaluate", "--concurrency", HUGE], b"");

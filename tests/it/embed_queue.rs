@@ -1,4 +1,4 @@
-//! Embed under load and before there is a model: queues, deadlines, callers that leave, readiness.
+//! Embed under load and before the model is ready: queues, deadlines, cancellation and readiness.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ fn page() -> String {
 }
 
 /// A server whose only compute thread takes four pages at a time.
-fn slow_server(change: impl FnOnce(&mut assay::app::Settings)) -> TestApp {
+fn slow_server(change: impl FnOnce(&mut assay::app::AppSettings)) -> TestApp {
     TestApp::serving_with(LARGE, |settings| {
         settings.embed.batch_tokens = 2048;
         change(settings);
@@ -41,7 +41,7 @@ async fn keep_busy(app: &TestApp) -> tokio::task::JoinHandle<Result<usize, Statu
 }
 
 #[test]
-fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
+fn a_full_queue_rejects_immediately_with_a_retry_delay() {
     // 4,096 tokens for calls, of which the busy one holds 3,072.
     let app = slow_server(|settings| settings.embed.queue_tokens = 8192);
     run(async {
@@ -60,7 +60,7 @@ fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
 }
 
 #[test]
-fn tokens_that_were_estimated_too_low_count_as_what_they_are() {
+fn underestimated_tokens_are_corrected() {
     // 4,096 tokens for calls, of which the busy one holds 3,072.
     let app = slow_server(|settings| settings.embed.queue_tokens = 8192);
     run(async {
@@ -82,7 +82,7 @@ fn tokens_that_were_estimated_too_low_count_as_what_they_are() {
 }
 
 #[test]
-fn what_the_queue_could_never_take_is_the_callers_mistake() {
+fn a_request_above_the_queue_limit_is_an_invalid_argument() {
     let app = slow_server(|settings| settings.embed.queue_tokens = 8192);
     run(async {
         let status = refused(&mut app.client().await, request(vec![page(); 9])).await;
@@ -94,7 +94,7 @@ fn what_the_queue_could_never_take_is_the_callers_mistake() {
 }
 
 #[test]
-fn a_deadline_that_passes_in_the_queue_is_told_as_such_and_the_work_is_dropped() {
+fn a_deadline_in_the_queue_is_reported_and_cancels_the_work() {
     let app = slow_server(|_| ());
     run(async {
         let busy = keep_busy(&app).await;
@@ -113,7 +113,7 @@ fn a_deadline_that_passes_in_the_queue_is_told_as_such_and_the_work_is_dropped()
 }
 
 #[test]
-fn a_deadline_of_any_length_is_never_told_as_a_cancellation() {
+fn a_deadline_is_never_reported_as_a_cancellation() {
     let app = slow_server(|_| ());
     run(async {
         let busy = keep_busy(&app).await;
@@ -133,7 +133,7 @@ fn a_deadline_of_any_length_is_never_told_as_a_cancellation() {
 }
 
 #[test]
-fn a_deadline_that_passes_before_the_request_is_whole_is_told_as_such() {
+fn a_deadline_during_the_request_is_reported() {
     use http_body_util::StreamBody;
     use hyper_util::{client::legacy, rt::TokioExecutor};
 
@@ -172,7 +172,7 @@ fn a_cancelled_caller_costs_no_forward_pass() {
 }
 
 #[test]
-fn a_request_id_is_echoed_or_made() {
+fn a_request_id_is_echoed_or_generated() {
     let app = TestApp::serving(SMALL);
     run(async {
         let mut client = app.client().await;
@@ -195,7 +195,7 @@ fn a_request_id_is_echoed_or_made() {
 }
 
 #[test]
-fn before_the_model_is_ready_a_call_is_refused_at_once() {
+fn a_call_before_the_model_is_ready_fails_immediately() {
     let (app, _dir) = TestApp::without_model();
     run(async {
         let began = Instant::now();
@@ -215,7 +215,7 @@ fn before_the_model_is_ready_a_call_is_refused_at_once() {
 }
 
 #[test]
-fn a_caller_that_asks_to_wait_gets_its_vectors_when_the_model_is_ready() {
+fn a_call_with_wait_for_ready_is_served_once_ready() {
     let (app, dir) = TestApp::without_model();
     run(async {
         let mut client = app.client().await;

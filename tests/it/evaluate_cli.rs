@@ -39,7 +39,7 @@ fn in_order(count: u64) -> Vec<u64> {
 }
 
 #[test]
-fn every_line_has_a_row_also_a_bad_one_and_the_table_counts() {
+fn every_line_has_a_row_and_the_summary_counts_invalid_lines() {
     let mut lines = samples(20);
     lines[6] = "{\"response\": \"secret".into();
     lines[7] = "{\"response\": [\"secret\"]}".into();
@@ -58,7 +58,8 @@ fn every_line_has_a_row_also_a_bad_one_and_the_table_counts() {
     let score = rows[0]["results"][1]["score"].as_f64().expect("a score");
     assert!(score > 0.5 && score < 1.0, "{score}");
     let (table, log) = (stdout(&output), stderr(&output));
-    for word in ["metric", "bleu", "token_f1", "exact_match", "95 % interval", "coverage", "no samples: 2"] {
+    for word in ["metric", "bleu", "token_f1", "exact_match", "95 % interval", "coverage", "invalid lines: 2"]
+    {
         assert!(table.contains(word), "{word} is not in:\n{table}");
     }
     assert!(log.contains("extra") && !log.contains("secret"), "{log}");
@@ -66,7 +67,7 @@ fn every_line_has_a_row_also_a_bad_one_and_the_table_counts() {
 }
 
 #[test]
-fn rows_come_on_standard_output_while_lines_come_on_standard_input() {
+fn standard_output_has_a_row_before_standard_input_ends() {
     let workspace = Workspace::new();
     let output = workspace.dir.path().join("rows");
     let mut command = workspace.evaluate(&[&LEXICAL[..], &["--input", "-", "--output", "-"]].concat());
@@ -82,13 +83,13 @@ fn rows_come_on_standard_output_while_lines_come_on_standard_input() {
 }
 
 #[test]
-fn a_killed_run_goes_on_and_each_row_is_there_once() {
+fn a_killed_run_is_resumed_without_duplicate_rows() {
     let workspace = Workspace::with_samples(&samples(60));
     let mut killed = workspace.start_with_pipe(&LEXICAL);
     killed.send(&samples(25));
     workspace.until_rows(25);
     killed.kill();
-    // What a kill in the middle of a row would leave.
+    // A kill during a write leaves a partial row.
     let half = std::fs::read_to_string(workspace.path("out.jsonl")).expect("rows") + "{\"line\":26,\"dig";
     std::fs::write(workspace.path("out.jsonl"), half).expect("written");
 
@@ -103,7 +104,7 @@ fn a_killed_run_goes_on_and_each_row_is_there_once() {
 }
 
 #[test]
-fn a_row_is_made_again_when_its_line_or_the_metrics_have_changed() {
+fn a_row_is_evaluated_again_if_its_line_or_metrics_change() {
     let workspace = Workspace::with_samples(&samples(10));
     let first = workspace.run(&LEXICAL);
     assert!(stderr(&first).contains("kept=0 changed=0"), "{}", stderr(&first));
@@ -121,7 +122,7 @@ fn a_row_is_made_again_when_its_line_or_the_metrics_have_changed() {
 }
 
 #[test]
-fn a_second_run_on_one_output_is_refused() {
+fn a_second_run_with_the_same_output_is_rejected() {
     let workspace = Workspace::with_samples(&samples(3));
     let mut first = workspace.start_with_pipe(&LEXICAL);
     first.send(&samples(1));
@@ -134,7 +135,7 @@ fn a_second_run_on_one_output_is_refused() {
 }
 
 #[test]
-fn an_interrupted_run_keeps_its_rows_and_says_how_to_go_on() {
+fn an_interrupted_run_keeps_its_rows_and_can_be_resumed() {
     let workspace = Workspace::new();
     let mut run = workspace.start_with_pipe(&LEXICAL);
     run.send(&samples(3));
@@ -142,22 +143,22 @@ fn an_interrupted_run_keeps_its_rows_and_says_how_to_go_on() {
     run.interrupt();
     let (code, log) = run.output();
     assert_eq!(code, Some(130), "{log}");
-    assert!(log.contains("3 rows") && log.contains("the same command goes on"), "{log}");
+    assert!(log.contains("3 rows") && log.contains("the same command resumes"), "{log}");
     assert_eq!(workspace.rows().len(), 3);
 }
 
 #[test]
-fn mistakes_in_the_flags_are_told_before_anything_is_done() {
+fn invalid_flags_are_rejected_before_anything_is_written() {
     let workspace = Workspace::with_samples(&samples(1));
     let input = workspace.path("in.jsonl");
     for (flags, part) in [
         (&["--metrics", "faithfullness"][..], "neither a metric nor a group"),
         (&["--metrics", "faithfulness"], "--judge-url"),
         (&["--metrics", "discrete"], "instruction"),
-        (&["--metrics", "bleu", "--judge", "big"], "no profile"),
+        (&["--metrics", "bleu", "--judge", "big"], "--judge big is unknown"),
         (&["--metrics", "bleu", "--concurrency", "0"], "from 1 to 65536"),
-        (&["--metrics", "bleu", "--html", "r.html", "--output", "-"], "--html needs --output FILE"),
-        (&["--metrics", "bleu", "--output", text(&input)], "is the input"),
+        (&["--metrics", "bleu", "--html", "r.html", "--output", "-"], "--html requires --output FILE"),
+        (&["--metrics", "bleu", "--output", text(&input)], "is the input file"),
     ] {
         let output = workspace.run(flags);
         assert_eq!(output.status.code(), Some(64), "{flags:?}: {}", stderr(&output));
@@ -167,18 +168,18 @@ fn mistakes_in_the_flags_are_told_before_anything_is_done() {
     let other = workspace.path("notes");
     std::fs::write(&other, "my notes\n").expect("written");
     let output = workspace.run(&["--metrics", "bleu", "--output", text(&other)]);
-    assert!(stderr(&output).contains("no row of results"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("is not a row of results"), "{}", stderr(&output));
     assert_eq!(std::fs::read_to_string(&other).expect("notes"), "my notes\n");
 }
 
-/// What a question is about, without the marks that differ each time.
+/// Describes a judge request, without the parts that differ each time.
 fn question(asked: &Asked) -> String {
     let data: Vec<Value> = asked.data.iter().map(|(name, value)| json!([name, value])).collect();
     format!("{:?} {}", asked.verdict, Value::from(data))
 }
 
 #[test]
-fn after_a_kill_no_answer_of_the_judge_is_asked_for_twice() {
+fn a_resumed_run_repeats_no_judge_request() {
     const SAMPLES: usize = 12;
     let workspace = Workspace::with_samples(&samples(SAMPLES));
     let judge = StandIn::start();
@@ -192,7 +193,7 @@ fn after_a_kill_no_answer_of_the_judge_is_asked_for_twice() {
         ["--metrics", "faithfulness", "--judge-url", &url, "--judge-model", "m", "--concurrency", "4"];
     let killed =
         workspace.evaluate(&flags).spawn().map(crate::support::command::Running).expect("the program");
-    // All others are done, and these two are half done.
+    // All other samples are complete, and each of these two has one response of the judge.
     workspace.until_rows(SAMPLES - 2);
     until(|| judge.in_flight() == 2);
     killed.kill();
@@ -217,7 +218,7 @@ fn after_a_kill_no_answer_of_the_judge_is_asked_for_twice() {
 }
 
 #[test]
-fn what_failed_is_counted_and_can_be_tried_again_alone() {
+fn failed_metrics_are_counted_and_can_be_retried_alone() {
     let workspace = Workspace::with_samples(&samples(4));
     let judge = StandIn::start();
     let is_third = |asked: &Asked| question(asked).contains("Number 3 is");
@@ -243,7 +244,7 @@ fn what_failed_is_counted_and_can_be_tried_again_alone() {
 }
 
 #[test]
-fn a_budget_of_calls_is_that_of_the_whole_run() {
+fn a_budget_of_calls_applies_to_the_whole_run() {
     let workspace = Workspace::with_samples(&samples(6));
     let judge = StandIn::start();
     let url = judge.url();

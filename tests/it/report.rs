@@ -1,4 +1,5 @@
-//! The report in a real browser. `make report-test` brings what it needs; without that it is skipped, loudly.
+//! The report of `assay evaluate` in a browser. `make report-test` installs what it needs; otherwise the test is skipped
+//! with a message.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +13,7 @@ use crate::support::{
     judge::{Asked, StandIn, honest},
 };
 
-/// More than are in the table at first.
+/// Number of samples: more than the table shows at first.
 const SAMPLES: usize = 250;
 const HOSTILE: &str =
     "</script><img src=x onerror=\"document.title='broken'\"><!-- \u{2028} {{script}} &amp; <b>";
@@ -45,8 +46,8 @@ fn sample(number: usize) -> String {
     .to_string()
 }
 
-/// Supports the first claim with a quote from the middle of the first source, the second with one that stands
-/// nowhere, and no other.
+/// Verifies claims: the first with a quote from the middle of the first source, the second with a quote that does not
+/// exist. Rejects all others.
 fn quoting(asked: &Asked) -> Value {
     if asked.verdict.as_deref() != Some("verification") {
         return honest(asked);
@@ -56,7 +57,7 @@ fn quoting(asked: &Asked) -> Value {
     let quote: String = source.chars().skip(2).take(half).collect();
     let claims = asked.part("claims").as_array().cloned().unwrap_or_default();
     let verdicts = claims.iter().enumerate().map(|(index, claim)| {
-        let quote = if index == 0 { quote.trim() } else { "words that stand nowhere at all" };
+        let quote = if index == 0 { quote.trim() } else { "words that occur nowhere" };
         let (id, reason) = (&claim["id"], "因为上下文这样说。");
         json!({"id": id, "reason": reason, "quote": quote, "sources": ["s1"], "supported": index < 2})
     });
@@ -91,7 +92,7 @@ fn the_report_works_in_a_browser() {
 
 struct Browser {
     chromium: PathBuf,
-    /// With node_modules.
+    /// Directory with node_modules.
     modules: PathBuf,
 }
 
@@ -105,7 +106,7 @@ impl Browser {
         let found = chromium.filter(|_| has_modules).map(|chromium| Browser { chromium, modules });
         if found.is_none() {
             println!(
-                "SKIPPED: the report was not opened, as there is no Chromium or playwright-core; make report-test brings them"
+                "SKIPPED: the report was not opened, because Chromium or playwright-core is missing; make report-test installs them"
             );
         }
         found

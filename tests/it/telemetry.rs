@@ -1,4 +1,4 @@
-//! What a collector gets, what it never gets, and that nobody waits for it.
+//! Export to a collector, including one that is slow or silent, and the log of calls.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -68,7 +68,7 @@ fn is_error(span: &Span) -> bool {
 }
 
 #[test]
-fn a_call_is_one_trace_from_the_caller_through_queue_and_pass() {
+fn a_call_is_one_trace_through_queue_and_forward_pass() {
     let collector = Collector::start();
     let mut app = serving(&collector, |settings| {
         let otlp = settings.otlp.as_mut().expect("it is set");
@@ -78,7 +78,7 @@ fn a_call_is_one_trace_from_the_caller_through_queue_and_pass() {
     let all = run(async {
         let text = "a planted text ".repeat(12);
         app.client().await.embed(traced(request([text.clone(), text]), "01")).await.expect("vectors");
-        // What was begun before the end of the call is sent by the end of the drain.
+        // All spans of the call are sent before the drain ends.
         assert!(app.drain().await);
         collector.all()
     });
@@ -103,7 +103,7 @@ fn a_call_is_one_trace_from_the_caller_through_queue_and_pass() {
 }
 
 #[test]
-fn an_evaluation_is_one_trace_down_to_the_attempts_at_the_judge_and_its_scores_are_events() {
+fn an_evaluation_is_one_trace_and_its_scores_are_events() {
     let (collector, judge) = (Collector::start(), StandIn::start());
     let mut app = judged(&collector, &judge);
     judge.fail_once(Fault::Status(503));
@@ -135,7 +135,7 @@ fn an_evaluation_is_one_trace_down_to_the_attempts_at_the_judge_and_its_scores_a
     let again = posts.iter().find(|post| of(post, "http.request.resend_count") == "1").expect("a retry");
     assert_eq!((of(again, "http.response.status_code"), again.kind()), ("200".into(), SpanKind::Client));
     assert_eq!(again.parent_span_id, failed.parent_span_id);
-    // Each attempt tells the judge its own span.
+    // Each attempt sends its own span as the parent.
     let told: Vec<String> = judge
         .requests()
         .iter()
@@ -145,7 +145,7 @@ fn an_evaluation_is_one_trace_down_to_the_attempts_at_the_judge_and_its_scores_a
         let parent = format!("00-{TRACE}-{}-01", hex(&post.span_id));
         assert!(told.contains(&parent), "{parent} is not in {told:?}");
     }
-    // The vectors of a metric hang under it.
+    // The embedding of a metric is its child.
     let similarity = all.span("evaluate semantic_similarity");
     assert!(all.spans_named("compute").iter().all(|span| is_child(span, similarity)));
 
@@ -171,7 +171,7 @@ fn named_event(event: &opentelemetry_proto::tonic::logs::v1::LogRecord, name: &s
 }
 
 #[test]
-fn a_caller_that_does_not_sample_its_trace_gets_no_spans_and_the_judge_hears_so() {
+fn an_unsampled_trace_has_no_spans_but_is_propagated() {
     let (collector, judge) = (Collector::start(), StandIn::start());
     let mut app = judged(&collector, &judge);
     let all = run(async {
@@ -188,7 +188,7 @@ fn a_caller_that_does_not_sample_its_trace_gets_no_spans_and_the_judge_hears_so(
 }
 
 #[test]
-fn a_sampler_that_takes_nothing_makes_no_span() {
+fn the_sampler_always_off_creates_no_span() {
     let collector = Collector::start();
     let mut app = serving(&collector, |settings| {
         let otlp = settings.otlp.as_mut().expect("it is set");
@@ -203,7 +203,7 @@ fn a_sampler_that_takes_nothing_makes_no_span() {
 }
 
 #[test]
-fn what_ends_badly_says_so_and_probes_have_no_trace() {
+fn failures_are_marked_and_probes_have_no_trace() {
     let collector = Collector::start();
     let mut app = serving(&collector, |_| ());
     let all = run(async {
@@ -251,7 +251,7 @@ fn a_stream_has_a_span_for_each_input_up_to_a_limit() {
 }
 
 #[test]
-fn a_collector_that_accepts_and_never_answers_costs_callers_nothing() {
+fn a_silent_collector_does_not_delay_callers() {
     let deaf = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = deaf.local_addr().expect("an address");
     let mut app = TestApp::serving_with(SMALL, |settings| {
@@ -274,7 +274,7 @@ fn a_collector_that_accepts_and_never_answers_costs_callers_nothing() {
 }
 
 #[test]
-fn metrics_are_those_of_the_page() {
+fn exported_metrics_equal_the_metrics_page() {
     let collector = Collector::start();
     let app = serving(&collector, |settings| {
         let otlp = settings.otlp.as_mut().expect("it is set");
@@ -289,7 +289,7 @@ fn metrics_are_those_of_the_page() {
         (collector.until("the metrics of three calls", arrived).await, app.get("/metrics").await.1)
     });
     assert!(all.spans.is_empty() && all.events.is_empty());
-    // What scrapers see is there under the same names, with the same series.
+    // The exported metrics have the names and series that scrapers see.
     let written = |line: &str| line.strip_prefix("# TYPE ")?.split_once(' ').map(|(name, _)| name.to_owned());
     let names: Vec<String> = page.lines().filter_map(written).collect();
     for metric in &all.metrics {
@@ -313,7 +313,7 @@ fn named<'a>(all: &'a All, name: &str) -> &'a Metric {
     all.metrics.iter().find(|metric| metric.name == name).unwrap_or_else(|| panic!("no {name}"))
 }
 
-/// Of a counter, where its series has this label.
+/// Value of the series of a counter that has this label.
 fn value(all: &All, name: &str, label: &str) -> Option<f64> {
     let metric = all.metrics.iter().find(|metric| metric.name == name)?;
     let Some(Data::Sum(sum)) = &metric.data else { panic!("{metric:?}") };
@@ -330,7 +330,7 @@ fn value(all: &All, name: &str, label: &str) -> Option<f64> {
     }
 }
 
-/// Embeds that were timed.
+/// Number of observed embed calls.
 fn calls(all: &All) -> u64 {
     let Some(Data::Histogram(histogram)) = &named(all, "assay_rpc_seconds").data else {
         panic!("a histogram")
@@ -342,7 +342,7 @@ fn calls(all: &All) -> u64 {
         .sum()
 }
 
-/// Log lines of calls, by the method that they name, once the program has written all of them.
+/// Log lines of calls by method, after the program has written all of them.
 async fn logged(ratio: &str, traces: &[&str]) -> Vec<String> {
     let files = Files::empty();
     let nowhere = files.dir().to_string_lossy().into_owned();
@@ -367,7 +367,7 @@ async fn logged(ratio: &str, traces: &[&str]) -> Vec<String> {
         asked.metadata_mut().insert("traceparent", parent.parse().expect("ASCII"));
         ServerServiceClient::new(channel.clone()).get_server_info(asked).await.expect("an answer");
     }
-    // There is no model, so it fails, and a failure has its line: the last one.
+    // Without a model the call fails, and failures are always logged; this is the last line.
     EmbeddingServiceClient::new(channel).embed(request(["a"])).await.expect_err("not ready");
     let answered = || {
         let log = program.log();
@@ -380,7 +380,7 @@ async fn logged(ratio: &str, traces: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn log_lines_are_sampled_by_trace_and_failures_always_have_theirs() {
+fn log_lines_are_sampled_and_failures_always_logged() {
     const LOW: &str = "0af7651916cd43dd0000000000000001";
     const HIGH: &str = "0af7651916cd43ddffffffffffffffff";
     run(async {
@@ -392,13 +392,13 @@ fn log_lines_are_sampled_by_trace_and_failures_always_have_theirs() {
     });
 }
 
-/// Lines of /metrics that are no comments.
+/// Lines of /metrics without comments.
 async fn series(app: &TestApp) -> usize {
     app.get("/metrics").await.1.lines().filter(|line| !line.starts_with('#')).count()
 }
 
 #[test]
-fn callers_cannot_make_series() {
+fn callers_cannot_create_series() {
     let (collector, judge) = (Collector::start(), StandIn::start());
     let app = judged(&collector, &judge);
     let client = legacy::Client::builder(TokioExecutor::new()).http2_only(true).build_http();
@@ -423,7 +423,7 @@ fn callers_cannot_make_series() {
         app.evaluation_client().await.evaluate(asked).await.expect_err("there is no such metric");
     };
     run(async {
-        // Each kind of thing once makes the series that there are.
+        // One call of each kind creates all series.
         odd(1).await;
         let before = series(&app).await;
         for round in 2..60 {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use assay::{
-    app::Settings,
+    app::AppSettings,
     model::source,
     proto::{
         EmbedStreamRequest, EmbedStreamResponse, GetServerInfoRequest, GetServerInfoResponse,
@@ -39,7 +39,7 @@ fn stalling() -> Duration {
     Duration::from_secs(seconds.unwrap_or(10))
 }
 
-fn hub_settings(hub: &Hub, cache: &Path) -> Settings {
+fn hub_settings(hub: &Hub, cache: &Path) -> AppSettings {
     let mut settings = settings(MODEL_ID);
     settings.embed.source = source::SourceSettings {
         endpoint: hub.endpoint(),
@@ -261,7 +261,7 @@ fn warm_cache() -> (TempDir, Hub, TempDir) {
     (model, hub, cache)
 }
 
-fn check_serves(settings: Settings) {
+fn check_serves(settings: AppSettings) {
     let app = TestApp::start(settings);
     run(async {
         app.until_serving().await;

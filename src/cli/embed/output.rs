@@ -1,4 +1,4 @@
-//! Vectors to JSONL or .npy.
+//! Output of embeddings as JSON lines or as a .npy file.
 
 use std::{
     fs::File,
@@ -13,26 +13,28 @@ use super::partial;
 use crate::embed::{EmbeddedInput, Vector};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+/// Format of the output.
+pub(super) enum VectorFormat {
     Jsonl,
     Npy,
 }
 
-pub(super) struct Output {
-    format: Format,
-    to: To,
+/// The output, a file or standard output.
+pub(super) struct VectorOutput {
+    format: VectorFormat,
+    sink: VectorSink,
     rows: u64,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Line<'a> {
+enum VectorLine<'a> {
     Vector { index: u64, tokens: usize, truncated: bool, embedding: &'a [f32] },
     Failure { index: u64, error: &'a str },
 }
 
-enum To {
-    /// Written line by line, for whoever reads along.
+enum VectorSink {
+    /// Flushed after each line, for a reader at the other end of the pipe.
     Stdout(io::Stdout),
     File {
         writer: BufWriter<File>,
@@ -41,79 +43,91 @@ enum To {
     },
 }
 
-/// The header of version 1.0, with magic and length, filled up with spaces. Source: NEP 1.
+/// Length of the .npy header, format version 1.0, in bytes: magic, length and padding included. Source: NEP 1.
 const NPY_HEADER: usize = 128;
 
-impl Output {
+impl VectorOutput {
+    /// Creates the output; `-` is standard output.
+    ///
     /// # Errors
-    /// If the file cannot be made, or the format cannot be written to a pipe.
-    pub fn create(path: &str, format: Format) -> anyhow::Result<Output> {
-        let to = match (path, format) {
-            ("-", Format::Npy) => anyhow::bail!("--format npy needs --output FILE: its header comes last"),
-            ("-", Format::Jsonl) => To::Stdout(io::stdout()),
+    /// A file that cannot be created, or .npy on standard output.
+    pub fn create(path: &str, format: VectorFormat) -> anyhow::Result<VectorOutput> {
+        let sink = match (path, format) {
+            ("-", VectorFormat::Npy) => {
+                anyhow::bail!("--format npy requires --output FILE: the header is written last")
+            }
+            ("-", VectorFormat::Jsonl) => VectorSink::Stdout(io::stdout()),
             (path, _) => {
                 let partial = partial(path);
                 let file =
                     File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
-                To::File { writer: BufWriter::new(file), path: path.into(), partial }
+                VectorSink::File { writer: BufWriter::new(file), path: path.into(), partial }
             }
         };
-        let mut output = Output { format, to, rows: 0 };
-        if format == Format::Npy {
+        let mut output = VectorOutput { format, sink, rows: 0 };
+        if format == VectorFormat::Npy {
             output.writer().write_all(&[b' '; NPY_HEADER])?;
         }
         Ok(output)
     }
 
+    /// Writes the embedding or the error of one line.
+    ///
     /// # Errors
-    /// If it cannot be written; in .npy, if the line has no vector, as a row cannot be left out.
+    /// A failed write; in .npy also a line without embedding, because the array cannot omit a row.
     pub fn write(&mut self, index: u64, answer: Result<EmbeddedInput, String>) -> anyhow::Result<()> {
         match (self.format, answer) {
-            (Format::Jsonl, answer) => {
+            (VectorFormat::Jsonl, answer) => {
                 let line = match &answer {
-                    Ok(input) => Line::Vector {
+                    Ok(input) => VectorLine::Vector {
                         index,
                         tokens: input.tokens,
                         truncated: input.truncated,
                         embedding: values(input)?,
                     },
-                    Err(error) => Line::Failure { index, error },
+                    Err(error) => VectorLine::Failure { index, error },
                 };
                 let line = serde_json::to_string(&line)?;
                 writeln!(self.writer(), "{line}")?;
             }
-            (Format::Npy, Ok(input)) => {
+            (VectorFormat::Npy, Ok(input)) => {
                 let writer = self.writer();
                 values(&input)?.iter().try_for_each(|x| writer.write_all(&x.to_le_bytes()))?;
             }
-            (Format::Npy, Err(error)) => {
-                anyhow::bail!("line {}: {error}; --format jsonl can leave it out", index + 1)
+            (VectorFormat::Npy, Err(error)) => {
+                anyhow::bail!(
+                    "line {}: {error}; fix the line, or use --format jsonl, which reports errors per line",
+                    index + 1
+                )
             }
         }
         self.rows += 1;
         Ok(())
     }
 
+    /// Completes the output, and moves a file to its final path.
+    ///
     /// # Errors
-    /// If it cannot be written.
+    /// A failed write.
     pub fn finish(mut self, dimensions: usize) -> anyhow::Result<()> {
         let rows = self.rows;
         self.writer().flush()?;
-        if let To::File { mut writer, path, partial } = self.to {
-            if self.format == Format::Npy {
+        if let VectorSink::File { mut writer, path, partial } = self.sink {
+            if self.format == VectorFormat::Npy {
                 writer.seek(SeekFrom::Start(0))?;
                 writer.write_all(&npy_header(rows, dimensions))?;
             }
-            writer.into_inner().context("the output cannot be flushed")?.sync_all()?;
-            std::fs::rename(&partial, &path).with_context(|| format!("cannot name {}", path.display()))?;
+            writer.into_inner().context("cannot flush the output")?.sync_all()?;
+            std::fs::rename(&partial, &path)
+                .with_context(|| format!("cannot rename the temporary file to {}", path.display()))?;
         }
         Ok(())
     }
 
     fn writer(&mut self) -> &mut dyn Write {
-        match &mut self.to {
-            To::Stdout(writer) => writer,
-            To::File { writer, .. } => writer,
+        match &mut self.sink {
+            VectorSink::Stdout(writer) => writer,
+            VectorSink::File { writer, .. } => writer,
         }
     }
 }
@@ -121,7 +135,7 @@ impl Output {
 fn values(input: &EmbeddedInput) -> anyhow::Result<&[f32]> {
     match &input.vector {
         Vector::Values(values) => Ok(values),
-        _ => anyhow::bail!("the engine answered in another encoding than asked for"),
+        _ => anyhow::bail!("the engine returned a different encoding than requested"),
     }
 }
 

@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 
 use super::{
     input,
-    row::{self, Key, Written},
+    row::{self, ParsedRow, RowKey},
     sample,
 };
 
@@ -19,12 +19,12 @@ pub fn dataset_rows(data: &[u8]) {
         assert!(line.number > previous, "lines are numbered in order");
         previous = line.number;
         if let Err(error) = sample::parse(&line.bytes) {
-            let key = Key { line: line.number, digest: String::new() };
-            let written: Written =
-                serde_json::from_str(&row::refused(&key, &error)).expect("a row can be read back");
+            let key = RowKey { line: line.number, digest: String::new() };
+            let written: ParsedRow =
+                serde_json::from_str(&row::invalid(&key, &error)).expect("a row can be read back");
             assert!(written.line == line.number && written.error.is_some());
         }
-        if let Ok(written) = serde_json::from_slice::<Written>(&line.bytes) {
+        if let Ok(written) = serde_json::from_slice::<ParsedRow>(&line.bytes) {
             let _ = written.has_failures();
         }
     }

@@ -1,4 +1,4 @@
-//! Lines of JSON, as they come from a file or a pipe.
+//! Input lines of a file or a pipe.
 
 use std::{
     fs::File,
@@ -8,29 +8,30 @@ use std::{
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
-/// Lines that are read ahead.
-const AHEAD: usize = 64;
+/// Maximum number of lines read ahead.
+const READ_AHEAD: usize = 64;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// One line without its end.
-pub(super) struct Line {
-    /// From 1.
+/// One line without its line end.
+pub(super) struct InputLine {
+    /// Number of the line, from 1.
     pub number: u64,
     pub bytes: Vec<u8>,
 }
 
-pub(super) struct Input {
-    pub lines: mpsc::Receiver<io::Result<Line>>,
-    /// Lines with text; None where they can't be counted before they are read.
+/// The lines of the input, read on a separate thread.
+pub(super) struct SampleInput {
+    pub lines: mpsc::Receiver<io::Result<InputLine>>,
+    /// Number of non-empty lines; `None` if the input is a pipe, which cannot be counted in advance.
     pub total: Option<u64>,
 }
 
-impl Input {
-    /// Starts to read on a thread of its own; empty lines are left out. `-` is standard input.
+impl SampleInput {
+    /// Opens the input and starts to read it. Empty lines are skipped. `-` is standard input.
     ///
     /// # Errors
-    /// If the file can't be read, or the operating system gives no thread.
-    pub fn open(path: &str) -> anyhow::Result<Input> {
+    /// A file that cannot be read, or a thread that cannot be started.
+    pub fn open(path: &str) -> anyhow::Result<SampleInput> {
         let (input, total): (Box<dyn Read + Send>, _) = match path {
             "-" => (Box::new(io::stdin()), None),
             path => {
@@ -38,20 +39,20 @@ impl Input {
                 (Box::new(open(path).with_context(|| format!("cannot read {path}"))?), total)
             }
         };
-        let (sender, lines) = mpsc::channel(AHEAD);
+        let (sender, lines) = mpsc::channel(READ_AHEAD);
         let read = move || read(BufReader::new(input), &sender);
-        // It ends with its input or its reader; a terminal that gives neither is left behind at exit.
+        // The thread ends with its input or its receiver. If it waits for a terminal, the exit of the process ends it.
         std::thread::Builder::new().name("assay-input".into()).spawn(read)?;
-        Ok(Input { lines, total })
+        Ok(SampleInput { lines, total })
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "there is no reactor to hold up")]
+#[expect(clippy::disallowed_methods, reason = "the command has no event loop to block")]
 fn open(path: &str) -> io::Result<File> {
     File::open(path)
 }
 
-/// Of a file; what is no file can be read only once.
+/// Counts the non-empty lines of a regular file; `None` for other files, which can be read only once.
 fn count(path: &str) -> io::Result<Option<u64>> {
     let file = open(path)?;
     if !file.metadata()?.is_file() {
@@ -64,14 +65,14 @@ fn count(path: &str) -> io::Result<Option<u64>> {
     Ok(Some(count))
 }
 
-/// Sends every line that has text, and the first error.
-pub(super) fn read(mut reader: impl BufRead, lines: &mpsc::Sender<io::Result<Line>>) {
+/// Sends every non-empty line, and the first error.
+pub(super) fn read(mut reader: impl BufRead, lines: &mpsc::Sender<io::Result<InputLine>>) {
     for number in 1.. {
         let mut bytes = Vec::new();
         let line = match next_line(&mut reader, &mut bytes) {
             Ok(false) => return,
             Ok(true) if is_empty(&bytes) => continue,
-            Ok(true) => Ok(Line { number, bytes: without_mark(number, bytes) }),
+            Ok(true) => Ok(InputLine { number, bytes: without_mark(number, bytes) }),
             Err(error) => Err(error),
         };
         let ends = line.is_err();
@@ -81,7 +82,7 @@ pub(super) fn read(mut reader: impl BufRead, lines: &mpsc::Sender<io::Result<Lin
     }
 }
 
-/// False at the end.
+/// Reads the next line without its line end. Returns false at the end of the input.
 fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
     let read = reader.read_until(b'\n', line)?;
@@ -95,7 +96,7 @@ fn is_empty(line: &[u8]) -> bool {
     line.trim_ascii().is_empty()
 }
 
-/// Some editors put one before the first line.
+/// Removes the byte order mark that some editors write before the first line.
 fn without_mark(number: u64, line: Vec<u8>) -> Vec<u8> {
     match line.strip_prefix(BYTE_ORDER_MARK) {
         Some(rest) if number == 1 => rest.to_vec(),
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn empty_lines_are_left_out_and_counted_as_lines() {
+    fn empty_lines_are_skipped_and_keep_their_numbers() {
         let (sender, mut lines) = mpsc::channel(9);
         read("\u{feff}{}\r\n\n \n{1}".as_bytes(), &sender);
         drop(sender);

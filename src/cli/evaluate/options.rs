@@ -1,4 +1,4 @@
-//! The flags of `assay evaluate`.
+//! Flags of `assay evaluate`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -6,7 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
 use super::sample;
 use crate::{
-    config::Kind,
+    config::ValueKind,
     evaluate::{
         metric::Selection,
         metrics::{self, MetricEntry, MetricGroup},
@@ -15,89 +15,90 @@ use crate::{
     judge::BudgetLimits,
 };
 
-pub(super) const AFTER_HELP: &str = "Input, one object a line; what is left out is unset, and each metric says what it needs:
+pub(in crate::cli) const AFTER_HELP: &str = "Input, one object per line. All fields are optional; each metric lists the fields that it requires:
   {\"user_input\": \"When did it open?\", \"response\": \"In 1931.\", \"retrieved_contexts\": [\"It opened on 1 May 1931.\"],
    \"reference\": \"It opened in 1931.\", \"id\": \"q1\"}
-  The names question, answer, contexts and ground_truth do as well; a context may be {\"text\": …, \"id\": …}; and
-  there are reference_contexts, rubrics and language.
+  The names question, answer, contexts and ground_truth are accepted, too. A context may be {\"text\": …, \"id\": …}.
+  Further fields: reference_contexts, rubrics, language.
 
-Output, one object a line: line, id, and for each metric its status, score (or lower and upper, where verdicts are
-missing), reason, claims with their evidence, cost and error. A line that is no sample has an error in place of
-results. Rows are added as they come and stand in the order of the input when the run is complete.
+Output, one object per line: line, id, and for each metric its status, score (or lower and upper bound if verdicts are
+missing), reason, claims with evidence, cost and error. An invalid line has an error instead of results. Rows are
+appended as they complete, and sorted in the order of the input at the end of the run.
 
-A run that was stopped or killed goes on with the same command: rows that are there are kept, and of the others no
-answer of the judge is asked for twice, as they stand in FILE.journal until the run is complete. A row is made again
-when its line, the metrics or the model has changed.
+Resuming: the same command resumes a stopped or killed run. Existing rows are kept, and no judge request is repeated,
+because responses are stored in FILE.journal until the run is complete. A row is evaluated again if its line, the
+metrics or the model have changed.
 
-Metrics: the names in docs/METRICS.md, and the groups all, judged, no_judge, lexical and vector. A metric that lacks a
-field of a sample is NOT_APPLICABLE there.
+Metrics: the names in docs/METRICS.md, and the groups all, judged, no_judge, lexical and vector. The status of a metric is
+NOT_APPLICABLE for samples without a field that it requires.
 
-Exit code: 0 if every line was scored; 1 if lines or metrics failed, which the table at the end counts; 64 for a mistake
-in the flags; 130 if it was interrupted.
+Exit code: 0 if all lines were evaluated, 1 if lines or metrics failed (the summary counts them), 64 for invalid flags,
+130 if the run was interrupted.
 
 Examples:
-  assay evaluate --metrics lexical < samples.jsonl             no judge, no model
+  assay evaluate --metrics lexical < samples.jsonl             without judge and embedding model
   assay evaluate --input samples.jsonl --output scores.jsonl --html report.html \\
       --judge-url http://127.0.0.1:8000/v1 --judge-model Qwen/Qwen3-32B
   assay evaluate --input samples.jsonl --output scores.jsonl --metrics faithfulness,context_recall,bleu \\
-      --judge-url https://api.example.com/v1 --judge-model big --budget-usd 5
-  assay evaluate --input samples.jsonl --output scores.jsonl --retry-failed      only what failed, once more";
+      --judge-url https://api.example.com/v1 --judge-model large --budget-calls 1000
+  assay evaluate --input samples.jsonl --output scores.jsonl --retry-failed      only samples with failed metrics";
 
-const CONCURRENCY: Kind = Kind::Count { min: 1, max: 65_536 };
-const DEADLINE: Kind = Kind::Duration { min: Duration::from_millis(1), max: Duration::from_hours(24) };
+const CONCURRENCY: ValueKind = ValueKind::Count { min: 1, max: 65_536 };
+const DEADLINE: ValueKind =
+    ValueKind::Duration { min: Duration::from_millis(1), max: Duration::from_hours(24) };
 
 #[derive(Clone, Debug)]
-pub(super) struct Options {
+pub(super) struct EvaluateOptions {
     pub input: String,
     pub output: String,
     pub html: Option<PathBuf>,
-    /// None for all that can be had.
+    /// Metrics; `None` for all that the configuration supports.
     pub metrics: Option<Vec<Selection>>,
     pub language: Option<Language>,
     pub concurrency: usize,
-    /// Of each sample.
+    /// Deadline of each sample.
     pub deadline: Duration,
-    /// Of the whole run.
+    /// Budget of the whole run.
     pub budget: BudgetLimits,
-    /// Empty for the first.
+    /// Name of the judge; empty for the default.
     pub judge: String,
     pub fresh: bool,
     pub retry_failed: bool,
     pub keep_journal: bool,
 }
 
-pub(super) fn arguments() -> Vec<Arg> {
+pub(in crate::cli) fn arguments() -> Vec<Arg> {
     vec![
-        option("input", "FILE", "Samples, one JSON object a line; - for standard input").default_value("-"),
-        option("output", "FILE", "Where to write results, and to go on from; - for standard output")
+        option("input", "FILE", "Input file of samples, one JSON object per line. - is standard input.").default_value("-"),
+        option("output", "FILE", "Output file, one JSON object per sample. An existing file is resumed. - is standard output.")
             .default_value("-"),
         option(
             "metrics",
             "NAMES",
-            "Names and groups, with commas [default: all with a judge, no_judge without]",
+            "Metrics and groups of metrics, separated by commas. [default: all with a judge, no_judge without]",
         )
         .value_parser(select),
-        option("language", "LANGUAGE", "en, zh or other, where a sample names none; found out by default")
-            .value_parser(|name: &str| sample::language(name).ok_or("en, zh or other is needed")),
-        option("concurrency", "N", "Maximum number of samples evaluated concurrently")
+        option("language", "LANGUAGE", "Language of samples without a language field: en, zh or other. Default: detected.")
+            .value_parser(|name: &str| sample::language(name).ok_or("must be en, zh or other")),
+        option("concurrency", "N", "Maximum number of samples evaluated concurrently, from 1 to 65536.")
             .default_value("8")
-            .value_parser(|text: &str| CONCURRENCY.whole(text)),
-        option("deadline", "DURATION", "Deadline of each sample; what is known by then is written")
+            .value_parser(|text: &str| CONCURRENCY.integer(text)),
+        option("deadline", "DURATION", "Deadline of each sample. Results that are complete by then are kept.")
             .default_value("120s")
             .value_parser(|text: &str| DEADLINE.duration(text)),
-        option("judge", "NAME", "The profile of the judge; by default the first"),
-        option("budget-calls", "N", "Calls of the judge in this run").value_parser(value_parser!(u32)),
-        option("budget-tokens", "N", "Tokens of the judge in this run").value_parser(value_parser!(u64)),
-        option("budget-usd", "USD", "Money for the judge in this run, by the prices that are set")
+        option("judge", "NAME", "Name of the judge profile. Default: the default judge."),
+        option("budget-calls", "N", "Maximum number of judge requests in this run. Default: no limit.").value_parser(value_parser!(u32)),
+        option("budget-tokens", "N", "Maximum number of judge tokens in this run. Default: no limit.").value_parser(value_parser!(u64)),
+        option("budget-usd", "USD", "Maximum cost of the judge in this run, in US dollars. Requires --judge-price-prompt and --judge-price-completion. Default: no limit.")
             .value_parser(usd),
         option(
             "html",
             "FILE",
-            "A report for the browser, one file without a network, when the run is complete",
+            "Writes a report as one HTML file that needs no network, when the run is complete. Requires --output FILE.",
         ),
-        switch("fresh", "Start again: drop the results and the journal that are there"),
-        switch("retry-failed", "Make rows again in which a metric failed"),
-        switch("keep-journal", "Leave the judge's answers beside the output"),
+        switch("fresh", "Starts from scratch: removes the existing results and the journal."),
+        switch("retry-failed", "Evaluates samples with failed metrics again."),
+        switch("keep-journal", "Keeps the journal of judge responses, FILE.journal, after a complete run."),
     ]
 }
 
@@ -109,10 +110,10 @@ fn switch(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).help(help).help_heading("Evaluate").action(ArgAction::SetTrue)
 }
 
-impl Options {
-    pub fn read(flags: &ArgMatches) -> Options {
+impl EvaluateOptions {
+    pub fn read(flags: &ArgMatches) -> EvaluateOptions {
         let text = |name: &str| flags.get_one::<String>(name).cloned();
-        Options {
+        EvaluateOptions {
             input: text("input").unwrap_or_default(),
             output: text("output").unwrap_or_default(),
             html: text("html").map(PathBuf::from),
@@ -133,34 +134,36 @@ impl Options {
     }
 }
 
-/// Metrics by their names and those of groups, each once, in the order in which they were named.
+/// Parses names of metrics and groups. Each metric is selected once, in the order of its first mention.
 fn select(names: &str) -> Result<Vec<Selection>, String> {
     let mut selections: Vec<Selection> = Vec::new();
     for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        for selection in named(name)? {
+        for selection in select_one(name)? {
             match selections.iter_mut().find(|known| known.label == selection.label) {
                 Some(known) => known.from_group &= selection.from_group,
                 None => selections.push(selection),
             }
         }
     }
-    if selections.is_empty() { Err("at least one metric is needed".into()) } else { Ok(selections) }
+    if selections.is_empty() { Err("must name at least one metric".into()) } else { Ok(selections) }
 }
 
-fn named(name: &str) -> Result<Vec<Selection>, String> {
+fn select_one(name: &str) -> Result<Vec<Selection>, String> {
     if let Some(group) = MetricGroup::named(name) {
-        return Ok(of_group(group));
+        return Ok(select_group(group));
     }
     match MetricEntry::named(name) {
         Some(entry) if entry.requires_options() => {
-            Err(format!("{name} needs an instruction of yours, which only the Evaluate call can take"))
+            Err(format!("{name} requires an instruction, which only the Evaluate RPC accepts"))
         }
         Some(entry) => Ok(vec![Selection::of(entry.with_default_options())]),
-        None => Err(format!("{name} is neither a metric nor a group; there are {}", all_names())),
+        None => {
+            Err(format!("{name} is neither a metric nor a group of metrics. Valid names: {}", all_names()))
+        }
     }
 }
 
-pub(super) fn of_group(group: MetricGroup) -> Vec<Selection> {
+pub(super) fn select_group(group: MetricGroup) -> Vec<Selection> {
     let selection = |metric| Selection { from_group: true, ..Selection::of(metric) };
     group.metrics().into_iter().map(selection).collect()
 }
@@ -173,7 +176,7 @@ fn all_names() -> String {
 
 fn usd(value: &str) -> Result<f64, String> {
     let number = value.parse().ok().filter(|usd: &f64| usd.is_finite() && *usd > 0.0);
-    number.ok_or_else(|| "an amount above 0 is needed".into())
+    number.ok_or_else(|| "must be a number above 0".into())
 }
 
 #[cfg(test)]
@@ -181,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metric_is_taken_once_and_by_name_wins() {
+    fn a_metric_is_selected_once_and_its_name_takes_precedence() {
         let selections = select("bleu, lexical,bleu").expect("metrics");
         let labels: Vec<_> = selections.iter().map(|selection| selection.label.as_str()).collect();
         assert_eq!((labels[0], labels.iter().filter(|label| **label == "bleu").count()), ("bleu", 1));
@@ -189,10 +192,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_metric_is_told_with_what_there_is() {
-        let error = select("faithfullness").expect_err("a mistake");
+    fn an_unknown_metric_is_rejected_with_the_valid_names() {
+        let error = select("faithfullness").expect_err("rejected");
         assert!(error.contains("faithfulness,") && error.contains("no_judge"), "{error}");
-        assert!(select("discrete").expect_err("a mistake").contains("instruction"));
+        assert!(select("discrete").expect_err("rejected").contains("instruction"));
         assert!(select(" ,").is_err());
     }
 }

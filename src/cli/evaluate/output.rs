@@ -1,7 +1,7 @@
-//! The file of results: one row a line, added as soon as it is known, so that a killed run loses nothing.
+//! The output of results, one row per line. Each row is appended as soon as it is complete, so that a killed run loses
+//! none.
 //!
-//! While a run is under way its rows stand in the order in which they came; when it is complete they are put into
-//! the order of the input.
+//! During a run the rows are in order of completion. At the end they are sorted in the order of the input.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,127 +13,129 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::row::{Key, Written};
+use super::row::{ParsedRow, RowKey};
 
-/// How every row begins; a file that begins otherwise is someone else's.
-const BEGINNING: &[u8] = b"{\"line\":";
+/// Prefix of every row. A file with other lines was not written by this program.
+const ROW_PREFIX: &[u8] = b"{\"line\":";
 
-pub(super) struct Output {
-    to: To,
-    /// By line; the last one counts where there are several.
-    rows: BTreeMap<u64, Entry>,
-    known: HashMap<u64, Known>,
+/// The output, a file or a stream, with an index of its rows.
+pub(super) struct ResultOutput {
+    sink: ResultSink,
+    /// Rows by line number. If a line has several rows, the last one is valid.
+    rows: BTreeMap<u64, RowLocation>,
+    /// Rows of earlier runs, by line number.
+    earlier_rows: HashMap<u64, EarlierRow>,
 }
 
-/// A row of an earlier run.
+/// A row that an earlier run has written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct EarlierRow {
     pub digest: String,
     pub has_failures: bool,
 }
 
-enum To {
+enum ResultSink {
     Stream(Box<dyn Write + Send>),
     File { file: File, path: PathBuf, end: u64 },
 }
 
 #[derive(Clone, Copy)]
-struct Entry {
+struct RowLocation {
     offset: u64,
     bytes: usize,
-    /// By this run, or confirmed by it.
+    /// True if this run has written the row or kept it.
     is_current: bool,
 }
 
-impl Output {
-    /// Opens a file for this run alone and finds the rows of earlier runs in it; a half last one is cut off. `-` is
-    /// standard output; it, and whatever is no regular file, has no earlier rows.
+impl ResultOutput {
+    /// Opens and locks the file, and indexes the rows of earlier runs. An incomplete last row is removed. `-` is standard
+    /// output, which, like any file that is not regular, has no earlier rows.
     ///
     /// # Errors
-    /// If another run writes to the file, if it holds something else, or if it can't be written.
-    pub fn open(path: &str, fresh: bool) -> anyhow::Result<Output> {
+    /// A file that another run has locked, that contains other lines than rows, or that cannot be written.
+    pub fn open(path: &str, fresh: bool) -> anyhow::Result<ResultOutput> {
         if path == "-" {
-            return Ok(Output::new(To::Stream(Box::new(io::stdout()))));
+            return Ok(ResultOutput::new(ResultSink::Stream(Box::new(io::stdout()))));
         }
         let path = Path::new(path);
         let file = open_locked(path)?;
         if !file.metadata()?.is_file() {
-            return Ok(Output::new(To::Stream(Box::new(file))));
+            return Ok(ResultOutput::new(ResultSink::Stream(Box::new(file))));
         }
         if fresh {
             file.set_len(0)?;
         }
-        let mut output = Output::new(To::File { file, path: path.to_owned(), end: 0 });
+        let mut output = ResultOutput::new(ResultSink::File { file, path: path.to_owned(), end: 0 });
         output.find_rows().with_context(|| path.display().to_string())?;
         Ok(output)
     }
 
-    fn new(to: To) -> Output {
-        Output { to, rows: BTreeMap::new(), known: HashMap::new() }
+    fn new(sink: ResultSink) -> ResultOutput {
+        ResultOutput { sink, rows: BTreeMap::new(), earlier_rows: HashMap::new() }
     }
 
-    /// Rows of earlier runs, by line.
-    pub fn take_known(&mut self) -> HashMap<u64, Known> {
-        std::mem::take(&mut self.known)
+    /// Takes the rows of earlier runs, by line number.
+    pub fn take_earlier_rows(&mut self) -> HashMap<u64, EarlierRow> {
+        std::mem::take(&mut self.earlier_rows)
     }
 
-    /// Whether rows can be read again.
+    /// Returns true if the output is a regular file, from which rows can be read again.
     pub fn is_file(&self) -> bool {
-        matches!(self.to, To::File { .. })
+        matches!(self.sink, ResultSink::File { .. })
     }
 
-    /// Adds a row; once this returns, the end of the process can't take it back.
+    /// Appends a row. Once this returns, the row survives the end of the process.
     ///
     /// # Errors
-    /// If it can't be written.
+    /// A failed write.
     pub fn add(&mut self, line: u64, row: &str) -> io::Result<()> {
         let bytes = format!("{row}\n").into_bytes();
-        match &mut self.to {
-            To::Stream(writer) => {
+        match &mut self.sink {
+            ResultSink::Stream(writer) => {
                 writer.write_all(&bytes)?;
                 writer.flush()
             }
-            To::File { file, end, .. } => {
+            ResultSink::File { file, end, .. } => {
                 file.write_all_at(&bytes, *end)?;
-                let entry = Entry { offset: *end, bytes: bytes.len() - 1, is_current: true };
-                self.rows.insert(line, entry);
+                let location = RowLocation { offset: *end, bytes: bytes.len() - 1, is_current: true };
+                self.rows.insert(line, location);
                 *end += bytes.len() as u64;
                 Ok(())
             }
         }
     }
 
-    /// A row of an earlier run that is still right.
+    /// Keeps the row of an earlier run, and returns it.
     ///
     /// # Errors
-    /// If it can't be read.
+    /// A row that cannot be read.
     pub fn keep(&mut self, line: u64) -> io::Result<String> {
-        let entry = self.rows.get_mut(&line).ok_or(io::ErrorKind::NotFound)?;
-        entry.is_current = true;
-        let entry = *entry;
-        self.read(entry)
+        let location = self.rows.get_mut(&line).ok_or(io::ErrorKind::NotFound)?;
+        location.is_current = true;
+        let location = *location;
+        self.read(location)
     }
 
-    /// The rows of this run, in the order of the input.
+    /// Returns the rows of this run, in the order of the input.
     pub fn rows(&self) -> impl Iterator<Item = io::Result<(u64, String)>> {
-        let current = self.rows.iter().filter(|(_, entry)| entry.is_current);
-        current.map(|(line, entry)| Ok((*line, self.read(*entry)?)))
+        let current = self.rows.iter().filter(|(_, location)| location.is_current);
+        current.map(|(line, location)| Ok((*line, self.read(*location)?)))
     }
 
-    /// Puts the rows into the order of the input and leaves those of other runs out; to be called when all lines
-    /// have one.
+    /// Sorts the rows in the order of the input, and removes rows that this run has neither written nor kept. Requires that
+    /// all lines have been processed.
     ///
     /// # Errors
-    /// If a file beside the output can't be written.
+    /// A temporary file next to the output that cannot be written.
     pub fn complete(&mut self) -> anyhow::Result<()> {
-        let To::File { file, path, end } = &self.to else { return Ok(()) };
+        let ResultSink::File { file, path, end } = &self.sink else { return Ok(()) };
         if self.is_in_order(*end) {
             return Ok(file.sync_all()?);
         }
         let partial = PathBuf::from(format!("{}.partial", path.display()));
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&partial);
         let ordered = options.with_context(|| format!("cannot write {}", partial.display()))?;
-        // Whoever comes after the renaming finds the file in use, as before.
+        // The new file is locked before it is renamed, so that other runs find it locked, too.
         let locked = ordered.try_lock();
         locked.with_context(|| format!("cannot lock {}", partial.display()))?;
         let mut writer = BufWriter::new(&ordered);
@@ -143,86 +145,90 @@ impl Output {
         writer.flush()?;
         drop(writer);
         ordered.sync_all()?;
-        std::fs::rename(&partial, path).with_context(|| format!("cannot name {}", path.display()))?;
+        std::fs::rename(&partial, path)
+            .with_context(|| format!("cannot rename the temporary file to {}", path.display()))?;
         let path = path.clone();
-        self.rows.retain(|_, entry| entry.is_current);
+        self.rows.retain(|_, location| location.is_current);
         let mut end = 0;
-        for entry in self.rows.values_mut() {
-            entry.offset = end;
-            end += entry.bytes as u64 + 1;
+        for location in self.rows.values_mut() {
+            location.offset = end;
+            end += location.bytes as u64 + 1;
         }
-        self.to = To::File { file: ordered, path, end };
+        self.sink = ResultSink::File { file: ordered, path, end };
         Ok(())
     }
 
     fn is_in_order(&self, end: u64) -> bool {
         let mut next = 0;
-        let follows = |entry: &Entry| {
-            let follows = entry.is_current && entry.offset == next;
-            next = entry.offset + entry.bytes as u64 + 1;
+        let follows = |location: &RowLocation| {
+            let follows = location.is_current && location.offset == next;
+            next = location.offset + location.bytes as u64 + 1;
             follows
         };
         self.rows.values().all(follows) && next == end
     }
 
-    fn read(&self, entry: Entry) -> io::Result<String> {
-        let To::File { file, .. } = &self.to else { return Err(io::ErrorKind::Unsupported.into()) };
-        let mut bytes = vec![0; entry.bytes];
-        file.read_exact_at(&mut bytes, entry.offset)?;
+    fn read(&self, location: RowLocation) -> io::Result<String> {
+        let ResultSink::File { file, .. } = &self.sink else { return Err(io::ErrorKind::Unsupported.into()) };
+        let mut bytes = vec![0; location.bytes];
+        file.read_exact_at(&mut bytes, location.offset)?;
         String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     fn find_rows(&mut self) -> anyhow::Result<()> {
-        let Output { to: To::File { file, end, .. }, rows, known } = self else { return Ok(()) };
+        let ResultOutput { sink: ResultSink::File { file, end, .. }, rows, earlier_rows } = self else {
+            return Ok(());
+        };
         let (mut reader, mut bytes, mut number) = (BufReader::new(&*file), Vec::new(), 0);
         loop {
             bytes.clear();
             let read = reader.read_until(b'\n', &mut bytes)?;
             number += 1;
             if bytes.pop_if(|last| *last == b'\n').is_none() {
-                let shared = bytes.len().min(BEGINNING.len());
-                anyhow::ensure!(bytes[..shared] == BEGINNING[..shared], NotOurs { number });
+                let shared = bytes.len().min(ROW_PREFIX.len());
+                anyhow::ensure!(bytes[..shared] == ROW_PREFIX[..shared], ForeignLine { number });
                 break;
             }
-            let row: Written = serde_json::from_slice(&bytes).map_err(|_| NotOurs { number })?;
-            let entry = Entry { offset: *end, bytes: bytes.len(), is_current: false };
-            rows.insert(row.line, entry);
-            known.insert(row.line, Known { has_failures: row.has_failures(), digest: row.digest });
+            let row: ParsedRow = serde_json::from_slice(&bytes).map_err(|_| ForeignLine { number })?;
+            let location = RowLocation { offset: *end, bytes: bytes.len(), is_current: false };
+            rows.insert(row.line, location);
+            earlier_rows
+                .insert(row.line, EarlierRow { has_failures: row.has_failures(), digest: row.digest });
             *end += read as u64;
         }
         Ok(file.set_len(*end)?)
     }
 }
 
-/// Lines of a file that no run wrote.
+/// A line of the output file that is not a row of results.
 #[derive(Debug, thiserror::Error)]
-#[error("its line {number} is no row of results; choose another --output, or --fresh to overwrite it")]
-struct NotOurs {
+#[error("line {number} is not a row of results; set another --output, or --fresh to overwrite the file")]
+struct ForeignLine {
     number: u64,
 }
 
-/// The digest of a line, for [`Key`]: of what is scored and of how.
-pub(super) fn key(line: u64, bytes: &[u8], settings: &str) -> Key {
+/// Builds the key of a line, with a digest of its text and of the settings that scores depend on.
+pub(super) fn key(line: u64, bytes: &[u8], settings: &str) -> RowKey {
     use sha2::{Digest, Sha256};
     let hash = Sha256::new().chain_update(settings).chain_update([0]).chain_update(bytes).finalize();
-    let digest = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    Key { line, digest }
+    let digest = hex::encode(&hash[..8]);
+    RowKey { line, digest }
 }
 
-/// With the lock of the file that has the name now: a run that ends may rename another one there.
+/// Opens and locks the file. Retries if a run that ends has renamed another file to the path in the meantime.
 fn open_locked(path: &Path) -> anyhow::Result<File> {
     loop {
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = options.with_context(|| format!("cannot write {}", path.display()))?;
-        let mine = file.metadata()?;
-        if !mine.is_file() {
+        let opened = file.metadata()?;
+        if !opened.is_file() {
             return Ok(file);
         }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 anyhow::bail!(
-                    "{} is being written by another run; wait for it, or choose another --output",
+                    "{} is locked by another run; wait until it ends, or set another --output",
                     path.display()
                 )
             }
@@ -231,14 +237,14 @@ fn open_locked(path: &Path) -> anyhow::Result<File> {
             }
         }
         match path.metadata() {
-            Ok(named) if (named.dev(), named.ino()) == (mine.dev(), mine.ino()) => return Ok(file),
+            Ok(named) if (named.dev(), named.ino()) == (opened.dev(), opened.ino()) => return Ok(file),
             _ => {}
         }
     }
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests have a disk of their own")]
+#[expect(clippy::disallowed_methods, reason = "tests have no event loop to block")]
 mod tests {
     use super::*;
 
@@ -250,12 +256,12 @@ mod tests {
         dir.path().join("out.jsonl").to_string_lossy().into_owned()
     }
 
-    fn open(path: &str) -> Output {
-        Output::open(path, false).expect("a file")
+    fn open(path: &str) -> ResultOutput {
+        ResultOutput::open(path, false).expect("a file")
     }
 
     #[test]
-    fn rows_are_found_again_a_half_one_is_cut_off_and_at_the_end_they_are_in_order() {
+    fn a_resumed_file_drops_a_partial_row_and_ends_in_order() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = path(&dir);
         let mut output = open(&path);
@@ -267,9 +273,9 @@ mod tests {
         std::fs::write(&path, format!("{whole}{{\"line\":2,\"dig")).expect("half a row");
 
         let mut output = open(&path);
-        let mut known: Vec<_> = output.take_known().into_keys().collect();
-        known.sort_unstable();
-        assert_eq!(known, [1, 3]);
+        let mut earlier_rows: Vec<_> = output.take_earlier_rows().into_keys().collect();
+        earlier_rows.sort_unstable();
+        assert_eq!(earlier_rows, [1, 3]);
         assert_eq!(output.keep(1).expect("kept"), row(1, "old"));
         for line in [3, 2] {
             output.add(line, &row(line, "new")).expect("written");
@@ -283,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_lines_that_are_gone_leave_the_file() {
+    fn rows_of_removed_lines_are_removed() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = path(&dir);
         std::fs::write(&path, format!("{}\n{}\n", row(1, "a"), row(2, "b"))).expect("rows");
@@ -294,34 +300,35 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_one_writer_also_after_it_was_put_in_order() {
+    fn a_file_stays_locked_after_it_has_been_sorted() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = path(&dir);
         let mut output = open(&path);
-        let refusal = || Output::open(&path, true).err().map(|error| error.to_string()).unwrap_or_default();
+        let refusal =
+            || ResultOutput::open(&path, true).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(refusal().contains("another run"), "{}", refusal());
         output.add(2, &row(2, "a")).expect("written");
         output.add(1, &row(1, "a")).expect("written");
         output.complete().expect("complete");
         assert!(refusal().contains("another run"), "{}", refusal());
         drop(output);
-        assert_eq!(open(&path).take_known().len(), 2);
+        assert_eq!(open(&path).take_earlier_rows().len(), 2);
     }
 
     #[test]
-    fn what_no_run_wrote_is_left_alone() {
+    fn a_file_with_other_contents_is_left_unchanged() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = path(&dir);
         for text in ["{\"question\": \"q\"}\n", "notes without an end", "{\"line\":1}\n"] {
             std::fs::write(&path, text).expect("a file");
-            let error = Output::open(&path, false).err().map(|error| format!("{error:#}"));
-            assert!(error.is_some_and(|error| error.contains("its line 1")), "{text}");
+            let error = ResultOutput::open(&path, false).err().map(|error| format!("{error:#}"));
+            assert!(error.is_some_and(|error| error.contains("line 1 is not a row")), "{text}");
             assert_eq!(std::fs::read_to_string(&path).expect("a file"), text);
         }
     }
 
     #[test]
-    fn a_digest_changes_with_the_line_and_with_the_settings() {
+    fn a_digest_depends_on_the_line_and_on_the_settings() {
         let digests = [key(1, b"a", "s"), key(2, b"b", "s"), key(1, b"a", "t")].map(|key| key.digest);
         assert!(digests[0] != digests[1] && digests[0] != digests[2] && digests[0].len() == 16);
     }

@@ -1,51 +1,60 @@
-//! What a run does, from its flags and the settings: checked before anything starts.
+//! The plan of a run, made from flags and settings, and validated before anything starts.
 
 use std::{io, path::PathBuf};
 
 use anyhow::Context as _;
 
-use super::{Usage, options, options::Options, output::Output};
+use super::{UsageError, options, options::EvaluateOptions, output::ResultOutput};
 use crate::{
     config::Config,
     evaluate::{metric::Selection, metrics::MetricGroup},
     judge::{self, store::StoreMode},
 };
 
-pub(super) struct Plan {
-    pub options: Options,
+/// A validated run.
+pub(super) struct EvaluationPlan {
+    pub options: EvaluateOptions,
     pub selections: Vec<Selection>,
-    /// Only where a metric asks it.
+    /// The judge; `None` if no metric uses it.
     pub judge: Option<judge::JudgeSettings>,
-    /// Of the embedding model; only where a metric needs it.
+    /// Name of the embedding model; `None` if no metric uses it.
     pub embedding_model: Option<String>,
-    /// All that scores depend on but the line itself.
+    /// Description of all settings that scores depend on. A row is kept only if it is unchanged.
     pub fingerprint: String,
-    /// Where the judge's answers are kept until the run is complete.
+    /// File of the responses of the judge until the run is complete.
     journal: Option<PathBuf>,
 }
 
-impl Plan {
+impl EvaluationPlan {
+    /// Validates the flags against the settings.
+    ///
     /// # Errors
-    /// [`Usage`] for what can't work together.
-    pub fn new(options: Options, config: &Config) -> Result<Plan, Usage> {
+    /// [`UsageError`] for invalid combinations.
+    pub fn new(options: EvaluateOptions, config: &Config) -> Result<EvaluationPlan, UsageError> {
         let judge = choose_judge(&options, &config.app.judges)?;
         let default = if judge.is_some() { MetricGroup::All } else { MetricGroup::NoJudge };
-        let selections = options.metrics.clone().unwrap_or_else(|| options::of_group(default));
+        let selections = options.metrics.clone().unwrap_or_else(|| options::select_group(default));
         let judged = selections.iter().find(|selection| selection.metric.definition().judge_calls > 0);
         let mut judge = judge.filter(|_| judged.is_some());
         if let (Some(judged), None) = (judged, &judge) {
-            return Err(Usage(format!(
-                "{} needs a judge: set --judge-url and --judge-model, or choose --metrics no_judge",
+            return Err(UsageError(format!(
+                "{} requires a judge: set --judge-url and --judge-model, or --metrics no_judge",
                 judged.label
             )));
         }
         if options.html.is_some() && options.output == "-" {
-            return Err(Usage("--html needs --output FILE: the report is made from it".into()));
+            return Err(UsageError("--html requires --output FILE: the report is generated from it".into()));
         }
         let journal = judge.as_mut().and_then(|judge| journal(&options, judge));
-        let mut plan =
-            Plan { embedding_model: None, fingerprint: String::new(), options, selections, judge, journal };
-        plan.embedding_model = plan.needs_vectors().then(|| {
+        let mut plan = EvaluationPlan {
+            embedding_model: None,
+            fingerprint: String::new(),
+            options,
+            selections,
+            judge,
+            journal,
+        };
+        plan.embedding_model = plan.needs_embeddings().then(|| {
             let source = &config.app.embed.source;
             source
                 .revision
@@ -56,42 +65,47 @@ impl Plan {
         Ok(plan)
     }
 
-    pub fn needs_vectors(&self) -> bool {
+    /// Returns true if a metric uses the embedding model.
+    pub fn needs_embeddings(&self) -> bool {
         self.selections.iter().any(|selection| selection.metric.definition().embeddings)
     }
 
+    /// Opens the output.
+    ///
     /// # Errors
-    /// As [`Output::open`]; if it is the input.
-    pub fn open_output(&self) -> anyhow::Result<Output> {
+    /// The errors of [`ResultOutput::open`], and [`UsageError`] if the output is the input.
+    pub fn open_output(&self) -> anyhow::Result<ResultOutput> {
         let (input, path) = (&self.options.input, &self.options.output);
         if path != "-" && is_same_file(input, path) {
-            return Err(Usage(format!("--output {path} is the input")).into());
+            return Err(UsageError(format!("--output {path} is the input file: set another --output")).into());
         }
-        let output = Output::open(path, self.options.fresh)?;
+        let output = ResultOutput::open(path, self.options.fresh)?;
         if self.options.html.is_some() && !output.is_file() {
-            return Err(Usage(format!("--html needs --output FILE, which {path} is not")).into());
+            return Err(
+                UsageError(format!("--html requires --output FILE: {path} is not a regular file")).into()
+            );
         }
         Ok(output)
     }
 
-    /// Drops answers of earlier runs where they are not wanted; to be called with the output's lock.
+    /// Removes the journal of earlier runs if the run starts from scratch. Requires the lock of the output.
     ///
     /// # Errors
-    /// If the file can't be removed.
+    /// A journal that cannot be removed.
     pub fn prepare_journal(&self) -> anyhow::Result<()> {
-        if self.options.fresh { self.drop_journal() } else { Ok(()) }
+        if self.options.fresh { self.delete_journal() } else { Ok(()) }
     }
 
-    /// When the run is complete. What failed may be tried again, for which other answers are kept.
+    /// Removes the journal of a complete run, unless metrics failed: a run with `--retry-failed` reuses its responses.
     ///
     /// # Errors
-    /// If the file can't be removed.
+    /// A journal that cannot be removed.
     pub fn remove_journal(&self, is_clean: bool) -> anyhow::Result<()> {
-        if is_clean && !self.options.keep_journal { self.drop_journal() } else { Ok(()) }
+        if is_clean && !self.options.keep_journal { self.delete_journal() } else { Ok(()) }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "there is no reactor to hold up")]
-    fn drop_journal(&self) -> anyhow::Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "the command has no event loop to block")]
+    fn delete_journal(&self) -> anyhow::Result<()> {
         let Some(path) = &self.journal else { return Ok(()) };
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -101,7 +115,7 @@ impl Plan {
         }
     }
 
-    /// In words that change whenever scores may.
+    /// Describes all settings that scores depend on.
     fn describe(&self, config: &Config) -> String {
         let metrics = self.selections.iter().map(|selection| {
             let definition = selection.metric.definition();
@@ -111,7 +125,7 @@ impl Plan {
             .judge
             .as_ref()
             .map(|judge| (&judge.url, &judge.model, judge.temperature, judge.seed, judge.max_answer_tokens));
-        let model = self.needs_vectors().then(|| {
+        let model = self.needs_embeddings().then(|| {
             let (source, model) = (&config.app.embed.source, &config.app.embed.model);
             (&source.model, &source.revision, model.max_tokens, model.pooling, &model.kernel_selection)
         });
@@ -121,22 +135,26 @@ impl Plan {
 }
 
 fn choose_judge(
-    options: &Options,
+    options: &EvaluateOptions,
     judges: &[judge::JudgeSettings],
-) -> Result<Option<judge::JudgeSettings>, Usage> {
+) -> Result<Option<judge::JudgeSettings>, UsageError> {
     if options.judge.is_empty() {
         return Ok(judges.first().cloned());
     }
     match judges.iter().find(|judge| judge.name == options.judge) {
         Some(judge) => Ok(Some(judge.clone())),
-        None => Err(Usage(format!("--judge {}: no profile has this name", options.judge))),
+        None => Err(UsageError(format!(
+            "--judge {} is unknown: set the name of a judge profile of the --config file",
+            options.judge
+        ))),
     }
 }
 
-/// Beside the output; nowhere if the settings keep answers elsewhere, or where nothing can be resumed.
-fn journal(options: &Options, judge: &mut judge::JudgeSettings) -> Option<PathBuf> {
-    let has_place = options.output != "-" && judge.store == StoreMode::Off;
-    let path = has_place.then(|| PathBuf::from(format!("{}.journal", options.output)))?;
+/// Enables the journal, a file next to the output. `None` if the settings already record or replay responses, or if the
+/// output is standard output, which cannot be resumed.
+fn journal(options: &EvaluateOptions, judge: &mut judge::JudgeSettings) -> Option<PathBuf> {
+    let is_resumable = options.output != "-" && judge.store == StoreMode::Off;
+    let path = is_resumable.then(|| PathBuf::from(format!("{}.journal", options.output)))?;
     judge.store = StoreMode::Journal(path.clone());
     Some(path)
 }

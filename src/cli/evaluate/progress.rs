@@ -1,4 +1,4 @@
-//! How far a run is: a bar on a terminal, a line of the log now and then elsewhere.
+//! Progress of a run: a bar on a terminal, otherwise a log line every 30 seconds.
 
 use std::time::{Duration, Instant};
 
@@ -10,36 +10,37 @@ use crate::{
     judge::{Budget, Cost},
 };
 
-/// Between lines of the log.
+/// Interval between log lines.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
-pub(super) struct Progress {
+/// Progress of a run.
+pub(super) struct EvaluationProgress {
     bar: ProgressBar,
-    /// None where lines can't be counted before they are read.
+    /// Number of lines; `None` if they cannot be counted in advance.
     total: Option<u64>,
     budget: Budget,
     logged: Instant,
-    pub counts: Counts,
+    pub counts: LineCounts,
 }
 
-/// Lines by what became of them.
+/// Numbers of processed lines.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct LineCounts {
     pub done: u64,
-    /// From an earlier run.
+    /// Rows kept from an earlier run.
     pub kept: u64,
-    /// Of an earlier run, but of another text or under other settings.
+    /// Rows of an earlier run whose line or settings have changed.
     pub changed: u64,
-    /// Metrics by how they failed.
+    /// Failed metrics by status.
     failures: Vec<(Status, u64)>,
 }
 
-impl Progress {
-    pub fn new(bar: ProgressBar, total: Option<u64>, budget: Budget) -> Progress {
-        Progress { bar, total, budget, logged: Instant::now(), counts: Counts::default() }
+impl EvaluationProgress {
+    pub fn new(bar: ProgressBar, total: Option<u64>, budget: Budget) -> EvaluationProgress {
+        EvaluationProgress { bar, total, budget, logged: Instant::now(), counts: LineCounts::default() }
     }
 
-    /// The model is there; from now on, samples are counted.
+    /// Starts to count samples, after the model is ready.
     pub fn begin(&mut self) {
         let template = match self.total {
             Some(total) => {
@@ -53,7 +54,8 @@ impl Progress {
         self.logged = Instant::now();
     }
 
-    pub fn scored(&mut self, evaluation: &Evaluation) {
+    /// LineCounts the failed metrics of a sample.
+    pub fn count_failures(&mut self, evaluation: &Evaluation) {
         for result in evaluation.results.iter().filter(|result| super::row::is_failure(result.status)) {
             match self.counts.failures.iter_mut().find(|(status, _)| *status == result.status) {
                 Some((_, count)) => *count += 1,
@@ -62,18 +64,19 @@ impl Progress {
         }
     }
 
-    pub fn done(&mut self) {
+    /// LineCounts a processed line.
+    pub fn count_line(&mut self) {
         self.counts.done += 1;
         self.bar.set_position(self.counts.done);
     }
 
-    /// To be called often.
+    /// Redraws the bar, or logs a line if one is due.
     pub fn show(&mut self) {
         let spent = self.budget.spent();
         self.bar.set_message(message(&spent, &self.counts));
         if self.bar.is_hidden() && self.logged.elapsed() >= LOG_EVERY {
             self.logged = Instant::now();
-            let Counts { done, kept, .. } = self.counts;
+            let LineCounts { done, kept, .. } = self.counts;
             let failed: u64 = self.counts.failures.iter().map(|(_, count)| count).sum();
             let (calls, usd) = (spent.calls, spent.usd);
             tracing::info!(done, total = self.total, kept, failed, judge_calls = calls, usd, "evaluating");
@@ -85,7 +88,7 @@ impl Progress {
     }
 }
 
-fn message(spent: &Cost, counts: &Counts) -> String {
+fn message(spent: &Cost, counts: &LineCounts) -> String {
     let mut parts = Vec::new();
     if counts.kept > 0 {
         parts.push(format!("{} kept", HumanCount(counts.kept)));
@@ -105,10 +108,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_message_tells_what_there_is_to_tell() {
-        assert_eq!(message(&Cost::default(), &Counts::default()), "");
+    fn the_message_has_only_nonzero_numbers() {
+        assert_eq!(message(&Cost::default(), &LineCounts::default()), "");
         let spent = Cost { calls: 1234, prompt_tokens: 5000, usd: Some(0.02), ..Cost::default() };
-        let counts = Counts { kept: 3, failures: vec![(Status::Deadline, 2)], ..Counts::default() };
+        let counts = LineCounts { kept: 3, failures: vec![(Status::Deadline, 2)], ..LineCounts::default() };
         let expected = "3 kept · judge: 1,234 calls, 5,000 tokens · $0.0200 · DEADLINE 2";
         assert_eq!(message(&spent, &counts), expected);
     }

@@ -1,4 +1,4 @@
-//! The report: one HTML file with everything in it, for a browser without a network.
+//! The report: one self-contained HTML file that needs no network.
 
 use std::{
     fs::File,
@@ -9,21 +9,21 @@ use std::{
 
 use serde::Serialize;
 
-use super::{plan::Plan, row::status_name, writer::Collected};
+use super::{plan::EvaluationPlan, row::status_name, writer::WrittenRows};
 use crate::evaluate::{aggregate::Summary, metric::Metric};
 
 const PAGE: &str = include_str!("report/report.html");
 const STYLE: &str = include_str!("report/report.css");
 const SCRIPT: &str = include_str!("report/report.js");
 
-/// Everything above the rows.
+/// Data of the report besides the rows.
 #[derive(Serialize)]
-struct Head<'a> {
+struct ReportHeader<'a> {
     version: &'static str,
-    /// RFC 3339, UTC.
+    /// Time of creation, RFC 3339 in UTC.
     created: String,
     input: &'a str,
-    judge: Option<Named<'a>>,
+    judge: Option<JudgeView<'a>>,
     embedding_model: Option<&'a str>,
     rows: u64,
     bad_lines: u64,
@@ -33,7 +33,7 @@ struct Head<'a> {
 }
 
 #[derive(Serialize)]
-struct Named<'a> {
+struct JudgeView<'a> {
     name: &'a str,
     model: &'a str,
 }
@@ -55,27 +55,29 @@ struct MetricView<'a> {
     coverage: Option<f64>,
 }
 
-/// Under its name when it is complete.
+/// Writes the report. The file appears at its path when it is complete.
 ///
 /// # Errors
-/// If a file can't be read or written.
-pub(super) fn write(path: &Path, plan: &Plan, collected: &Collected) -> io::Result<()> {
+/// A file that cannot be read or written.
+pub(super) fn write(path: &Path, plan: &EvaluationPlan, collected: &WrittenRows) -> io::Result<()> {
     let partial = PathBuf::from(format!("{}.partial", path.display()));
     let mut page = BufWriter::new(File::create(&partial)?);
     let summaries = collected.totals.aggregate.summaries();
-    for piece in pieces(PAGE) {
+    for piece in split_template(PAGE) {
         match piece {
-            Piece::Text(text) => page.write_all(text.as_bytes())?,
-            Piece::Slot("style") => page.write_all(STYLE.as_bytes())?,
-            Piece::Slot("script") => page.write_all(SCRIPT.as_bytes())?,
-            Piece::Slot(_) => write_data(&mut page, &head(plan, collected, &summaries), collected)?,
+            TemplatePart::Text(text) => page.write_all(text.as_bytes())?,
+            TemplatePart::Placeholder("style") => page.write_all(STYLE.as_bytes())?,
+            TemplatePart::Placeholder("script") => page.write_all(SCRIPT.as_bytes())?,
+            TemplatePart::Placeholder(_) => {
+                write_data(&mut page, &head(plan, collected, &summaries), collected)?
+            }
         }
     }
     page.into_inner()?.sync_all()?;
     std::fs::rename(&partial, path)
 }
 
-fn write_data(page: &mut impl Write, head: &Head<'_>, collected: &Collected) -> io::Result<()> {
+fn write_data(page: &mut impl Write, head: &ReportHeader<'_>, collected: &WrittenRows) -> io::Result<()> {
     write!(page, "{{\"head\":{},\"rows\":[", embeddable(&serde_json::to_string(head)?))?;
     for (index, row) in collected.output.rows().enumerate() {
         let (line, row) = row?;
@@ -86,16 +88,20 @@ fn write_data(page: &mut impl Write, head: &Head<'_>, collected: &Collected) -> 
     write!(page, "]}}")
 }
 
-fn head<'a>(plan: &'a Plan, collected: &'a Collected, summaries: &'a [Summary]) -> Head<'a> {
+fn head<'a>(
+    plan: &'a EvaluationPlan,
+    collected: &'a WrittenRows,
+    summaries: &'a [Summary],
+) -> ReportHeader<'a> {
     let totals = &collected.totals;
-    Head {
+    ReportHeader {
         version: env!("CARGO_PKG_VERSION"),
         created: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         input: if plan.options.input == "-" { "standard input" } else { &plan.options.input },
-        judge: plan.judge.as_ref().map(|judge| Named { name: &judge.name, model: &judge.model }),
+        judge: plan.judge.as_ref().map(|judge| JudgeView { name: &judge.name, model: &judge.model }),
         embedding_model: plan.embedding_model.as_deref(),
         rows: totals.rows,
-        bad_lines: totals.bad_lines,
+        bad_lines: totals.invalid_lines,
         failed_cells: totals.failed_cells,
         cost: &totals.cost,
         metrics: summaries.iter().filter_map(MetricView::of).collect(),
@@ -126,19 +132,19 @@ impl<'a> MetricView<'a> {
 }
 
 #[derive(Debug, PartialEq)]
-enum Piece<'a> {
+enum TemplatePart<'a> {
     Text(&'a str),
-    /// `{{name}}`.
-    Slot(&'a str),
+    /// A placeholder `{{name}}`.
+    Placeholder(&'a str),
 }
 
-/// The template cut at its slots; what fills them is never looked at.
-fn pieces(template: &str) -> impl Iterator<Item = Piece<'_>> {
+/// Splits the template at its placeholders. Inserted values are not searched for placeholders.
+fn split_template(template: &str) -> impl Iterator<Item = TemplatePart<'_>> {
     template
         .split("{{")
         .flat_map(|part| match part.split_once("}}") {
-            Some((slot, rest)) => [Some(Piece::Slot(slot)), Some(Piece::Text(rest))],
-            None => [Some(Piece::Text(part)), None],
+            Some((slot, rest)) => [Some(TemplatePart::Placeholder(slot)), Some(TemplatePart::Text(rest))],
+            None => [Some(TemplatePart::Text(part)), None],
         })
         .flatten()
 }
@@ -155,8 +161,16 @@ mod tests {
 
     #[test]
     fn the_template_has_its_three_slots() {
-        let slots: Vec<_> = pieces(PAGE).filter(|piece| matches!(piece, Piece::Slot(_))).collect();
-        assert_eq!(slots, [Piece::Slot("style"), Piece::Slot("data"), Piece::Slot("script")]);
+        let slots: Vec<_> =
+            split_template(PAGE).filter(|piece| matches!(piece, TemplatePart::Placeholder(_))).collect();
+        assert_eq!(
+            slots,
+            [
+                TemplatePart::Placeholder("style"),
+                TemplatePart::Placeholder("data"),
+                TemplatePart::Placeholder("script")
+            ]
+        );
     }
 
     #[test]

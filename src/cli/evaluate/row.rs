@@ -1,4 +1,4 @@
-//! Results as lines of JSON: how they are written, and what a later run reads back of them.
+//! Rows of the output in JSON: how they are written, and the parts that a later run reads.
 
 mod result;
 
@@ -15,17 +15,17 @@ use crate::{
     judge::Cost,
 };
 
-/// Which line of the input a row is about, and under which settings it was made.
+/// Identity of a row: line of the input, and digest of its text and of the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Key {
-    /// From 1.
+pub(super) struct RowKey {
+    /// Number of the line, from 1.
     pub line: u64,
     pub digest: String,
 }
 
-/// The row of a line that was scored.
-pub(super) fn scored(key: &Key, sample: &Sample, evaluation: &Evaluation) -> String {
-    let row = Row {
+/// Formats the row of an evaluated sample.
+pub(super) fn scored(key: &RowKey, sample: &Sample, evaluation: &Evaluation) -> String {
+    let row = RowView {
         line: key.line,
         digest: &key.digest,
         id: &sample.id,
@@ -38,9 +38,9 @@ pub(super) fn scored(key: &Key, sample: &Sample, evaluation: &Evaluation) -> Str
     json(&row)
 }
 
-/// The row of a line that is no sample.
-pub(super) fn refused(key: &Key, error: &LineError) -> String {
-    let row = Row {
+/// Formats the row of an invalid line.
+pub(super) fn invalid(key: &RowKey, error: &LineError) -> String {
+    let row = RowView {
         line: key.line,
         digest: &key.digest,
         id: "",
@@ -53,12 +53,12 @@ pub(super) fn refused(key: &Key, error: &LineError) -> String {
     json(&row)
 }
 
-/// The texts that a row is about.
+/// Formats the texts of a sample for the report.
 pub(super) fn texts(sample: &Sample) -> String {
     let contexts = |list: &'_ [Context]| -> Vec<(String, String)> {
         list.iter().map(|context| (context.id.clone(), context.text.clone())).collect()
     };
-    json(&Texts {
+    json(&ReportTexts {
         user_input: &sample.user_input,
         response: &sample.response,
         reference: &sample.reference,
@@ -67,13 +67,13 @@ pub(super) fn texts(sample: &Sample) -> String {
     })
 }
 
-/// What is read back of a row.
+/// The parts of a row that a later run reads.
 #[derive(Debug, Deserialize)]
-pub(super) struct Written {
+pub(super) struct ParsedRow {
     pub line: u64,
     pub digest: String,
     #[serde(default)]
-    pub results: Vec<Outcome>,
+    pub results: Vec<ParsedResult>,
     #[serde(default)]
     pub cost: Option<CostView>,
     #[serde(default)]
@@ -81,7 +81,7 @@ pub(super) struct Written {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Outcome {
+pub(super) struct ParsedResult {
     pub metric: String,
     pub label: String,
     pub status: Status,
@@ -89,8 +89,8 @@ pub(super) struct Outcome {
     pub score: Option<f64>,
 }
 
-impl Written {
-    /// Whether something went wrong that may go right another time.
+impl ParsedRow {
+    /// Returns true if a metric failed, so that another attempt may succeed.
     pub fn has_failures(&self) -> bool {
         self.results.iter().any(|result| is_failure(result.status))
     }
@@ -100,7 +100,7 @@ pub(super) fn is_failure(status: Status) -> bool {
     !matches!(status, Status::Ok | Status::Partial | Status::NotApplicable)
 }
 
-/// As it is written: SCREAMING_SNAKE_CASE.
+/// Returns the name of a status in SCREAMING_SNAKE_CASE.
 pub(super) fn status_name(status: Status) -> String {
     json(&status).trim_matches('"').to_owned()
 }
@@ -120,7 +120,7 @@ pub(super) struct CostView {
 }
 
 impl CostView {
-    /// None where the judge was not needed.
+    /// Converts a cost; `None` if the judge was not used.
     pub fn of(cost: &Cost) -> Option<CostView> {
         let asked = cost.calls > 0 || cost.cache_hits > 0;
         asked.then(|| CostView {
@@ -147,13 +147,13 @@ impl CostView {
         self.wall_seconds += other.wall_seconds;
         self.usd = match (self.usd, other.usd) {
             (None, None) => None,
-            (mine, theirs) => Some(mine.unwrap_or_default() + theirs.unwrap_or_default()),
+            (own, other) => Some(own.unwrap_or_default() + other.unwrap_or_default()),
         };
     }
 }
 
 #[derive(Serialize)]
-struct Row<'a> {
+struct RowView<'a> {
     line: u64,
     digest: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -171,16 +171,16 @@ struct Row<'a> {
 }
 
 #[derive(Serialize)]
-struct Texts<'a> {
+struct ReportTexts<'a> {
     user_input: &'a str,
     response: &'a str,
     reference: &'a str,
-    /// Ids and texts.
+    /// Pairs of id and text.
     retrieved_contexts: Vec<(String, String)>,
     reference_contexts: Vec<(String, String)>,
 }
 
-/// Never NaN: what is not finite was left out before.
+/// Serializes a value. Numbers that are not finite have been omitted before.
 fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("plain structures are JSON")
 }

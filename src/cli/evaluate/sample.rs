@@ -1,4 +1,4 @@
-//! A line of JSON to a sample, under the names that data sets use.
+//! Parses a line of JSON into a sample. Accepts the field names of common data sets.
 
 use std::collections::BTreeMap;
 
@@ -9,25 +9,25 @@ use crate::evaluate::{
     text::Language,
 };
 
-/// A sample, and the fields of its line that mean nothing here.
+/// A sample, and the unknown fields of its line.
 #[derive(Debug, PartialEq)]
-pub(super) struct Parsed {
+pub(super) struct ParsedSample {
     pub sample: Sample,
     pub unknown: Vec<String>,
 }
 
-/// Why a line is no sample. Tells of names and types, never of the line's text.
+/// Error of an invalid line. Messages contain names of fields and types, never texts of the line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum LineError {
-    #[error("the line is not UTF-8")]
+    #[error("the line is not valid UTF-8")]
     NotUtf8,
-    #[error("the line is not JSON: {detail} at column {column}")]
+    #[error("the line is not valid JSON: {detail} at column {column}")]
     NotJson { detail: &'static str, column: usize },
-    #[error("the line is {found}, not an object")]
+    #[error("the line must be a JSON object, but is {found}")]
     NotAnObject { found: &'static str },
-    #[error("{field} is {found}; {needed} is needed")]
-    WrongType { field: String, found: &'static str, needed: &'static str },
-    #[error("{field} and {other} are the same field")]
+    #[error("{field} must be {expected}, but is {found}")]
+    WrongType { field: String, found: &'static str, expected: &'static str },
+    #[error("{field} and {other} are two names of the same field: remove one of them")]
     Twice { field: String, other: &'static str },
 }
 
@@ -43,7 +43,7 @@ impl LineError {
     }
 }
 
-/// The fields of a sample, each with the names that it has elsewhere.
+/// Fields of a sample, each with its names in other data sets.
 const NAMES: [(&str, &[&str]); 8] = [
     ("user_input", &["question"]),
     ("response", &["answer"]),
@@ -55,18 +55,20 @@ const NAMES: [(&str, &[&str]); 8] = [
     ("id", &[]),
 ];
 
-const TEXT: &str = "a text";
-const CONTEXTS: &str = "an array of texts, or of objects with text and id,";
+const TEXT: &str = "a string";
+const CONTEXTS: &str = "an array of strings, or of objects with text and id";
 const RUBRICS: &str = "an object such as {\"score1_description\": \"…\"} or {\"1\": \"…\"}";
 const LANGUAGE: &str = "en, zh or other";
 
+/// Parses a line. A field with the value null is unset.
+///
 /// # Errors
-/// [`LineError`]; a field that is null is an unset one.
-pub(super) fn parse(line: &[u8]) -> Result<Parsed, LineError> {
+/// [`LineError`] if the line is not a sample.
+pub(super) fn parse(line: &[u8]) -> Result<ParsedSample, LineError> {
     let text = std::str::from_utf8(line).map_err(|_| LineError::NotUtf8)?;
     let fields = match serde_json::from_str(text).map_err(|error| not_json(&error))? {
         Value::Object(fields) => fields,
-        other => return Err(LineError::NotAnObject { found: kind(&other) }),
+        other => return Err(LineError::NotAnObject { found: type_name(&other) }),
     };
     let (mut sample, mut unknown) = (Sample::default(), Vec::new());
     for (name, value) in &fields {
@@ -77,13 +79,13 @@ pub(super) fn parse(line: &[u8]) -> Result<Parsed, LineError> {
             Some((own, _)) if own != name && fields.get(*own).is_some_and(|value| !value.is_null()) => {
                 return Err(LineError::Twice { field: name.clone(), other: own });
             }
-            Some((own, _)) => set(&mut sample, own, Field { name, value })?,
+            Some((own, _)) => set(&mut sample, own, JsonField { name, value })?,
         }
     }
-    Ok(Parsed { sample, unknown })
+    Ok(ParsedSample { sample, unknown })
 }
 
-/// A language by its code, or by its name.
+/// Parses a language code or name.
 pub(super) fn language(name: &str) -> Option<Language> {
     match name.to_ascii_lowercase().as_str() {
         "en" | "eng" | "english" => Some(Language::English),
@@ -95,13 +97,13 @@ pub(super) fn language(name: &str) -> Option<Language> {
     }
 }
 
-struct Field<'a> {
-    /// As it stands in the line.
+struct JsonField<'a> {
+    /// Name in the line.
     name: &'a str,
     value: &'a Value,
 }
 
-fn set(sample: &mut Sample, own: &str, field: Field<'_>) -> Result<(), LineError> {
+fn set(sample: &mut Sample, own: &str, field: JsonField<'_>) -> Result<(), LineError> {
     match own {
         "user_input" => sample.user_input = field.text()?,
         "response" => sample.response = field.text()?,
@@ -110,7 +112,7 @@ fn set(sample: &mut Sample, own: &str, field: Field<'_>) -> Result<(), LineError
         "reference_contexts" => sample.reference_contexts = field.contexts()?,
         "rubrics" => sample.rubrics = field.rubrics()?,
         "language" => {
-            let known = language(&field.text()?).ok_or_else(|| field.wrong(LANGUAGE))?;
+            let known = language(&field.text()?).ok_or_else(|| field.wrong_type(LANGUAGE))?;
             sample.language = Some(known);
         }
         _ => sample.id = field.id()?,
@@ -118,22 +120,22 @@ fn set(sample: &mut Sample, own: &str, field: Field<'_>) -> Result<(), LineError
     Ok(())
 }
 
-impl Field<'_> {
+impl JsonField<'_> {
     fn text(&self) -> Result<String, LineError> {
-        self.value.as_str().map(str::to_owned).ok_or_else(|| self.wrong(TEXT))
+        self.value.as_str().map(str::to_owned).ok_or_else(|| self.wrong_type(TEXT))
     }
 
-    /// Data frames have numbers here.
+    /// Accepts numbers, because data frames export numeric ids.
     fn id(&self) -> Result<String, LineError> {
         match self.value {
             Value::String(id) => Ok(id.clone()),
             Value::Number(id) => Ok(id.to_string()),
-            _ => Err(self.wrong("a text or a number")),
+            _ => Err(self.wrong_type("a string or a number")),
         }
     }
 
     fn contexts(&self) -> Result<Vec<Context>, LineError> {
-        let list = self.value.as_array().ok_or_else(|| self.wrong(CONTEXTS))?;
+        let list = self.value.as_array().ok_or_else(|| self.wrong_type(CONTEXTS))?;
         list.iter().enumerate().map(|(index, value)| self.context(index, value)).collect()
     }
 
@@ -142,52 +144,55 @@ impl Field<'_> {
         match value {
             Value::String(text) => Ok(Context { text: text.clone(), id: String::new() }),
             Value::Object(fields) => {
-                let of = |part: &str| fields.get(part).filter(|value| !value.is_null());
+                let field = |part: &str| fields.get(part).filter(|value| !value.is_null());
                 let inner = |part: &str, value| (format!("{name}.{part}"), value);
-                let text = of("text").map(|value| inner("text", value));
-                let id = of("id").map(|value| inner("id", value));
+                let text = field("text").map(|value| inner("text", value));
+                let id = field("id").map(|value| inner("id", value));
                 Ok(Context {
                     text: text
-                        .map_or(Ok(String::new()), |(name, value)| Field { name: &name, value }.text())?,
-                    id: id.map_or(Ok(String::new()), |(name, value)| Field { name: &name, value }.id())?,
+                        .map_or(Ok(String::new()), |(name, value)| JsonField { name: &name, value }.text())?,
+                    id: id
+                        .map_or(Ok(String::new()), |(name, value)| JsonField { name: &name, value }.id())?,
                 })
             }
-            value => Err(Field { name: &name, value }.wrong("a text, or an object with text and id,")),
+            value => {
+                Err(JsonField { name: &name, value }.wrong_type("a string, or an object with text and id"))
+            }
         }
     }
 
     fn rubrics(&self) -> Result<BTreeMap<i32, String>, LineError> {
-        let fields: &Map<String, Value> = self.value.as_object().ok_or_else(|| self.wrong(RUBRICS))?;
+        let fields: &Map<String, Value> = self.value.as_object().ok_or_else(|| self.wrong_type(RUBRICS))?;
         let meant = fields.iter().filter(|(_, value)| !value.is_null());
         meant
             .map(|(key, value)| {
                 let score = key.strip_prefix("score").and_then(|rest| rest.strip_suffix("_description"));
-                let score = score.unwrap_or(key).parse().map_err(|_| self.wrong(RUBRICS))?;
+                let score = score.unwrap_or(key).parse().map_err(|_| self.wrong_type(RUBRICS))?;
                 let name = format!("{}.{key}", self.name);
-                Ok((score, Field { name: &name, value }.text()?))
+                Ok((score, JsonField { name: &name, value }.text()?))
             })
             .collect()
     }
 
-    fn wrong(&self, needed: &'static str) -> LineError {
-        LineError::WrongType { field: self.name.to_owned(), found: kind(self.value), needed }
+    fn wrong_type(&self, expected: &'static str) -> LineError {
+        LineError::WrongType { field: self.name.to_owned(), found: type_name(self.value), expected }
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
         Value::Number(_) => "a number",
-        Value::String(text) if text.is_empty() => "an empty text",
-        Value::String(_) => "a text",
+        Value::String(text) if text.is_empty() => "an empty string",
+        Value::String(_) => "a string",
         Value::Array(_) => "an array",
         Value::Object(_) => "an object",
     }
 }
 
 fn not_json(error: &serde_json::Error) -> LineError {
-    let detail = if error.is_eof() { "it ends too early" } else { "a syntax error" };
+    let detail = if error.is_eof() { "unexpected end of the line" } else { "syntax error" };
     LineError::NotJson { detail, column: error.column() }
 }
 
@@ -200,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_have_the_names_of_newer_and_of_older_data_sets() {
+    fn field_names_of_newer_and_older_data_sets_are_accepted() {
         let new =
             r#"{"user_input": "q", "response": "a", "retrieved_contexts": ["c"], "reference": "r", "id": 7}"#;
         let old = r#"{"question": "q", "answer": "a", "contexts": [{"text": "c"}], "ground_truth": "r", "id": "7"}"#;
@@ -211,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn rubrics_are_read_in_both_forms() {
+    fn rubrics_are_parsed_in_both_forms() {
         for form in
             [r#"{"1": "bad", "2": "good"}"#, r#"{"score1_description": "bad", "score2_description": "good"}"#]
         {
@@ -221,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_unset_and_what_is_unknown_is_named() {
+    fn null_is_unset_and_unknown_fields_are_reported() {
         let line =
             r#"{"question": null, "user_input": "q", "contexts": null, "score": 1, "language": "zh-CN"}"#;
         let parsed = parse(line.as_bytes()).expect("a sample");
@@ -230,21 +235,25 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_is_told_by_field_and_type_without_its_text() {
+    fn errors_name_field_and_type_but_no_text() {
         for (line, code, part) in [
-            (&b"{\"response\": \"secret"[..], "NOT_JSON", "too early"),
+            (&b"{\"response\": \"secret"[..], "NOT_JSON", "unexpected end"),
             (b"{\"response\": secret}", "NOT_JSON", "column 14"),
             (b"\xff", "NOT_UTF8", "UTF-8"),
             (b"[1]", "NOT_AN_OBJECT", "an array"),
-            (br#"{"response": ["secret"]}"#, "WRONG_TYPE", "response is an array"),
-            (br#"{"contexts": "secret"}"#, "WRONG_TYPE", "contexts is a text"),
-            (br#"{"contexts": ["a", 1]}"#, "WRONG_TYPE", "contexts[1] is a number"),
-            (br#"{"contexts": [{"text": []}]}"#, "WRONG_TYPE", "contexts[0].text is an array"),
+            (br#"{"response": ["secret"]}"#, "WRONG_TYPE", "response must be a string, but is an array"),
+            (br#"{"contexts": "secret"}"#, "WRONG_TYPE", "but is a string"),
+            (
+                br#"{"contexts": ["a", 1]}"#,
+                "WRONG_TYPE",
+                "contexts[1] must be a string, or an object with text and id, but is a number",
+            ),
+            (br#"{"contexts": [{"text": []}]}"#, "WRONG_TYPE", "contexts[0].text must be a string"),
             (br#"{"rubrics": {"best": "secret"}}"#, "WRONG_TYPE", "rubrics"),
             (br#"{"language": "secret"}"#, "WRONG_TYPE", "en, zh"),
             (br#"{"question": "secret", "user_input": "b"}"#, "FIELD_TWICE", "user_input"),
         ] {
-            let error = parse(line).expect_err("a bad line");
+            let error = parse(line).expect_err("an invalid line");
             assert_eq!(error.code(), code);
             let message = error.to_string();
             assert!(message.contains(part) && !message.contains("secret"), "{message}");

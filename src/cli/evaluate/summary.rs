@@ -1,10 +1,10 @@
-//! The table at the end of a run.
+//! The summary table at the end of a run.
 
-use super::{row::status_name, writer::Totals};
+use super::{row::status_name, writer::RunTotals};
 use crate::evaluate::aggregate::Summary;
 
-/// One line a metric, then what failed and what it cost.
-pub(super) fn table(totals: &Totals) -> String {
+/// Formats the summary: a line per metric, then the failures and the cost.
+pub(super) fn table(totals: &RunTotals) -> String {
     let header = ["metric", "mean", "95 % interval", "coverage", "scored", "partial", "n/a", "failed"];
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(totals.aggregate.summaries().iter().map(cells));
@@ -39,7 +39,7 @@ fn cells(summary: &Summary) -> [String; 8] {
     ]
 }
 
-fn failures(totals: &Totals) -> String {
+fn failures(totals: &RunTotals) -> String {
     let mut text = String::new();
     for summary in totals.aggregate.summaries().iter().filter(|summary| summary.failed > 0) {
         let counts =
@@ -47,20 +47,20 @@ fn failures(totals: &Totals) -> String {
         let counts = counts.collect::<Vec<_>>().join(", ");
         text.push_str(&format!("failed: {}: {counts}\n", summary.label));
     }
-    if totals.bad_lines > 0 {
-        text.push_str(&format!("lines that are no samples: {}\n", totals.bad_lines));
+    if totals.invalid_lines > 0 {
+        text.push_str(&format!("invalid lines: {}\n", totals.invalid_lines));
     }
     text
 }
 
-fn costs(totals: &Totals) -> String {
+fn costs(totals: &RunTotals) -> String {
     let cost = &totals.cost;
     if cost.calls == 0 && cost.cache_hits == 0 {
         return String::new();
     }
     let usd = cost.usd.map_or_else(String::new, |usd| format!(", ${usd:.4}"));
     format!(
-        "judge: {} calls, {} answers from before, {} prompt and {} completion tokens{usd}\n",
+        "judge: {} calls, {} cache hits, {} prompt and {} completion tokens{usd}\n",
         cost.calls, cost.cache_hits, cost.prompt_tokens, cost.completion_tokens
     )
 }
@@ -77,8 +77,8 @@ mod tests {
     };
 
     #[test]
-    fn the_table_tells_mean_interval_coverage_failures_and_cost() {
-        let mut totals = Totals { bad_lines: 1, ..Totals::default() };
+    fn the_summary_has_mean_interval_coverage_failures_and_cost() {
+        let mut totals = RunTotals { invalid_lines: 1, ..RunTotals::default() };
         for score in [0.2, 0.4] {
             totals.aggregate.add_outcome(&Faithfulness.into(), "faithfulness", Status::Ok, Some(score));
         }
@@ -90,8 +90,8 @@ metric          mean     95 % interval  coverage  scored  partial  n/a  failed
 faithfulness  0.3000  -0.9706 – 1.5706    66.7 %       2        0    0       1
 refusal            -                 -         -       0        0    1       0
 failed: faithfulness: RATE_LIMITED 1
-lines that are no samples: 1
-judge: 3 calls, 0 answers from before, 10 prompt and 0 completion tokens, $0.5000
+invalid lines: 1
+judge: 3 calls, 0 cache hits, 10 prompt and 0 completion tokens, $0.5000
 ";
         assert_eq!(table(&totals), expected);
     }

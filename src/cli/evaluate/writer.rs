@@ -1,4 +1,4 @@
-//! The thread that owns the files of a run, and adds up what stands in them.
+//! The thread that writes the output and computes the totals of a run.
 
 use std::{collections::BTreeMap, thread::JoinHandle};
 
@@ -6,73 +6,77 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use super::{
-    output::Output,
-    row::{CostView, Written},
+    output::ResultOutput,
+    row::{CostView, ParsedRow},
 };
 use crate::evaluate::{aggregate::Aggregate, metric::Metric};
 
-/// Rows that wait for the disk.
-const WAITING: usize = 64;
+/// Maximum number of rows that wait to be written.
+const QUEUE: usize = 64;
 
-/// What became of one line.
-pub(super) struct Done {
+/// Result of one line.
+pub(super) struct FinishedLine {
     pub line: u64,
-    /// None for the row that is there.
+    /// The new row; `None` keeps the row of an earlier run.
     pub row: Option<String>,
-    /// For the report.
+    /// Texts of the sample, for the report.
     pub texts: Option<String>,
 }
 
-pub(super) struct Writer {
-    done: mpsc::Sender<Done>,
-    thread: JoinHandle<anyhow::Result<Collected>>,
+/// Handle of the output thread.
+pub(super) struct RowWriter {
+    done: mpsc::Sender<FinishedLine>,
+    thread: JoinHandle<anyhow::Result<WrittenRows>>,
 }
 
-/// A run's rows, new and kept.
-pub(super) struct Collected {
-    pub output: Output,
-    pub totals: Totals,
-    /// By line.
+/// All rows of a run, new and kept, with their totals.
+pub(super) struct WrittenRows {
+    pub output: ResultOutput,
+    pub totals: RunTotals,
+    /// Texts of the samples by line number, for the report.
     pub texts: BTreeMap<u64, String>,
 }
 
+/// Totals of a run.
 #[derive(Default)]
-pub(super) struct Totals {
+pub(super) struct RunTotals {
     pub aggregate: Aggregate,
     pub cost: CostView,
     pub rows: u64,
-    /// Lines that are no samples.
-    pub bad_lines: u64,
-    /// Metrics of samples.
+    /// Number of invalid lines.
+    pub invalid_lines: u64,
+    /// Number of failed metric results.
     pub failed_cells: u64,
 }
 
-impl Writer {
+impl RowWriter {
+    /// Starts the thread.
+    ///
     /// # Errors
-    /// If the operating system gives no thread.
-    pub fn start(output: Output) -> anyhow::Result<Writer> {
-        let (done, receiver) = mpsc::channel(WAITING);
+    /// A thread that cannot be started.
+    pub fn start(output: ResultOutput) -> anyhow::Result<RowWriter> {
+        let (done, receiver) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("assay-output".into());
-        Ok(Writer { done, thread: thread.spawn(move || write(output, receiver))? })
+        Ok(RowWriter { done, thread: thread.spawn(move || write(output, receiver))? })
     }
 
-    /// False once writing failed; [`Writer::finish`] tells why.
-    pub async fn add(&self, done: Done) -> bool {
+    /// Queues a line. Returns false if writing has failed; [`RowWriter::finish`] then returns the error.
+    pub async fn add(&self, done: FinishedLine) -> bool {
         self.done.send(done).await.is_ok()
     }
 
-    /// Waits until all is written.
+    /// Waits until all rows are written.
     ///
     /// # Errors
-    /// If it can't be.
-    pub fn finish(self) -> anyhow::Result<Collected> {
+    /// The first failed write.
+    pub fn finish(self) -> anyhow::Result<WrittenRows> {
         drop(self.done);
-        self.thread.join().map_err(|_| anyhow::anyhow!("the thread that writes has panicked"))?
+        self.thread.join().map_err(|_| anyhow::anyhow!("the output thread has panicked"))?
     }
 }
 
-fn write(output: Output, mut receiver: mpsc::Receiver<Done>) -> anyhow::Result<Collected> {
-    let mut collected = Collected { output, totals: Totals::default(), texts: BTreeMap::new() };
+fn write(output: ResultOutput, mut receiver: mpsc::Receiver<FinishedLine>) -> anyhow::Result<WrittenRows> {
+    let mut collected = WrittenRows { output, totals: RunTotals::default(), texts: BTreeMap::new() };
     while let Some(done) = receiver.blocking_recv() {
         let row = match done.row {
             Some(row) => {
@@ -87,13 +91,13 @@ fn write(output: Output, mut receiver: mpsc::Receiver<Done>) -> anyhow::Result<C
     Ok(collected)
 }
 
-impl Totals {
-    fn add(&mut self, row: &Written) {
+impl RunTotals {
+    fn add(&mut self, row: &ParsedRow) {
         self.rows += 1;
-        self.bad_lines += u64::from(row.error.is_some());
+        self.invalid_lines += u64::from(row.error.is_some());
         for result in &row.results {
             self.failed_cells += u64::from(super::row::is_failure(result.status));
-            // A row of another version may have a metric that is no more.
+            // A row of another version may have a metric that does not exist anymore.
             if let Some(metric) = Metric::named(&result.metric) {
                 self.aggregate.add_outcome(&metric, &result.label, result.status, result.score);
             }
@@ -103,7 +107,8 @@ impl Totals {
         }
     }
 
+    /// Returns true if no line and no metric failed.
     pub fn is_clean(&self) -> bool {
-        self.bad_lines == 0 && self.failed_cells == 0
+        self.invalid_lines == 0 && self.failed_cells == 0
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use assay::{
-    app::{App, Settings},
+    app::{App, AppSettings},
     embed, evaluate, model,
     model::source,
     proto::{
@@ -59,10 +59,10 @@ pub struct TestApp {
 }
 
 /// Test defaults: any free port, one thread of each kind, a short drain.
-pub fn settings(model: impl Into<String>) -> Settings {
+pub fn settings(model: impl Into<String>) -> AppSettings {
     let limits = Limits::default();
     let (threads, text_threads, batch_tokens) = (1, 1, 512);
-    Settings {
+    AppSettings {
         listen: vec!["127.0.0.1:0".parse().expect("an address")],
         admin_listen: Some("127.0.0.1:0".parse().expect("an address")),
         reactor_threads: 2,
@@ -93,7 +93,7 @@ pub fn settings(model: impl Into<String>) -> Settings {
             sentences: evaluate::EvaluatorSettings::SENTENCES,
         },
         judges: Vec::new(),
-        stall: stall::Settings::default(),
+        stall: stall::WatchdogSettings::default(),
         drain_wait: Duration::ZERO,
         drain_limit: Duration::from_secs(20),
         otlp: None,
@@ -101,18 +101,18 @@ pub fn settings(model: impl Into<String>) -> Settings {
 }
 
 impl TestApp {
-    pub fn start(settings: Settings) -> TestApp {
+    pub fn start(settings: AppSettings) -> TestApp {
         let machine = MACHINE.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         TestApp::begin(settings, Machine::Shared(machine))
     }
 
     /// While no other server of this process runs.
-    pub fn start_alone(settings: Settings) -> TestApp {
+    pub fn start_alone(settings: AppSettings) -> TestApp {
         let machine = MACHINE.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         TestApp::begin(settings, Machine::Alone(machine))
     }
 
-    fn begin(settings: Settings, machine: Machine) -> TestApp {
+    fn begin(settings: AppSettings, machine: Machine) -> TestApp {
         TestApp { app: App::start(settings).expect("a server"), _model: None, _machine: machine }
     }
 
@@ -121,7 +121,7 @@ impl TestApp {
         TestApp::serving_with(name, |_| ())
     }
 
-    pub fn serving_with(name: &str, change: impl FnOnce(&mut Settings)) -> TestApp {
+    pub fn serving_with(name: &str, change: impl FnOnce(&mut AppSettings)) -> TestApp {
         let dir = random_model(name);
         let mut settings = settings(dir.path().to_string_lossy());
         change(&mut settings);

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use assay::{app::Settings, rpc::TlsFiles};
+use assay::{app::AppSettings, rpc::TlsFiles};
 use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::{
@@ -100,7 +100,7 @@ impl Files {
     }
 
     /// TLS for the server of these settings; client certificates are asked for if there is an authority by now.
-    pub fn apply(&self, settings: &mut Settings) {
+    pub fn apply(&self, settings: &mut AppSettings) {
         let client_authorities = Some(self.path("ca.pem")).filter(|path| path.exists());
         let files =
             TlsFiles { certificate: self.path("cert.pem"), key: self.path("key.pem"), client_authorities };

@@ -7,7 +7,7 @@
   const WORDS = { NOT_APPLICABLE: "n/a", PARTIAL: "partial" };
   const byId = (id) => document.getElementById(id);
 
-  // Texts of others go into the page as text, never as markup.
+  // Texts of samples are inserted as text, never as markup.
   const element = (name, attributes = {}, ...children) => {
     const made = document.createElement(name);
     for (const [key, value] of Object.entries(attributes)) {
@@ -39,7 +39,7 @@
     return sample.haystack;
   };
 
-  // The head of the page.
+  // Page header.
   const total = (name, value, isBad) =>
     element("div", { class: isBad ? "is-bad" : undefined }, element("dt", {}, name), element("dd", {}, value));
   const showHead = () => {
@@ -47,12 +47,12 @@
     document.title = title;
     byId("title").textContent = title;
     const judge = head.judge && `judge ${head.judge.model}${head.judge.name ? ` (${head.judge.name})` : ""}`;
-    const model = head.embedding_model && `vectors by ${head.embedding_model}`;
+    const model = head.embedding_model && `embeddings by ${head.embedding_model}`;
     const made = head.created.replace("T", " ").replace("Z", " UTC");
     byId("origin").textContent = [made, `assay ${head.version}`, judge, model].filter(Boolean).join(" · ");
     const { cost } = head;
     byId("totals").append(total("samples", count(head.rows - head.bad_lines)));
-    if (head.bad_lines) byId("totals").append(total("lines that are no samples", count(head.bad_lines), true));
+    if (head.bad_lines) byId("totals").append(total("invalid lines", count(head.bad_lines), true));
     byId("totals").append(total("failed results", count(head.failed_cells), head.failed_cells > 0));
     if (cost.calls || cost.cache_hits) {
       byId("totals").append(
@@ -64,7 +64,7 @@
     if (cost.usd !== undefined) byId("totals").append(total("cost", `$${cost.usd.toFixed(cost.usd < 1 ? 4 : 2)}`));
   };
 
-  // Cards.
+  // Metric cards.
   const svg = (name, attributes, ...children) => {
     const made = document.createElementNS("http://www.w3.org/2000/svg", name);
     Object.entries(attributes).forEach(([key, value]) => made.setAttribute(key, value));
@@ -120,7 +120,7 @@
       element(
         "div",
         { class: "counts" },
-        part(covered === null ? "applies to none" : `coverage ${covered.toFixed(covered === 100 ? 0 : 1)} %`),
+        part(covered === null ? "not applicable" : `coverage ${covered.toFixed(covered === 100 ? 0 : 1)} %`),
         part(`${count(metric.scored)} scored`),
         metric.partial ? part(`${count(metric.partial)} partial`, "is-partial") : null,
         metric.not_applicable ? part(`${count(metric.not_applicable)} n/a`) : null,
@@ -129,7 +129,7 @@
     );
   };
 
-  // The table: rows are made as they come into view.
+  // Table. Rows are created when they become visible.
   const state = { sort: "line", descending: false, search: "", status: "", shown: samples, made: 0, open: null, tab: null };
   const columns = [
     { key: "line", title: "line", number: true, value: (sample) => sample.row.line },
@@ -146,7 +146,7 @@
 
   const compare = (column) => (one, other) => {
     const [a, b] = [column.value(one), column.value(other)];
-    // Whatever has no score stands at the end, whichever way it is sorted.
+    // Rows without a score are last in both directions.
     if (a === null || b === null) return (a === null) - (b === null) || one.row.line - other.row.line;
     const order = typeof a === "string" ? a.localeCompare(b) : a - b;
     return (state.descending ? -order : order) || one.row.line - other.row.line;
@@ -157,7 +157,7 @@
     const isOf = {
       "": () => true,
       failed: () => Boolean(row.error) || statuses().some((status) => !QUIET.has(status)),
-      "no sample": () => Boolean(row.error),
+      "invalid line": () => Boolean(row.error),
     }[state.status];
     return (isOf ? isOf() : statuses().includes(state.status)) && (!state.search || haystack(sample).includes(state.search));
   };
@@ -225,7 +225,7 @@
     const statuses = new Set(samples.flatMap((sample) => [...sample.results.values()].map((result) => result.status)));
     const option = (value, title) => element("option", { value }, title);
     byId("status").append(option("", "any"), option("failed", "any failure"), ...[...statuses].sort().map((status) => option(status, status)));
-    if (head.bad_lines) byId("status").append(option("no sample", "no sample"));
+    if (head.bad_lines) byId("status").append(option("invalid line", "invalid line"));
     byId("status").addEventListener("change", (event) => {
       state.status = event.target.value;
       showTable();
@@ -259,7 +259,7 @@
     event.preventDefault();
   };
 
-  // One sample.
+  // Details of one sample.
   const marked = (text, spans) => {
     // Offsets count code points, indices of strings count UTF-16 units.
     const points = Array.from(text);
@@ -311,7 +311,7 @@
     const lines = evidence.map((found) =>
       found.quote
         ? element("p", { class: "quote" }, `${place(found)}: “`, element("q", { style: "quotes:none" }, found.quote), "”")
-        : element("p", { class: "quiet" }, `${place(found)}, no place found`),
+        : element("p", { class: "quiet" }, `${place(found)}, quote not found`),
     );
     const choose = () => hasPlace && pick(index);
     return element(

@@ -1,4 +1,4 @@
-//! What one metric says, as it is written: the one place where results become JSON.
+//! Metric results in JSON.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -56,7 +56,7 @@ struct ClaimView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     context_index: Option<usize>,
     text: &'a str,
-    /// Null where there is none.
+    /// Serialized as null if there is none.
     verdict: Option<bool>,
     #[serde(skip_serializing_if = "str::is_empty")]
     reason: &'a str,
@@ -73,10 +73,10 @@ struct EvidenceView<'a> {
     context_index: Option<usize>,
     #[serde(skip_serializing_if = "str::is_empty")]
     context_id: &'a str,
-    /// As it stands in the source.
+    /// Excerpt of the source text.
     #[serde(skip_serializing_if = "Option::is_none")]
     quote: Option<&'a str>,
-    /// Start and end.
+    /// Start and end in bytes of UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<[usize; 2]>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -162,7 +162,7 @@ impl<'a> EvidenceView<'a> {
     }
 }
 
-/// For programs; the message is for people.
+/// Returns the error code, which programs can match; the message is for people.
 fn code(failure: &Failure) -> &'static str {
     match failure {
         Failure::JudgeNotConfigured => "JUDGE_NOT_CONFIGURED",
