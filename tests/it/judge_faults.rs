@@ -1,4 +1,4 @@
-//! What becomes of a question to a judge that is well, ill, slow, wordy or hostile.
+//! Behaviour of the judge client with healthy, failing, slow and hostile endpoints.
 
 mod degrading;
 mod journal;
@@ -52,7 +52,7 @@ impl Verdict for Verified {
     const VERSION: u32 = 1;
 }
 
-/// A judge's client, and the judge.
+/// A judge client with its stand-in endpoint.
 struct Bench {
     stand_in: StandIn,
     judge: Judge,
@@ -121,7 +121,7 @@ fn is_yes(reply: &Reply<Useful>) -> bool {
     reply.verdict.as_ref().is_ok_and(|verdict| verdict.verdict.0)
 }
 
-/// What was sent, and how often again.
+/// Numbers of calls and retries.
 fn sent(cost: &Cost) -> (u32, u32) {
     (cost.calls, cost.retries)
 }

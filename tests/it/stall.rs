@@ -1,4 +1,4 @@
-//! The reactor watchdog against real runtimes that block, are merely busy, or die.
+//! The reactor watchdog on real runtimes that are blocked, busy or dead.
 
 use std::fmt::Write as _;
 use std::io;
@@ -13,7 +13,7 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// Far above what any condition needs, so that a busy machine fails no test.
+/// Timeout of conditions, long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
@@ -24,7 +24,7 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A runtime that a thread of its own drives until this is dropped.
+/// A runtime that a separate thread drives until this is dropped.
 struct Reactor {
     handle: Handle,
     stop: Option<oneshot::Sender<()>>,
@@ -54,7 +54,7 @@ impl Reactor {
         self.watch_into(settings, &mut Registry::default())
     }
 
-    /// Returns once the heartbeat has begun, which is when workers begin to be judged.
+    /// Returns after the first heartbeat, from which on workers are observed.
     fn watch_into(&self, settings: WatchdogSettings, registry: &mut Registry) -> Watchdog {
         let watchdog = Watchdog::start(settings, &self.handle, registry);
         let reader = watchdog.reader();
@@ -88,7 +88,7 @@ struct Blockage {
     _release: mpsc::Sender<()>,
 }
 
-/// What the watchdog logs, as text.
+/// Log output of the watchdog.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -144,12 +144,12 @@ fn check_blocking_is_counted_once(reactor: &Reactor) {
 }
 
 #[test]
-fn a_blocking_future_is_reported_and_counted_once() {
+fn a_blocked_worker_is_reported_once() {
     check_blocking_is_counted_once(&Reactor::with_workers(2));
 }
 
 #[test]
-fn a_blocking_future_on_a_current_thread_runtime_is_reported_and_counted_once() {
+fn a_blocked_current_thread_runtime_is_reported_once() {
     check_blocking_is_counted_once(&Reactor::on_one_thread());
 }
 
@@ -198,7 +198,7 @@ fn a_current_thread_runtime_busy_with_short_tasks_is_not_frozen() {
 }
 
 #[test]
-fn a_runtime_that_nobody_drives_yet_is_not_frozen() {
+fn a_runtime_that_is_not_driven_yet_is_not_frozen() {
     let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime needs only memory");
     let settings = WatchdogSettings { stall_after: Duration::from_millis(50), ..WatchdogSettings::default() };
     let watchdog = Watchdog::start(settings, runtime.handle(), &mut Registry::default());
@@ -207,12 +207,12 @@ fn a_runtime_that_nobody_drives_yet_is_not_frozen() {
     assert_eq!(watchdog.reader().snapshot().stalls, 0);
 }
 
-/// Beats once a millisecond while it works.
-fn beats_quickly() -> WatchdogSettings {
+/// Settings with a heartbeat per millisecond while active.
+fn fast_heartbeat() -> WatchdogSettings {
     WatchdogSettings { tick: Duration::from_millis(1), ..WatchdogSettings::default() }
 }
 
-/// Heartbeats of about a tenth of a second.
+/// Number of heartbeats in about a tenth of a second.
 fn beats_in_a_while(reader: &WatchdogReader) -> u64 {
     let before = reader.snapshot().lag_ticks;
     thread::sleep(Duration::from_millis(100));
@@ -220,9 +220,9 @@ fn beats_in_a_while(reader: &WatchdogReader) -> u64 {
 }
 
 #[test]
-fn a_watchdog_that_nobody_calls_rests_until_somebody_does() {
+fn an_idle_watchdog_wakes_up_on_a_call() {
     let reactor = Reactor::with_workers(2);
-    let watchdog = reactor.watch(beats_quickly());
+    let watchdog = reactor.watch(fast_heartbeat());
     let reader = watchdog.reader();
     for _ in 0..2 {
         eventually("it rests", || beats_in_a_while(&reader) <= 2);
@@ -232,9 +232,9 @@ fn a_watchdog_that_nobody_calls_rests_until_somebody_does() {
 }
 
 #[test]
-fn a_watchdog_at_rest_sees_work_that_no_call_began() {
+fn an_idle_watchdog_detects_work_without_a_call() {
     let reactor = Reactor::with_workers(1);
-    let watchdog = reactor.watch(beats_quickly());
+    let watchdog = reactor.watch(fast_heartbeat());
     let reader = watchdog.reader();
     eventually("it rests", || beats_in_a_while(&reader) <= 2);
     let done = Arc::new(AtomicBool::new(false));
@@ -250,9 +250,9 @@ fn a_watchdog_at_rest_sees_work_that_no_call_began() {
 }
 
 #[test]
-fn a_freeze_of_a_watchdog_at_rest_is_told_and_shows_in_the_lag() {
+fn a_freeze_while_idle_is_reported_and_counted_as_lag() {
     let reactor = Reactor::with_workers(1);
-    let watchdog = reactor.watch(beats_quickly());
+    let watchdog = reactor.watch(fast_heartbeat());
     let reader = watchdog.reader();
     for call in [true, false] {
         let stalls = reader.snapshot().stalls;
@@ -264,13 +264,13 @@ fn a_freeze_of_a_watchdog_at_rest_is_told_and_shows_in_the_lag() {
         eventually("the stall is counted", || reader.snapshot().stalls == stalls + 1);
         println!("call {call}: reported {} ms after it began", blockage.began.elapsed().as_millis());
         drop(blockage);
-        // Frozen for 250 ms at least, of which the heartbeat may have rested through 125.
+        // The freeze takes at least 250 ms, of which the idle heartbeat may miss 125.
         eventually("it shows in the lag", || reader.recent_lag() > Duration::from_millis(120));
         eventually("it is forgotten", || reader.recent_lag() < Duration::from_millis(100));
     }
 }
 
-fn quick_to_die() -> WatchdogSettings {
+fn short_dead_after() -> WatchdogSettings {
     WatchdogSettings {
         stall_after: Duration::from_millis(100),
         dead_after: Duration::from_millis(400),
@@ -279,10 +279,10 @@ fn quick_to_die() -> WatchdogSettings {
 }
 
 #[test]
-fn a_runtime_frozen_as_a_whole_is_dead_until_it_runs_again() {
+fn a_fully_frozen_runtime_is_dead_until_it_recovers() {
     let reactor = Reactor::with_workers(2);
     let mut registry = Registry::default();
-    let watchdog = reactor.watch_into(quick_to_die(), &mut registry);
+    let watchdog = reactor.watch_into(short_dead_after(), &mut registry);
     let reader = watchdog.reader();
     assert!(reader.is_alive());
 
@@ -295,7 +295,7 @@ fn a_runtime_frozen_as_a_whole_is_dead_until_it_runs_again() {
 
     let seen = reader.snapshot();
     println!("{seen:?}");
-    // Silence of 400 ms began at most one tick after the last heartbeat was due.
+    // The silence of 400 ms began at most one tick after the last heartbeat.
     assert!(seen.lag_max > Duration::from_millis(380), "{seen:?}");
     assert!(seen.lag_p99 > Duration::from_millis(100), "{seen:?}");
     check_metrics(&registry, &reader);
@@ -319,7 +319,7 @@ fn check_metrics(registry: &Registry, reader: &WatchdogReader) {
 #[test]
 fn one_blocked_worker_of_two_leaves_the_runtime_alive() {
     let reactor = Reactor::with_workers(2);
-    let settings = WatchdogSettings { dead_after: Duration::from_secs(1), ..quick_to_die() };
+    let settings = WatchdogSettings { dead_after: Duration::from_secs(1), ..short_dead_after() };
     let watchdog = reactor.watch(settings);
     let reader = watchdog.reader();
     let blockage = reactor.block_a_worker();
@@ -330,9 +330,9 @@ fn one_blocked_worker_of_two_leaves_the_runtime_alive() {
     assert_eq!(reader.snapshot().frozen_workers, 1);
 }
 
-/// Prints the CPU that an idle runtime costs with and without the watchdog, and, as the machine's own price of waking up,
-/// what two threads cost that wake as often and do nothing: `cargo test --test it watchdog_cost --
-/// --ignored --nocapture`, alone, as it counts every thread of the process.
+/// Prints the CPU time of an idle runtime with and without the watchdog and, for comparison, of two threads that wake up as
+/// often and do nothing: `cargo test --test it watchdog_cost --
+/// --ignored --nocapture`. Must run alone, because it counts all threads of the process.
 #[test]
 #[ignore = "a measurement of 30 s"]
 fn watchdog_cost() {
@@ -356,14 +356,14 @@ fn watchdog_cost() {
     println!("{report}{reading:?}");
 }
 
-/// A thread that wakes and does nothing until the result is dropped.
+/// Starts a thread that wakes up periodically until the result is dropped.
 fn wake_every(interval: Duration) -> mpsc::Sender<()> {
     let (stop, stopped) = mpsc::channel();
     thread::spawn(move || while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {});
     stop
 }
 
-/// CPU time of all threads alive, but the calling one.
+/// CPU time of all live threads except the calling one.
 fn process_cpu() -> Duration {
     let threads = std::fs::read_dir("/proc/self/task").expect("Linux");
     let own = std::fs::read_link("/proc/thread-self").expect("Linux");

@@ -1,10 +1,10 @@
-//! Endpoints that take less than the whole protocol.
+//! Endpoints that support only a part of the protocol.
 
 use assay::judge::Structured;
 
 use super::*;
 
-/// Asked twice, as what was learnt the first time costs nothing the second time.
+/// Asks two questions: the second one must need no degradation.
 async fn check_learnt(rejected: &[&'static str], structured: Structured) {
     let bench = Bench::with(|settings| settings.seed = Some(7));
     for what in rejected {
@@ -25,27 +25,27 @@ async fn check_learnt(rejected: &[&'static str], structured: Structured) {
 }
 
 #[tokio::test]
-async fn a_schema_is_asked_for_first() {
+async fn json_schema_is_requested_first() {
     check_learnt(&[], Structured::JsonSchema).await;
 }
 
 #[tokio::test]
-async fn without_schemas_an_object_is_asked_for() {
+async fn json_object_is_the_fallback_for_json_schema() {
     check_learnt(&["json_schema"], Structured::JsonObject).await;
 }
 
 #[tokio::test]
-async fn without_formats_a_tool_is_asked_for() {
+async fn a_tool_call_is_the_fallback_for_response_formats() {
     check_learnt(&["json_schema", "json_object"], Structured::Tools).await;
 }
 
 #[tokio::test]
-async fn without_anything_words_are_asked_for() {
+async fn the_prompt_is_the_last_fallback() {
     check_learnt(&["json_schema", "json_object", "tools"], Structured::Text).await;
 }
 
 #[tokio::test]
-async fn parameters_that_are_not_taken_are_left_out() {
+async fn rejected_parameters_are_dropped() {
     for parameter in ["temperature", "seed", "max_tokens"] {
         check_learnt(&[parameter], Structured::JsonSchema).await;
     }
@@ -53,7 +53,7 @@ async fn parameters_that_are_not_taken_are_left_out() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_ignores_the_format_is_told_it_in_words() {
+async fn an_ignored_schema_is_added_to_the_prompt() {
     let bench = Bench::failing(Fault::IgnoresFormat);
     let reply = bench.ask().await;
     assert!(is_yes(&reply), "{:?}", reply.verdict);
@@ -61,7 +61,7 @@ async fn an_endpoint_that_ignores_the_format_is_told_it_in_words() {
 }
 
 #[tokio::test]
-async fn samples_come_in_one_call_where_the_endpoint_takes_n() {
+async fn samples_take_one_call_if_n_is_supported() {
     let bench = Bench::new();
     let replies: Vec<Reply<Useful>> = bench.judge.ask_many(&prompt("a"), 3, &call()).await;
     assert_eq!(replies.len(), 3);
@@ -72,7 +72,7 @@ async fn samples_come_in_one_call_where_the_endpoint_takes_n() {
 }
 
 #[tokio::test]
-async fn samples_are_whole_where_n_is_rejected_or_ignored() {
+async fn samples_are_complete_if_n_is_rejected_or_ignored() {
     for fault in [Fault::Rejects("n"), Fault::OneChoice] {
         let bench = Bench::failing(fault.clone());
         let replies: Vec<Reply<Useful>> = bench.judge.ask_many(&prompt("a"), 3, &call()).await;

@@ -1,4 +1,4 @@
-//! A run that is killed and goes on.
+//! A run that is killed and resumed.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -12,9 +12,9 @@ use super::*;
 use crate::support::judge::Asked;
 
 const QUESTIONS: usize = 200;
-/// The answer after which the run is killed.
+/// Number of answers after which the run is killed.
 const LAST: usize = 20;
-/// The question that the judge leaves unanswered, in case the kill comes late.
+/// Question that the stand-in leaves unanswered, in case the kill comes late.
 const SILENT: usize = 150;
 const URL: &str = "ASSAY_TEST_JOURNAL_URL";
 const FILE: &str = "ASSAY_TEST_JOURNAL_FILE";
@@ -26,7 +26,7 @@ fn settings(url: &str, file: &Path) -> JudgeSettings {
     }
 }
 
-/// Asks all questions one after the other and tells of each answer.
+/// Asks all questions in turn and prints a line per answer.
 async fn run(settings: JudgeSettings, mut tell: impl FnMut(usize, &Reply<Useful>)) {
     let judge = start(settings);
     for number in 0..QUESTIONS {
@@ -37,7 +37,7 @@ async fn run(settings: JudgeSettings, mut tell: impl FnMut(usize, &Reply<Useful>
 }
 
 #[tokio::test]
-async fn a_killed_run_asks_again_only_what_was_not_answered() {
+async fn a_killed_run_repeats_only_unanswered_questions() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("answers.jsonl");
     let stand_in = StandIn::start();
@@ -57,7 +57,7 @@ async fn a_killed_run_asks_again_only_what_was_not_answered() {
     assert!(asked as usize <= QUESTIONS - answered && asked > 0, "{asked}");
 }
 
-/// How many answers the run told of before it was killed.
+/// Number of answers that the run printed before it was killed.
 fn kill_in_the_middle(url: &str, file: &Path) -> usize {
     let this = std::env::current_exe().expect("a test binary");
     let mut child = Command::new(this)
@@ -72,14 +72,14 @@ fn kill_in_the_middle(url: &str, file: &Path) -> usize {
     while answered <= LAST {
         answered += usize::from(told.next().expect("more answers").contains("answered "));
     }
-    // SIGKILL: nothing of it runs any more.
+    // SIGKILL ends the process at once.
     child.kill().expect("a child");
     answered += told.filter(|line| line.contains("answered ")).count();
     child.wait().expect("a child");
     answered
 }
 
-/// Nothing by itself; the other test starts it in a process of its own.
+/// Does nothing by itself; the other test starts it in a separate process.
 #[tokio::test]
 async fn the_run_that_is_killed() {
     let (Ok(url), Some(file)) = (std::env::var(URL), std::env::var_os(FILE)) else { return };

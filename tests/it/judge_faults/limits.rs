@@ -1,4 +1,4 @@
-//! How much is asked of a judge at once, in all, and after it has failed.
+//! Concurrency, rate limits, budgets and circuit breaker.
 
 use assay::judge::{BreakerState, BudgetKind, BudgetLimits, Prices};
 use futures::future::join_all;
@@ -7,7 +7,7 @@ use prometheus_client::encoding::text::encode;
 use super::*;
 use crate::support::judge::RetryAfter;
 
-/// Questions that no two share.
+/// Distinct questions.
 async fn ask_each(judge: &Judge, count: usize, call: &Call) -> Vec<Reply<Useful>> {
     let prompts: Vec<Prompt> = (0..count).map(|number| prompt(&format!("text {number}"))).collect();
     join_all(prompts.iter().map(|prompt| judge.ask(prompt, call))).await
@@ -25,7 +25,7 @@ fn exhausted(reply: &Reply<Useful>) -> Option<BudgetKind> {
 }
 
 #[tokio::test]
-async fn no_more_are_under_way_than_the_limit_says() {
+async fn concurrent_requests_stay_within_the_limit() {
     let bench = Bench::with(|settings| {
         settings.max_concurrency = 3;
         settings.initial_concurrency = 3;
@@ -38,7 +38,7 @@ async fn no_more_are_under_way_than_the_limit_says() {
 }
 
 #[tokio::test]
-async fn the_limit_grows_while_all_is_well_and_shrinks_when_it_is_too_much() {
+async fn the_limit_adapts_to_success_and_overload() {
     let bench = Bench::with(|settings| settings.initial_concurrency = 4);
     assert!(ask_each(&bench.judge, 60, &call()).await.iter().all(is_yes));
     let grown = bench.judge.status().concurrency_limit;
@@ -50,7 +50,7 @@ async fn the_limit_grows_while_all_is_well_and_shrinks_when_it_is_too_much() {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_full_refuses_and_those_in_it_are_answered() {
+async fn a_full_queue_refuses_only_new_questions() {
     let bench = Bench::with(|settings| {
         settings.max_concurrency = 1;
         settings.initial_concurrency = 1;
@@ -71,7 +71,7 @@ async fn a_queue_that_is_full_refuses_and_those_in_it_are_answered() {
 }
 
 #[tokio::test]
-async fn a_wait_for_a_turn_ends_at_the_deadline() {
+async fn waiting_in_the_queue_ends_at_the_deadline() {
     let bench = Bench::with(|settings| {
         settings.max_concurrency = 1;
         settings.initial_concurrency = 1;
@@ -87,7 +87,7 @@ async fn a_wait_for_a_turn_ends_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn callers_that_hang_up_free_their_slots() {
+async fn cancelled_callers_release_their_permits() {
     let bench = Bench::with(|settings| {
         settings.max_concurrency = 2;
         settings.initial_concurrency = 2;
@@ -105,7 +105,7 @@ async fn callers_that_hang_up_free_their_slots() {
 }
 
 #[tokio::test]
-async fn a_judge_that_is_down_is_left_alone_and_tried_again_later() {
+async fn an_open_breaker_refuses_requests_until_a_probe_succeeds() {
     let bench = Bench::with(|settings| settings.attempts = 1);
     bench.stand_in.fail_always(Fault::Status(503));
     let failures = ask_each(&bench.judge, 8, &call()).await;
@@ -123,7 +123,7 @@ async fn a_judge_that_is_down_is_left_alone_and_tried_again_later() {
 }
 
 #[tokio::test]
-async fn a_caller_s_mistakes_do_not_open_the_breaker() {
+async fn rejected_requests_do_not_open_the_breaker() {
     let bench = Bench::failing(Fault::Status(413));
     let replies = ask_each(&bench.judge, 20, &call()).await;
     assert!(replies.iter().all(|reply| reply.verdict == Err(JudgeError::Rejected { status: 413 })));
@@ -131,18 +131,18 @@ async fn a_caller_s_mistakes_do_not_open_the_breaker() {
 }
 
 #[tokio::test]
-async fn retries_are_a_fifth_of_the_requests_and_a_few() {
+async fn retries_are_bounded_by_the_retry_budget() {
     let bench = Bench::with(|settings| settings.attempts = 2);
     bench.stand_in.fail_always(Fault::RateLimited(RetryAfter::Millis(0)));
     let replies = ask_each(&bench.judge, 100, &call()).await;
     assert!(replies.iter().all(|reply| reply.verdict.is_err()));
     let retries: u32 = replies.iter().map(|reply| reply.cost.retries).sum();
-    // A slow machine may begin another second's reserve.
+    // On a slow machine another second may have added to the retry budget.
     assert!((10..=40).contains(&retries), "{retries}");
 }
 
 #[tokio::test]
-async fn a_budget_that_is_spent_costs_no_request() {
+async fn an_exhausted_budget_sends_no_request() {
     let bench = Bench::new();
     let call = limited(BudgetLimits { calls: Some(2), ..BudgetLimits::default() });
     let replies = ask_each(&bench.judge, 5, &call).await;
@@ -152,7 +152,7 @@ async fn a_budget_that_is_spent_costs_no_request() {
 }
 
 #[tokio::test]
-async fn tokens_and_money_are_budgets_too() {
+async fn tokens_and_dollars_are_budgeted() {
     let prices = Prices { prompt_usd: 1.0, cached_prompt_usd: 0.5, completion_usd: 2.0 };
     let bench = Bench::with(|settings| settings.prices = Some(prices));
     let first = bench.ask().await.cost;
@@ -179,22 +179,25 @@ async fn tokens_and_money_are_budgets_too() {
 }
 
 #[tokio::test]
-async fn a_rate_spreads_requests_over_time_and_loses_none() {
+async fn a_rate_limit_delays_requests_and_drops_none() {
     let bench = Bench::with(|settings| settings.requests_per_minute = Some(600));
     let replies = ask_each(&bench.judge, 64, &call()).await;
     assert!(replies.iter().all(is_yes));
     let requests = bench.stand_in.requests();
     let (first, last) = (requests[0].started, requests[63].started);
-    // 60 at once, and four more at ten a second.
+    // A burst of 60, then four more at ten per second.
     assert!(last - first > Duration::from_millis(250), "{:?}", last - first);
 }
 
 #[tokio::test]
-async fn identity_is_handed_on() {
+async fn trace_headers_are_forwarded() {
     let bench = Bench::new();
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let trace =
-        TraceHeaders { request_id: Some("r-1".into()), traceparent: Some(traceparent.into()), tracestate: None };
+    let trace = TraceHeaders {
+        request_id: Some("r-1".into()),
+        traceparent: Some(traceparent.into()),
+        tracestate: None,
+    };
     let reply: Reply<Useful> = bench.judge.ask(&prompt("a"), &Call { trace, ..call() }).await;
     assert!(is_yes(&reply));
     let asked = bench.stand_in.last();
@@ -205,7 +208,7 @@ async fn identity_is_handed_on() {
 }
 
 #[tokio::test]
-async fn what_happens_is_counted() {
+async fn attempts_and_tokens_are_counted() {
     let stand_in = StandIn::start();
     let mut registry = Registry::default();
     let judge = Judge::start(stand_in.settings(), &mut registry).expect("sound settings");

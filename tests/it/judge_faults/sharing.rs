@@ -1,4 +1,4 @@
-//! Answers that are asked for once, and answers that must not be mixed up.
+//! Caching, single-flight and separation of answers.
 
 use assay::judge::store::StoreMode;
 use futures::future::join_all;
@@ -6,7 +6,7 @@ use futures::future::join_all;
 use super::*;
 use crate::support::judge::Asked;
 
-/// Answers with the text it was asked about, and which sample it is.
+/// Answers with the text of the question and the number of the sample.
 fn echo(asked: &Asked) -> Value {
     let text = asked.part("contexts")[0]["text"].as_str().unwrap_or_default();
     json!({ "verdict": true, "reason": format!("{text}/{}", asked.sample) })
@@ -17,7 +17,7 @@ fn reason(reply: &Reply<Useful>) -> &str {
 }
 
 #[tokio::test]
-async fn the_same_question_is_asked_once() {
+async fn a_repeated_question_is_a_cache_hit() {
     let bench = Bench::new();
     assert!(is_yes(&bench.ask().await));
     let second = bench.ask().await;
@@ -27,7 +27,7 @@ async fn the_same_question_is_asked_once() {
 }
 
 #[tokio::test]
-async fn the_cache_is_off_by_request() {
+async fn a_request_can_bypass_the_cache() {
     let bench = Bench::new();
     for _ in 0..2 {
         let reply: Reply<Useful> = bench.judge.ask(&prompt("a"), &Call { use_cache: false, ..call() }).await;
@@ -37,7 +37,7 @@ async fn the_cache_is_off_by_request() {
 }
 
 #[tokio::test]
-async fn callers_at_once_share_one_question() {
+async fn concurrent_callers_share_one_question() {
     let bench = Bench::new();
     bench.stand_in.hold();
     let asking = join_all((0..20).map(|_| bench.ask()));
@@ -53,7 +53,7 @@ async fn callers_at_once_share_one_question() {
 }
 
 #[tokio::test]
-async fn a_caller_that_hangs_up_takes_no_answer_from_the_others() {
+async fn a_cancelled_caller_does_not_cancel_the_others() {
     let bench = Bench::new();
     bench.stand_in.hold();
     let first = tokio::spawn({
@@ -70,7 +70,7 @@ async fn a_caller_that_hangs_up_takes_no_answer_from_the_others() {
 }
 
 #[tokio::test]
-async fn two_models_share_no_answer() {
+async fn models_do_not_share_answers() {
     let dir = tempfile::tempdir().expect("a directory");
     let mode = StoreMode::Journal(dir.path().join("answers.jsonl"));
     let stand_in = StandIn::start();
@@ -83,7 +83,7 @@ async fn two_models_share_no_answer() {
 }
 
 #[tokio::test]
-async fn errors_are_asked_again() {
+async fn errors_are_not_cached() {
     let bench = Bench::new();
     bench.stand_in.fail_once(Fault::Refusal);
     assert_eq!(error(bench.ask().await), JudgeError::Refused);
@@ -91,7 +91,7 @@ async fn errors_are_asked_again() {
 }
 
 #[tokio::test]
-async fn a_replay_gives_equal_verdicts_without_a_network() {
+async fn a_replay_returns_equal_verdicts_without_a_network() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("answers.jsonl");
     let stand_in = StandIn::with_brain(echo);
@@ -115,14 +115,14 @@ async fn a_replay_gives_equal_verdicts_without_a_network() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_of_calls_side_by_side_are_never_mixed_up() {
+async fn concurrent_answers_are_never_mixed_up() {
     let bench = Bench::with(|settings| settings.initial_concurrency = 32);
     bench.stand_in.set_brain(echo);
     let asked = (0..200).map(|number| {
         let judge = bench.judge.clone();
         async move {
             let text = format!("text {number}");
-            // Some ask for several samples at the same time: their number must not reach the others.
+            // Some ask for several samples at the same time, which must not affect the others.
             if number % 3 == 0 {
                 let replies: Vec<Reply<Useful>> =
                     judge.ask_many(&prompt(&text), 1 + number % 4, &call()).await;
@@ -138,7 +138,7 @@ async fn answers_of_calls_side_by_side_are_never_mixed_up() {
 }
 
 #[tokio::test]
-async fn samples_are_their_own_answers() {
+async fn samples_are_independent_answers() {
     let bench = Bench::new();
     bench.stand_in.set_brain(echo);
     for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! Trouble on the way to the judge and back.
+//! Failures between client and endpoint.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use assay::secret::Secret;
 use super::*;
 use crate::support::judge::RetryAfter;
 
-/// The fault happens once; the second attempt is well.
+/// Asserts that one fault is followed by a successful retry.
 async fn check_retried(fault: Fault) {
     let bench = Bench::with(|settings| settings.attempt_timeout = Duration::from_secs(2));
     bench.stand_in.fail_once(fault.clone());
@@ -16,7 +16,7 @@ async fn check_retried(fault: Fault) {
     assert_eq!(sent(&reply.cost), (2, 1), "{fault:?}");
 }
 
-/// No second attempt: it would end the same way.
+/// Asserts that the fault is not retried.
 async fn check_final(fault: Fault, expected: JudgeError) {
     let bench = Bench::failing(fault.clone());
     let reply = bench.ask().await;
@@ -25,7 +25,7 @@ async fn check_final(fault: Fault, expected: JudgeError) {
 }
 
 #[tokio::test]
-async fn passing_trouble_is_tried_again() {
+async fn transient_errors_are_retried() {
     for status in [408, 409, 500, 502, 503, 504, 529] {
         check_retried(Fault::Status(status)).await;
     }
@@ -35,7 +35,7 @@ async fn passing_trouble_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_rate_limit_is_waited_for_in_every_form_it_is_told() {
+async fn retry_after_is_honoured_in_every_form() {
     for after in [
         RetryAfter::Never,
         RetryAfter::Seconds(0),
@@ -51,7 +51,7 @@ async fn a_rate_limit_is_waited_for_in_every_form_it_is_told() {
 }
 
 #[tokio::test]
-async fn a_wait_beyond_the_deadline_is_not_begun() {
+async fn no_retry_waits_beyond_the_deadline() {
     for after in
         [RetryAfter::Seconds(86_400), RetryAfter::Text("99999999999999999999"), RetryAfter::Text("1e300")]
     {
@@ -64,7 +64,7 @@ async fn a_wait_beyond_the_deadline_is_not_begun() {
 }
 
 #[tokio::test]
-async fn a_used_up_quota_is_not_tried_again() {
+async fn an_exhausted_quota_is_not_retried() {
     let bench = Bench::failing(Fault::Quota);
     let reply = bench.ask().await;
     assert_eq!(sent(&reply.cost), (1, 0));
@@ -72,19 +72,19 @@ async fn a_used_up_quota_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_refused_key_is_not_tried_again() {
+async fn a_rejected_key_is_not_retried() {
     for status in [401, 403] {
         check_final(Fault::Status(status), JudgeError::Auth { status }).await;
     }
 }
 
 #[tokio::test]
-async fn an_unknown_model_or_path_is_not_tried_again() {
+async fn an_unknown_model_or_path_is_not_retried() {
     check_final(Fault::Status(404), JudgeError::Model { status: 404 }).await;
 }
 
 #[tokio::test]
-async fn lasting_trouble_ends_after_the_last_attempt() {
+async fn a_lasting_error_is_returned_after_the_last_attempt() {
     let bench = Bench::failing(Fault::Status(503));
     let reply = bench.ask().await;
     assert!(matches!(error(reply), JudgeError::Unavailable { .. }));
@@ -92,7 +92,7 @@ async fn lasting_trouble_ends_after_the_last_attempt() {
 }
 
 #[tokio::test]
-async fn a_judge_that_nobody_hears_is_unavailable() {
+async fn an_unreachable_judge_is_unavailable() {
     let bench = Bench::new();
     let Bench { stand_in, judge } = bench;
     drop(stand_in);
@@ -101,7 +101,7 @@ async fn a_judge_that_nobody_hears_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_silent_judge_costs_no_more_than_the_deadline() {
+async fn a_silent_judge_is_abandoned_at_the_deadline() {
     let bench = Bench::failing(Fault::Silent);
     let began = Instant::now();
     let reply: Reply<Useful> = bench.judge.ask(&prompt("a"), &call_within(Duration::from_millis(300))).await;
@@ -110,7 +110,7 @@ async fn a_silent_judge_costs_no_more_than_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_body_without_an_end_is_given_up_at_its_limit() {
+async fn an_endless_body_is_abandoned_at_its_size_limit() {
     let bench = Bench::with(|settings| settings.max_body_bytes = 256 << 10);
     bench.stand_in.fail_always(Fault::Endless);
     let began = Instant::now();
@@ -120,7 +120,7 @@ async fn a_body_without_an_end_is_given_up_at_its_limit() {
 }
 
 #[tokio::test]
-async fn a_byte_now_and_then_keeps_no_attempt_alive() {
+async fn a_slow_body_does_not_extend_the_timeout() {
     let bench = Bench::with(|settings| settings.attempt_timeout = Duration::from_millis(300));
     bench.stand_in.fail_once(Fault::Slow { pause: Duration::from_secs(1) });
     let reply = bench.ask().await;
@@ -129,7 +129,7 @@ async fn a_byte_now_and_then_keeps_no_attempt_alive() {
 }
 
 #[tokio::test]
-async fn blank_lines_before_an_answer_do_no_harm() {
+async fn blank_lines_before_an_answer_are_ignored() {
     let bench = Bench::failing(Fault::BlankLines(1000));
     let reply = bench.ask().await;
     assert!(is_yes(&reply), "{:?}", reply.verdict);
@@ -137,7 +137,7 @@ async fn blank_lines_before_an_answer_do_no_harm() {
 }
 
 #[tokio::test]
-async fn a_key_follows_no_redirect() {
+async fn a_key_is_not_sent_to_another_origin() {
     let target = StandIn::start();
     let bench = Bench::with(|settings| settings.key = Some(Secret::new("sk-secret")));
     bench.stand_in.fail_always(Fault::Redirect(307, format!("{}/chat/completions", target.url())));
@@ -148,7 +148,7 @@ async fn a_key_follows_no_redirect() {
     assert_eq!(bench.stand_in.last().header("authorization"), Some("Bearer sk-secret"));
 }
 
-/// What is told of a redirect that was not followed.
+/// Error detail of a redirect that was not followed.
 async fn refused_redirect(status: u16, location: &str) -> String {
     let bench = Bench::failing(Fault::Redirect(status, location.to_owned()));
     let reply = bench.ask().await;
@@ -161,7 +161,7 @@ async fn refused_redirect(status: u16, location: &str) -> String {
 }
 
 #[tokio::test]
-async fn no_text_is_sent_to_another_origin_without_a_key_either() {
+async fn texts_are_not_sent_to_another_origin() {
     let target = StandIn::start();
     let origin = target.url().trim_end_matches("/v1").to_owned();
     for status in [301, 302, 303, 307, 308] {
@@ -181,7 +181,7 @@ async fn no_text_is_sent_to_another_origin_without_a_key_either() {
 }
 
 #[tokio::test]
-async fn a_redirect_within_the_origin_is_followed_with_the_request() {
+async fn a_redirect_within_the_origin_is_followed() {
     for status in [307, 308] {
         let bench = Bench::with(|settings| settings.key = Some(Secret::new("sk-secret")));
         bench.stand_in.fail_times(3, Fault::Redirect(status, "/v1/chat/completions".to_owned()));
@@ -197,7 +197,7 @@ async fn a_redirect_within_the_origin_is_followed_with_the_request() {
 }
 
 #[tokio::test]
-async fn a_redirect_that_drops_the_request_or_never_ends_is_refused() {
+async fn other_redirects_are_refused() {
     for status in [301, 302, 303] {
         let detail = refused_redirect(status, "/v1/elsewhere").await;
         assert!(detail.contains("only 307 and 308 do"), "{detail}");
@@ -209,21 +209,21 @@ async fn a_redirect_that_drops_the_request_or_never_ends_is_refused() {
 }
 
 #[tokio::test]
-async fn an_answer_in_too_many_pieces_is_given_up() {
+async fn a_body_with_too_many_chunks_is_abandoned() {
     let bench = Bench::failing(Fault::BlankLines(70_000));
     let detail = error(bench.ask().await).to_string();
     assert!(detail.contains("more than 65536 chunks"), "{detail}");
 }
 
 #[tokio::test]
-async fn an_answer_of_too_many_values_is_never_built_in_memory() {
+async fn a_body_with_too_many_values_is_not_parsed() {
     let bench = Bench::failing(Fault::Body { status: 200, body: format!("[{}0]", "0,".repeat(2_000_000)) });
     let detail = error(bench.ask().await).to_string();
     assert!(detail.contains("more than 65536 values"), "{detail}");
 }
 
 #[tokio::test]
-async fn a_count_of_tokens_that_cannot_be_is_no_overflow() {
+async fn impossible_token_counts_do_not_overflow() {
     let usage = json!({ "prompt_tokens": u64::MAX, "completion_tokens": u64::MAX });
     let message = json!({ "content": r#"{"verdict": true}"# });
     let body =
@@ -234,13 +234,13 @@ async fn a_count_of_tokens_that_cannot_be_is_no_overflow() {
 }
 
 #[tokio::test]
-async fn an_answer_without_usage_is_an_answer() {
+async fn an_answer_without_usage_is_accepted() {
     let bench = Bench::failing(Fault::NoUsage);
     assert!(is_yes(&bench.ask().await));
 }
 
 #[tokio::test]
-async fn tokens_are_counted_as_the_endpoint_counts_them() {
+async fn tokens_are_counted_as_reported() {
     let bench = Bench::new();
     let cost = bench.ask().await.cost;
     assert_eq!((cost.completion_tokens, cost.reasoning_tokens, cost.cache_hits), (10, 4, 0));
@@ -248,7 +248,7 @@ async fn tokens_are_counted_as_the_endpoint_counts_them() {
 }
 
 #[tokio::test]
-async fn an_error_tells_nothing_of_the_text() {
+async fn an_error_does_not_contain_the_text() {
     let echo = json!({ "error": { "message": "bad text: The sky is blue." } }).to_string();
     for status in [400, 422, 500] {
         let bench = Bench::failing(Fault::Body { status, body: echo.clone() });
@@ -258,7 +258,7 @@ async fn an_error_tells_nothing_of_the_text() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_completion_is_an_error() {
+async fn a_body_without_a_completion_is_an_error() {
     for body in ["", "<html>hello</html>", "[]", "{}", r#"{"choices":[]}"#, "null", r#"{"choices":"a"}"#] {
         let bench = Bench::failing(Fault::Body { status: 200, body: body.to_owned() });
         let reply = bench.ask().await;
