@@ -67,11 +67,11 @@ fn what_is_chosen_unasked_is_exact_enough_and_says_how_exact() {
 
 #[test]
 fn a_kernel_that_cannot_compute_here_is_refused_with_those_that_can() {
-    let unknown = KernelSelection { precision: None, kernel: Some("abacus".into()) };
+    let unknown = KernelSelection { kernel: Some("abacus".into()), ..Default::default() };
     let refusal = load("minilm", &minilm(), unknown).err().expect("no such kernel");
     assert!(refusal.contains("abacus") && refusal.contains("scalar"), "{refusal}");
     for kernel in kernels().iter().filter(|kernel| !kernel.is_supported()) {
-        let kernel_selection = KernelSelection { precision: None, kernel: Some(kernel.name.into()) };
+        let kernel_selection = KernelSelection { kernel: Some(kernel.name.into()), ..Default::default() };
         let refusal = load("minilm", &minilm(), kernel_selection).err().expect("no such instructions");
         assert!(refusal.contains(kernel.name) && refusal.contains("lacks"), "{refusal}");
     }
@@ -123,7 +123,7 @@ fn check_kernel(kernel: &Kernel, name: &str, dir: &Path) {
         Precision::Bf16 => 0.999,
         Precision::Int8 => 0.99,
     };
-    let kernel_selection = KernelSelection { precision: None, kernel: Some(kernel.name.into()) };
+    let kernel_selection = KernelSelection { kernel: Some(kernel.name.into()), ..Default::default() };
     let model = load(name, dir, kernel_selection).unwrap();
     let (mut batch, mut expected) = (Packed::new(), Vec::new());
     for case in goldens(name).cases {
@@ -149,7 +149,7 @@ fn minilm() -> PathBuf {
 
 /// In the fastest kernel of f32.
 fn exact() -> KernelSelection {
-    KernelSelection { precision: Some(Precision::F32), kernel: None }
+    KernelSelection { precision: Some(Precision::F32), ..Default::default() }
 }
 
 fn load(name: &str, dir: &Path, kernel_selection: KernelSelection) -> Result<Model, String> {
