@@ -1,4 +1,4 @@
-//! Input that nobody should send: each is answered with what is wrong with it, and the process lives on.
+//! Invalid and unusual input: each gets a precise error, and the server keeps running.
 
 use http_body_util::Full;
 use hyper_util::{client::legacy, rt::TokioExecutor};
@@ -14,7 +14,7 @@ async fn check_alive(app: &TestApp) {
 }
 
 #[test]
-fn a_text_of_a_megabyte_is_refused_with_its_bytes_and_the_limit() {
+fn a_too_large_text_error_has_its_size_and_the_limit() {
     let app = TestApp::serving(SMALL);
     run(async {
         let texts = ["fine".to_owned(), "x".repeat(1 << 20)];
@@ -28,7 +28,7 @@ fn a_text_of_a_megabyte_is_refused_with_its_bytes_and_the_limit() {
 }
 
 #[test]
-fn a_message_of_64_megabytes_is_refused_before_it_is_read() {
+fn a_64_megabyte_message_is_rejected_unread() {
     let app = TestApp::serving(SMALL);
     run(async {
         let texts = vec!["x".repeat(1 << 20); 64];
@@ -40,7 +40,7 @@ fn a_message_of_64_megabytes_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn characters_that_are_odd_but_valid_have_vectors() {
+fn unusual_valid_characters_have_embeddings() {
     let app = TestApp::serving(SMALL);
     run(async {
         let texts = [
@@ -59,7 +59,7 @@ fn characters_that_are_odd_but_valid_have_vectors() {
 }
 
 #[test]
-fn bytes_that_are_no_request_are_the_callers_mistake() {
+fn undecodable_bytes_are_an_invalid_argument() {
     let app = TestApp::serving(SMALL);
     run(async {
         for (what, message) in [
@@ -91,7 +91,7 @@ async fn post(app: &TestApp, message: &[u8]) -> Status {
 }
 
 #[test]
-fn garbage_on_the_port_costs_its_connection_alone() {
+fn garbage_on_the_port_closes_only_its_connection() {
     let app = TestApp::serving(SMALL);
     let address = app.address();
     run(async {

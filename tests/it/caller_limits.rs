@@ -1,4 +1,4 @@
-//! What one caller may take, whatever connections it opens.
+//! Limits per caller, independent of the number of its connections.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ fn refused(answer: Result<(), Status>) -> (String, Duration) {
 }
 
 #[test]
-fn a_caller_has_so_many_calls_under_way_over_all_its_connections() {
+fn concurrent_calls_are_limited_across_connections() {
     let files = Files::empty();
     let app = start(&files, |security| security.caller_limits.calls = Some(2));
     run(async {
@@ -64,7 +64,7 @@ fn a_caller_has_so_many_calls_under_way_over_all_its_connections() {
 }
 
 #[test]
-fn each_token_has_a_minute_of_its_own() {
+fn each_token_has_its_own_rate_limit() {
     let files = Files::empty();
     let (one, two) = ("token-one-of-tests", "token-two-of-tests");
     files.write("tokens", &format!("one:{one}\ntwo:{two}\n"));
@@ -87,7 +87,7 @@ fn each_token_has_a_minute_of_its_own() {
 }
 
 #[test]
-fn each_client_certificate_is_a_caller() {
+fn each_client_certificate_has_its_own_limits() {
     let authority = Authority::new("of all");
     let files = Files::new(&authority.server());
     files.set_client_authority(&authority);

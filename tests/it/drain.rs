@@ -1,4 +1,4 @@
-//! How the server ends: what is in flight is finished, what is idle is not waited for.
+//! Shutdown: calls in flight finish, and idle streams and connections are closed.
 
 use std::{
     io::{BufRead, BufReader},
@@ -69,7 +69,7 @@ fn a_drain_finishes_every_call_and_stream_in_flight() {
 }
 
 #[test]
-fn idle_streams_watches_and_silent_connections_do_not_hold_a_drain() {
+fn idle_streams_and_connections_do_not_delay_a_drain() {
     let mut app = TestApp::serving(SMALL);
     run(async {
         let silent = TcpStream::connect(app.address()).expect("a connection");
@@ -104,7 +104,7 @@ async fn open_reflection(app: &TestApp) -> impl Sized + use<> {
 }
 
 #[test]
-fn while_draining_health_says_no_and_calls_are_still_answered() {
+fn a_draining_server_is_not_serving_but_serves_calls() {
     let dir = random_model(SMALL);
     let mut settings = settings(dir.path().to_string_lossy());
     settings.drain_wait = Duration::from_millis(500);
@@ -195,7 +195,7 @@ fn path(dir: &Path) -> &str {
 }
 
 #[test]
-fn sigterm_under_load_finishes_what_is_in_flight_and_exits_with_0() {
+fn sigterm_under_load_finishes_calls_and_exits_with_0() {
     let model = random_model(LARGE);
     let mut program = Program::start(&["--listen", "127.0.0.1:0", "--model", path(model.path())]);
     run(async {
@@ -225,7 +225,7 @@ fn sigterm_under_load_finishes_what_is_in_flight_and_exits_with_0() {
 }
 
 #[test]
-fn a_second_sigterm_stops_at_once() {
+fn a_second_sigterm_stops_immediately() {
     let model = random_model(LARGE);
     let wait = ["--drain-wait", "1h"];
     let mut program =
@@ -241,7 +241,7 @@ fn a_second_sigterm_stops_at_once() {
 }
 
 #[test]
-fn a_unix_socket_is_served_replaces_a_stale_one_and_is_gone_at_the_end() {
+fn a_unix_socket_replaces_a_stale_one_and_is_removed_at_exit() {
     let (model, dir) = (random_model(SMALL), tempfile::tempdir().expect("a temporary directory"));
     let socket = dir.path().join("assay.sock");
     drop(UnixListener::bind(&socket).expect("a socket"));
@@ -275,7 +275,7 @@ fn an_address_in_use_is_named_and_the_exit_code_is_1() {
 }
 
 #[test]
-fn a_file_that_is_no_socket_is_never_removed() {
+fn a_file_that_is_not_a_socket_is_never_removed() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = dir.path().join("precious");
     std::fs::write(&file, "data").expect("a file");
@@ -288,7 +288,7 @@ fn a_file_that_is_no_socket_is_never_removed() {
 }
 
 #[test]
-fn a_mistake_in_the_settings_is_told_with_exit_code_64() {
+fn invalid_settings_are_reported_with_exit_code_64() {
     let mut program = Program::start(&["--listen", "nowhere", "--max-inputs", "none"]);
     run(async {
         assert!(program.line("listen").contains("nowhere"));

@@ -1,4 +1,4 @@
-//! Peers that take more than a caller has reason to: each is stopped, and the others are served.
+//! Clients that exceed the limits of connections, messages or responses: each is stopped, and others are served.
 
 mod answers;
 mod connections;

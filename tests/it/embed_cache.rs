@@ -1,4 +1,4 @@
-//! The cache of vectors through the socket: the same answers, sooner.
+//! The embedding cache over the network: cache hits equal computed embeddings.
 
 use std::time::Duration;
 
@@ -80,7 +80,7 @@ fn is_zero(timings: &Timings) -> bool {
 }
 
 #[test]
-fn an_answer_from_memory_is_the_computed_one_bit_for_bit_in_every_form() {
+fn a_cache_hit_equals_the_computed_embedding_bit_for_bit() {
     let (plain, app) = (TestApp::serving(SMALL), cached(SMALL));
     run(async {
         let (mut plain, mut client) = (plain.client().await, app.client().await);
@@ -98,7 +98,7 @@ fn an_answer_from_memory_is_the_computed_one_bit_for_bit_in_every_form() {
 }
 
 #[test]
-fn what_shapes_the_numbers_is_told_apart() {
+fn options_that_change_values_have_separate_entries() {
     let app = cached(SMALL);
     run(async {
         let mut client = app.client().await;
@@ -124,7 +124,7 @@ fn equal_inputs_of_a_call_are_computed_once() {
 }
 
 #[test]
-fn calls_streams_and_evaluations_share_what_is_known() {
+fn calls_streams_and_evaluations_share_the_cache() {
     let app = cached(SMALL);
     run(async {
         let called = embed(&mut app.client().await, request(["a text"])).await.embeddings.remove(0);
@@ -146,7 +146,7 @@ fn calls_streams_and_evaluations_share_what_is_known() {
 }
 
 #[test]
-fn what_is_known_is_answered_while_the_queue_is_full() {
+fn cache_hits_are_served_while_the_queue_is_full() {
     let app = slow_server();
     run(async {
         let mut client = app.client().await;
@@ -170,7 +170,7 @@ fn what_is_known_is_answered_while_the_queue_is_full() {
 }
 
 #[test]
-fn a_caller_that_leaves_or_is_too_late_fails_nobody_who_wants_the_same() {
+fn a_cancelled_call_does_not_fail_its_single_flight() {
     let app = slow_server();
     run(async {
         let busy = keep_busy(&app).await;
@@ -194,7 +194,7 @@ fn a_caller_that_leaves_or_is_too_late_fails_nobody_who_wants_the_same() {
 }
 
 #[test]
-fn an_input_that_is_too_long_is_refused_each_time() {
+fn a_too_long_input_is_rejected_each_time() {
     let app = cached(SMALL);
     run(async {
         let mut client = app.client().await;
@@ -209,7 +209,7 @@ fn an_input_that_is_too_long_is_refused_each_time() {
 }
 
 #[test]
-fn memory_stays_within_its_bound_which_is_told() {
+fn the_cache_stays_within_its_reported_limit() {
     let bound = 32 << 10;
     let app = TestApp::serving_with(SMALL, |settings| settings.embed.cache_bytes = bound);
     run(async {

@@ -1,4 +1,4 @@
-//! Embed and Tokenize through the socket: what they answer, and what they refuse.
+//! Embed and Tokenize over the network: responses and validation errors.
 
 use assay::proto::{
     EmbedOptions, EmbedRequest, EmbedResponse, Embedding, Encoding, InputType, TokenizeRequest, Truncation,
@@ -31,7 +31,7 @@ fn long_text(words: usize) -> String {
 }
 
 #[test]
-fn vectors_come_in_the_order_of_the_inputs_with_their_tokens() {
+fn embeddings_are_in_input_order_with_token_counts() {
     let app = TestApp::serving(SMALL);
     run(async {
         let mut client = app.client().await;
@@ -53,7 +53,7 @@ fn vectors_come_in_the_order_of_the_inputs_with_their_tokens() {
 }
 
 #[test]
-fn a_cut_vector_is_scaled_after_the_cut() {
+fn reduced_dimensions_are_scaled_after_the_cut() {
     let app = TestApp::serving(SMALL);
     run(async {
         let mut client = app.client().await;
@@ -70,7 +70,7 @@ fn a_cut_vector_is_scaled_after_the_cut() {
 }
 
 #[test]
-fn every_encoding_gives_the_same_numbers_back() {
+fn every_encoding_decodes_to_the_same_values() {
     let app = TestApp::serving(SMALL);
     run(async {
         let mut client = app.client().await;
@@ -101,7 +101,7 @@ fn every_encoding_gives_the_same_numbers_back() {
 }
 
 #[test]
-fn a_prompt_by_role_or_name_is_the_prompt_before_the_text() {
+fn a_prompt_by_role_or_name_is_prepended() {
     let app = TestApp::serving(SMALL);
     run(async {
         let mut client = app.client().await;
@@ -123,7 +123,7 @@ fn a_prompt_by_role_or_name_is_the_prompt_before_the_text() {
 }
 
 #[test]
-fn truncation_cuts_the_named_side_and_says_so() {
+fn truncation_removes_the_selected_side_and_is_reported() {
     let app = TestApp::serving(SMALL);
     run(async {
         let mut client = app.client().await;
@@ -150,7 +150,7 @@ fn truncation_cuts_the_named_side_and_says_so() {
 }
 
 #[test]
-fn an_input_that_is_too_long_is_refused_with_its_tokens_and_the_limit() {
+fn a_too_long_input_error_has_tokens_and_limit() {
     let app = TestApp::serving(SMALL);
     run(async {
         let mut client = app.client().await;
@@ -178,7 +178,7 @@ fn an_input_that_is_too_long_is_refused_with_its_tokens_and_the_limit() {
 }
 
 #[test]
-fn all_mistakes_are_named_at_once() {
+fn all_validation_errors_are_reported_at_once() {
     let app = TestApp::serving_with(SMALL, |settings| {
         settings.rpc.limits.inputs = 4;
         settings.rpc.limits.input_bytes = 100;
@@ -229,7 +229,7 @@ fn all_mistakes_are_named_at_once() {
 }
 
 #[test]
-fn a_vector_is_the_same_alone_and_in_any_batch() {
+fn an_embedding_is_the_same_alone_and_in_any_batch() {
     let app = TestApp::serving_with(SMALL, |settings| settings.embed.threads = 2);
     run(async {
         let mut client = app.client().await;
@@ -245,7 +245,7 @@ fn a_vector_is_the_same_alone_and_in_any_batch() {
 }
 
 #[test]
-fn a_huge_batch_of_all_lengths_is_answered_whole_and_in_order() {
+fn a_huge_batch_of_all_lengths_is_complete_and_in_order() {
     let app = TestApp::serving(SMALL);
     run(async {
         let mut client = app.client().await;
@@ -262,7 +262,7 @@ fn a_huge_batch_of_all_lengths_is_answered_whole_and_in_order() {
 }
 
 #[test]
-fn compressed_requests_are_read() {
+fn compressed_requests_are_accepted() {
     let app = TestApp::serving(SMALL);
     run(async {
         let plain = embed(&mut app.client().await, request(["a text"])).await;
@@ -287,7 +287,7 @@ fn check_too_large(status: &Status) {
 }
 
 #[test]
-fn a_message_above_the_limit_is_the_callers_mistake() {
+fn a_too_large_message_is_an_invalid_argument() {
     let app = small_messages();
     run(async {
         let mut client = app.client().await;
@@ -309,7 +309,7 @@ fn a_message_above_the_limit_is_the_callers_mistake() {
 }
 
 #[test]
-fn a_message_that_unpacks_to_more_than_the_limit_is_the_callers_mistake() {
+fn a_too_large_decompressed_message_is_an_invalid_argument() {
     let app = small_messages();
     run(async {
         for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Zstd] {
@@ -320,7 +320,7 @@ fn a_message_that_unpacks_to_more_than_the_limit_is_the_callers_mistake() {
 }
 
 #[test]
-fn tokens_tell_the_bytes_that_they_cover() {
+fn tokens_have_the_byte_offsets_that_they_cover() {
     let app = TestApp::serving(SMALL);
     run(async {
         let mut client = app.client().await;

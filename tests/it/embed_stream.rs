@@ -1,4 +1,4 @@
-//! EmbedStream through the socket: answers, order, back-pressure, and how streams end.
+//! EmbedStream over the network: responses, order, backpressure and the end of streams.
 
 use std::{
     collections::HashMap,
@@ -89,7 +89,7 @@ async fn until_it_stands_still(app: &TestApp, least: usize) -> f64 {
 }
 
 #[test]
-fn every_id_is_answered_exactly_once_with_its_own_vector() {
+fn every_id_gets_exactly_one_response_with_its_embedding() {
     let app = TestApp::serving_with(SMALL, |settings| settings.embed.threads = 2);
     run(async {
         let items = (0..300).map(|n| item(n, words(1 + n % 17))).collect();
@@ -111,7 +111,7 @@ fn every_id_is_answered_exactly_once_with_its_own_vector() {
 }
 
 #[test]
-fn answers_that_share_an_id_come_in_the_order_of_their_inputs() {
+fn responses_with_the_same_id_are_in_input_order() {
     let app = TestApp::serving_with(SMALL, |settings| settings.embed.threads = 2);
     run(async {
         // The later ones are shorter, and so would be the first to finish.
@@ -128,7 +128,7 @@ fn answers_that_share_an_id_come_in_the_order_of_their_inputs() {
 }
 
 #[test]
-fn a_bad_item_has_its_own_status_and_the_stream_goes_on() {
+fn an_invalid_input_gets_an_error_and_the_stream_continues() {
     let app = TestApp::serving(SMALL);
     run(async {
         let (sender, mut answers) = open(&app).await;
@@ -156,7 +156,7 @@ fn a_bad_item_has_its_own_status_and_the_stream_goes_on() {
 }
 
 #[test]
-fn a_half_closed_stream_answers_everything_first() {
+fn a_half_closed_stream_sends_all_responses() {
     let app = TestApp::serving(SMALL);
     run(async {
         let (sender, answers) = open(&app).await;
@@ -175,7 +175,7 @@ async fn narrow_client(app: &TestApp) -> EmbeddingServiceClient<Channel> {
 }
 
 #[test]
-fn a_caller_that_does_not_read_is_slowed_down_and_loses_nothing() {
+fn a_slow_reader_is_slowed_down_and_loses_nothing() {
     const ALL: usize = 10_000;
     let app = TestApp::serving(SMALL);
     run(async {
@@ -197,7 +197,7 @@ fn a_caller_that_does_not_read_is_slowed_down_and_loses_nothing() {
 }
 
 #[test]
-fn a_caller_that_does_not_read_keeps_no_other_stream_waiting() {
+fn a_slow_reader_does_not_block_other_streams() {
     let app = TestApp::serving_with(SMALL, |settings| {
         settings.embed.queue_tokens = 8192;
         settings.rpc.limits.default_deadline = Duration::from_secs(15);
@@ -216,7 +216,7 @@ fn a_caller_that_does_not_read_keeps_no_other_stream_waiting() {
 }
 
 #[test]
-fn a_short_text_waits_for_few_of_the_thousands_that_another_flow_has_waiting() {
+fn a_short_text_is_not_delayed_by_a_long_queue_of_another() {
     const ALL: usize = 2000;
     // Room for 4,096 tokens of streams, some 66 of the texts; a forward pass takes eight.
     let app = TestApp::serving_with(SMALL, |settings| settings.embed.queue_tokens = 8192);
@@ -253,7 +253,7 @@ fn a_short_text_waits_for_few_of_the_thousands_that_another_flow_has_waiting() {
 }
 
 #[test]
-fn a_call_is_answered_while_64_streams_keep_the_server_busy() {
+fn a_call_is_served_while_64_streams_load_the_server() {
     const ITEMS: usize = 60;
     let app = TestApp::serving_with(SMALL, |settings| settings.embed.threads = 2);
     run(async {
@@ -285,7 +285,7 @@ fn a_call_is_answered_while_64_streams_keep_the_server_busy() {
 }
 
 #[test]
-fn a_caller_that_leaves_its_stream_costs_no_further_compute() {
+fn a_cancelled_stream_costs_no_further_compute() {
     let app = TestApp::serving_with(LARGE, |settings| settings.embed.batch_tokens = 2048);
     run(async {
         let (sender, answers) = open(&app).await;
@@ -304,7 +304,7 @@ fn a_caller_that_leaves_its_stream_costs_no_further_compute() {
 }
 
 #[test]
-fn the_deadline_of_a_stream_ends_it() {
+fn a_stream_ends_at_its_deadline() {
     let app = TestApp::serving(SMALL);
     run(async {
         let mut opening = Request::new(stream::iter([item("a", "x")]).chain(stream::pending()));

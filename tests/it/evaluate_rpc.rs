@@ -1,4 +1,4 @@
-//! Evaluate and ListMetrics through the socket.
+//! Evaluate and ListMetrics over the network.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -84,7 +84,7 @@ fn check_parts(all: &str, parts: &[&str]) {
 }
 
 #[test]
-fn all_violations_of_a_sample_and_of_options_are_told_at_once_with_their_paths() {
+fn all_violations_of_sample_and_options_have_field_paths() {
     let app = TestApp::serving(SMALL);
     let sample = Sample {
         response: "x".repeat(200_000),
@@ -124,7 +124,7 @@ fn request_of_all() -> EvaluateRequest {
 }
 
 #[test]
-fn all_violations_of_metrics_are_told_at_once_with_their_paths() {
+fn all_violations_of_metrics_have_field_paths() {
     let app = TestApp::serving(SMALL);
     let rouge = Options::Rouge(RougeOptions { variant: 99, ..RougeOptions::default() });
     let criterion = CriterionOptions { definition: String::new(), samples: Some(2), ..Default::default() };
@@ -160,7 +160,7 @@ fn all_violations_of_metrics_are_told_at_once_with_their_paths() {
 }
 
 #[test]
-fn one_of_several_fields_is_asked_for_as_such() {
+fn a_requirement_of_one_of_several_fields_is_reported() {
     let app = TestApp::serving(SMALL);
     let sample = Sample { response: String::new(), reference: " ".into(), ..sample() };
     let details = run(refusal(&app, request(sample, &["context_precision"])));
@@ -169,7 +169,7 @@ fn one_of_several_fields_is_asked_for_as_such() {
 }
 
 #[test]
-fn without_a_judge_texts_and_vectors_are_compared_and_judged_metrics_say_what_is_missing() {
+fn without_a_judge_only_judged_metrics_have_no_score() {
     let app = TestApp::serving(SMALL);
     run(async {
         let response = evaluate(&app, request(sample(), &[])).await;
@@ -198,7 +198,7 @@ fn without_a_judge_texts_and_vectors_are_compared_and_judged_metrics_say_what_is
 }
 
 #[test]
-fn identical_chinese_texts_score_one_wherever_texts_are_compared() {
+fn identical_chinese_texts_score_one_in_all_text_metrics() {
     let app = TestApp::serving(SMALL);
     let text = "红狐生活在欧洲和亚洲。它们也生活在北美洲。";
     let sample = Sample { response: text.into(), reference: text.into(), ..Sample::default() };
@@ -221,7 +221,7 @@ fn identical_chinese_texts_score_one_wherever_texts_are_compared() {
 }
 
 #[test]
-fn a_group_stands_in_place_and_labels_go_with_their_results() {
+fn a_group_expands_in_place_and_keeps_its_label() {
     let app = TestApp::serving(SMALL);
     run(async {
         let vectors = MetricSelection { label: "v".into(), ..metric("vector") };
@@ -249,7 +249,7 @@ fn a_group_stands_in_place_and_labels_go_with_their_results() {
 }
 
 #[test]
-fn list_metrics_tells_every_metric_and_what_it_needs() {
+fn list_metrics_has_every_metric_and_its_requirements() {
     let app = TestApp::serving(SMALL);
     let response = run(async {
         let mut client = app.evaluation_client().await;
@@ -276,7 +276,7 @@ fn list_metrics_tells_every_metric_and_what_it_needs() {
 }
 
 #[test]
-fn limits_are_told_and_kept() {
+fn limits_are_reported_and_enforced() {
     let app = TestApp::serving_with(SMALL, |settings| {
         settings.rpc.limits.contexts = 3;
         settings.rpc.limits.sample_bytes = 1000;
@@ -300,7 +300,7 @@ fn limits_are_told_and_kept() {
 }
 
 #[test]
-fn without_a_model_texts_are_compared_at_once_and_vectors_are_unavailable() {
+fn without_a_model_only_vector_metrics_are_unavailable() {
     let (app, _dir) = TestApp::without_model();
     run(async {
         let response = evaluate(&app, request(sample(), &["bleu", "semantic_similarity"])).await;
@@ -314,7 +314,7 @@ fn without_a_model_texts_are_compared_at_once_and_vectors_are_unavailable() {
 }
 
 #[test]
-fn a_judge_is_asked_on_behalf_of_the_call() {
+fn judge_requests_carry_the_trace_of_the_call() {
     let judge = StandIn::start();
     let app = TestApp::serving_with(SMALL, |settings| settings.judges = vec![judge.settings()]);
     run(async {
@@ -343,7 +343,7 @@ fn a_judge_is_asked_on_behalf_of_the_call() {
 }
 
 #[test]
-fn a_budget_bounds_what_the_judge_is_asked() {
+fn a_budget_limits_the_judge_requests() {
     let judge = StandIn::start();
     let app = TestApp::serving_with(SMALL, |settings| settings.judges = vec![judge.settings()]);
     run(async {
@@ -359,7 +359,7 @@ fn a_budget_bounds_what_the_judge_is_asked() {
 }
 
 #[test]
-fn what_is_known_is_told_before_the_deadline() {
+fn finished_metrics_are_returned_before_the_deadline() {
     let judge = StandIn::start();
     judge.hold();
     let app = TestApp::serving_with(SMALL, |settings| settings.judges = vec![judge.settings()]);
@@ -380,7 +380,7 @@ fn what_is_known_is_told_before_the_deadline() {
 }
 
 #[test]
-fn more_samples_than_may_be_evaluated_at_one_time_are_refused_with_a_retry() {
+fn samples_above_the_limit_are_rejected_with_a_retry_delay() {
     let judge = StandIn::start();
     judge.hold();
     let app = TestApp::serving_with(SMALL, |settings| {
@@ -402,7 +402,7 @@ fn more_samples_than_may_be_evaluated_at_one_time_are_refused_with_a_retry() {
 }
 
 #[test]
-fn a_judge_that_is_away_costs_its_metrics_alone() {
+fn an_unavailable_judge_affects_only_its_metrics() {
     let mut settings = StandIn::start().settings();
     settings.attempts = 1;
     let app = TestApp::serving_with(SMALL, |app| app.judges = vec![settings]);
@@ -423,7 +423,7 @@ fn a_judge_that_is_away_costs_its_metrics_alone() {
 }
 
 #[test]
-fn a_judge_is_chosen_by_name_alone() {
+fn a_judge_is_selected_by_name_only() {
     let (first, second) = (StandIn::start(), StandIn::start());
     let app = TestApp::serving_with(SMALL, |settings| {
         let strict = assay::judge::JudgeSettings { name: "strict".into(), ..second.settings() };

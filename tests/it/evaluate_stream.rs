@@ -1,4 +1,4 @@
-//! EvaluateStream through the socket: events, answers, the summary, and how streams end.
+//! EvaluateStream over the network: events, results, the summary and the end of streams.
 
 use assay::proto::{
     EvaluateStreamRequest, EvaluateStreamResponse, MetricStatus, Sample, StreamSummary,
@@ -52,7 +52,7 @@ fn summary(events: &mut Vec<(String, Event)>) -> StreamSummary {
 }
 
 #[test]
-fn each_metric_is_told_before_its_sample_and_the_summary_comes_last() {
+fn metric_events_precede_the_sample_and_the_summary_is_last() {
     let app = TestApp::serving(SMALL);
     let metrics = ["bleu", "exact_match", "semantic_similarity", "faithfulness"];
     let items = (0..40).map(|n| item(n, sample(), &metrics)).collect();
@@ -82,7 +82,7 @@ fn each_metric_is_told_before_its_sample_and_the_summary_comes_last() {
 }
 
 #[test]
-fn a_bad_sample_is_answered_with_its_error_and_the_stream_goes_on() {
+fn an_invalid_sample_gets_an_error_and_the_stream_continues() {
     let app = TestApp::serving(SMALL);
     let bare = Sample { id: "its own".into(), response: "Foxes.".into(), ..Sample::default() };
     let items = vec![
@@ -117,7 +117,7 @@ fn a_stream_without_samples_has_an_empty_summary() {
 }
 
 #[test]
-fn no_more_samples_are_read_than_may_be_unfinished_and_a_caller_that_leaves_frees_the_judge() {
+fn samples_in_flight_are_limited_and_cancelled_with_the_call() {
     let judge = StandIn::start();
     judge.hold();
     let app = TestApp::serving_with(SMALL, |settings| {

@@ -39,7 +39,7 @@ async fn next(watch: &mut Watch) -> ServingStatus {
 }
 
 #[test]
-fn every_service_turns_serving_with_the_model_and_not_serving_with_the_drain() {
+fn health_follows_the_model_and_the_drain() {
     let (mut app, dir) = TestApp::without_model();
     run(async {
         let mut watches = Vec::new();
@@ -90,7 +90,7 @@ fn an_unknown_service_is_not_found_and_its_watch_stays_open() {
 }
 
 #[test]
-fn the_admin_port_tells_liveness_and_readiness_over_http_1() {
+fn the_admin_port_serves_liveness_and_readiness_over_http_1() {
     let (mut app, dir) = TestApp::without_model();
     run(async {
         assert_eq!(app.get("/livez").await.0, 200);

@@ -1,4 +1,4 @@
-//! What calls of one connection cost each other.
+//! Isolation of calls on one connection.
 
 use std::sync::{
     Arc,
@@ -18,7 +18,7 @@ use crate::support::app::{TestApp, item, run, until};
 const TEXT_BYTES: usize = 100 << 10;
 
 #[test]
-fn a_stream_that_is_read_no_further_holds_up_no_other_call_of_its_connection() {
+fn a_blocked_stream_does_not_block_its_connection() {
     let (app, _dir) = TestApp::without_model();
     run(async {
         let channel = app.channel().await;

@@ -1,4 +1,4 @@
-//! TLS on the serving port: who gets in, and certificates that change while calls are under way.
+//! TLS on the serving port: client authentication, and certificate rotation with calls in flight.
 
 use std::{
     io::{Read as _, Write as _},
@@ -93,7 +93,7 @@ fn certificates_are_rotated_under_load_and_no_call_fails() {
 }
 
 #[test]
-fn a_bad_new_file_is_counted_and_the_old_certificate_stays() {
+fn an_invalid_certificate_file_keeps_the_old_certificate() {
     let authority = Authority::new("of the server");
     let (old, new) = (authority.server(), authority.server());
     let files = Files::new(&old);
@@ -113,7 +113,7 @@ fn a_bad_new_file_is_counted_and_the_old_certificate_stays() {
 }
 
 #[test]
-fn only_callers_with_a_certificate_of_the_authority_get_in() {
+fn only_clients_with_a_certificate_of_the_ca_can_connect() {
     let (authority, other) = (Authority::new("of all"), Authority::new("of others"));
     let files = Files::new(&authority.server());
     files.set_client_authority(&authority);
@@ -138,7 +138,7 @@ fn only_callers_with_a_certificate_of_the_authority_get_in() {
 }
 
 #[test]
-fn plain_text_and_other_protocols_are_refused() {
+fn plain_text_and_other_protocols_are_rejected() {
     let authority = Authority::new("of the server");
     let files = Files::new(&authority.server());
     let (app, _model) = start(&files);
@@ -181,7 +181,7 @@ fn answer_to_hello(app: &TestApp, version: [u8; 2]) -> (u8, Vec<u8>) {
 }
 
 #[test]
-fn a_client_that_knows_nothing_newer_than_tls_1_1_is_refused() {
+fn a_tls_1_1_client_is_rejected() {
     let files = Files::new(&Authority::new("of the server").server());
     let (app, _model) = start(&files);
     let (alert, fatal, protocol_version) = (21, 2, 70);
@@ -192,7 +192,7 @@ fn a_client_that_knows_nothing_newer_than_tls_1_1_is_refused() {
 }
 
 #[test]
-fn a_server_does_not_start_with_files_that_it_cannot_use() {
+fn a_server_does_not_start_with_invalid_tls_files() {
     let files = Files::new(&Authority::new("of the server").server());
     files.write("key.pem", "planted");
     let mut settings = settings("/nowhere");

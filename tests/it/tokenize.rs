@@ -1,4 +1,4 @@
-//! Tokenize under load: requests of any size, and callers beside them.
+//! Tokenize under load: requests of any size, with concurrent callers.
 
 use assay::proto::{TokenizeRequest, TokenizeResponse};
 use futures::future::join_all;
@@ -24,7 +24,7 @@ async fn tokenize(app: &TestApp, inputs: Vec<String>) -> Result<TokenizeResponse
 }
 
 #[test]
-fn a_request_of_more_tokens_than_the_limit_is_told_to_split() {
+fn a_request_above_the_token_limit_is_told_to_split() {
     let app = server();
     run(async {
         // One text may have many times the tokens that the model takes.
@@ -51,7 +51,7 @@ fn a_request_of_more_tokens_than_the_limit_is_told_to_split() {
 }
 
 #[test]
-fn long_requests_wait_and_refuse_neither_short_ones_nor_vectors() {
+fn long_requests_do_not_block_short_ones_or_embeddings() {
     let app = server();
     run(async {
         let long = join_all((0..20).map(|_| tokenize(&app, vec![words(LIMIT / 2 - 50)])));
@@ -72,7 +72,7 @@ fn long_requests_wait_and_refuse_neither_short_ones_nor_vectors() {
 }
 
 #[test]
-fn callers_that_leave_cost_no_further_tokens() {
+fn cancelled_calls_cost_no_further_tokenization() {
     let app = TestApp::serving(SMALL);
     run(async {
         let inputs = vec![words(400); 256];
@@ -87,7 +87,7 @@ fn callers_that_leave_cost_no_further_tokens() {
 }
 
 #[test]
-fn a_queue_without_a_bound_is_one() {
+fn an_unlimited_queue_is_unlimited() {
     let app = TestApp::serving_with(SMALL, |settings| settings.embed.queue_tokens = usize::MAX);
     run(async {
         app.client().await.embed(request(["x"])).await.expect("a vector");

@@ -1,4 +1,4 @@
-//! Bearer tokens: who may call what, and files of them that change.
+//! Bearer tokens: authorization of methods, and reload of the token file.
 
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,7 @@ fn refused(answer: Result<(), Status>) -> (Code, String) {
 }
 
 #[test]
-fn a_call_needs_a_token_and_a_token_may_be_good_for_some_methods() {
+fn a_call_needs_a_token_that_authorizes_its_method() {
     let files = files(&format!("all:{FIRST}\nlists:{SECOND} assay.v1.EvaluationService/*\n"));
     let app = start(&files, vec![OpenService::Health], Duration::from_secs(2));
     run(async {
@@ -97,7 +97,7 @@ fn a_call_needs_a_token_and_a_token_may_be_good_for_some_methods() {
 }
 
 #[test]
-fn health_and_reflection_are_open_as_far_as_the_settings_say() {
+fn open_services_need_no_token() {
     for open in [vec![], vec![OpenService::Health], vec![OpenService::Health, OpenService::Reflection]] {
         let files = files(&format!("all:{FIRST}\n"));
         let app = start(&files, open.clone(), Duration::from_secs(2));
@@ -123,7 +123,7 @@ async fn reflect(app: &TestApp) -> Result<(), Status> {
 }
 
 #[test]
-fn an_old_token_is_refused_soon_after_the_file_has_changed_and_no_call_fails_meanwhile() {
+fn a_removed_token_is_rejected_and_no_other_call_fails() {
     let files = files(&format!("app:{FIRST}\n"));
     let every = assay::rpc::guard::Security::default().reload_every;
     let app = start(&files, vec![], every);
@@ -149,7 +149,7 @@ fn an_old_token_is_refused_soon_after_the_file_has_changed_and_no_call_fails_mea
 
 /// The program itself, told by SIGHUP alone: the file is otherwise read once a day.
 #[test]
-fn a_hangup_reloads_tokens_at_once_and_ends_nothing() {
+fn sighup_reloads_tokens_and_ends_no_call() {
     let files = files(&format!("app:{FIRST}\n"));
     let tokens = files.path("tokens").to_string_lossy().into_owned();
     let mut program = Program::start(
@@ -181,7 +181,7 @@ fn a_hangup_reloads_tokens_at_once_and_ends_nothing() {
 }
 
 #[test]
-fn a_hangup_without_anything_to_reload_ends_nothing_either() {
+fn sighup_without_files_to_reload_has_no_effect() {
     let files = Files::empty();
     let mut program = Program::start(&files, &SERVE_JSON);
     run(async {
@@ -193,7 +193,7 @@ fn a_hangup_without_anything_to_reload_ends_nothing_either() {
 }
 
 #[test]
-fn a_bad_new_file_is_counted_and_the_old_tokens_stay() {
+fn an_invalid_token_file_keeps_the_old_tokens() {
     let files = files(&format!("app:{FIRST}\n"));
     let app = start(&files, vec![], Duration::from_millis(10));
     run(async {

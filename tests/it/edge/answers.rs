@@ -1,4 +1,4 @@
-//! Answers that nobody reads.
+//! Responses that the client does not read.
 
 use tonic_health::pb::HealthCheckRequest;
 
@@ -21,7 +21,7 @@ async fn unread(app: &TestApp, calls: u32, further: &[(&str, &str)]) -> Peer {
 }
 
 #[test]
-fn a_call_whose_answer_is_not_read_ends_after_its_deadline() {
+fn an_unread_response_ends_after_the_deadline() {
     let app = TestApp::serving(SMALL);
     run(async {
         let _peer = unread(&app, 10, &[("grpc-timeout", "500m")]).await;
@@ -33,7 +33,7 @@ fn a_call_whose_answer_is_not_read_ends_after_its_deadline() {
 }
 
 #[test]
-fn answers_that_are_not_read_do_not_hold_up_the_shutdown() {
+fn unread_responses_do_not_delay_the_shutdown() {
     let mut app = TestApp::serving(SMALL);
     run(async {
         let _peer = unread(&app, 10, &[]).await;

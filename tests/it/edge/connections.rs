@@ -1,4 +1,4 @@
-//! Connections that say nothing, too much, or are too many.
+//! Connections that are silent, flood the server with frames, or exceed a limit.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 #[test]
-fn a_connection_that_does_not_speak_is_closed() {
+fn a_silent_connection_is_closed() {
     let app = TestApp::serving_with(SMALL, |settings| {
         settings.rpc.connections.handshake = Duration::from_millis(200);
     });
@@ -31,7 +31,7 @@ fn a_connection_that_does_not_speak_is_closed() {
 }
 
 #[test]
-fn silent_connections_make_room_for_those_that_speak() {
+fn silent_connections_are_evicted_for_active_ones() {
     let app = TestApp::serving_with(SMALL, |settings| {
         settings.rpc.connections.limits.all = 8;
         settings.rpc.connections.limits.per_address = 8;
@@ -53,7 +53,7 @@ fn silent_connections_make_room_for_those_that_speak() {
 }
 
 #[test]
-fn connections_without_a_call_make_room_for_those_with_one() {
+fn idle_connections_are_evicted_for_new_ones() {
     let app = TestApp::serving_with(SMALL, |settings| {
         settings.rpc.connections.limits.all = 4;
         settings.rpc.connections.limits.per_address = 4;
@@ -72,7 +72,7 @@ fn connections_without_a_call_make_room_for_those_with_one() {
 }
 
 #[test]
-fn a_connection_above_the_limit_is_told_so() {
+fn a_connection_above_the_limit_gets_the_reason() {
     for (all, per_address, expected) in [(3, 3, "address"), (3, 10, "max-connections 3"), (10, 3, "address")]
     {
         let app = TestApp::serving_with(SMALL, |settings| {
@@ -99,7 +99,7 @@ fn a_connection_above_the_limit_is_told_so() {
 }
 
 #[test]
-fn an_idle_connection_is_closed_and_one_with_a_call_is_not() {
+fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
     let app = TestApp::serving_with(SMALL, |settings| {
         settings.rpc.connections.idle = Duration::from_millis(200);
     });
@@ -135,7 +135,7 @@ async fn check_flood_ends(app: &TestApp, flood: &[u8]) {
 }
 
 #[test]
-fn floods_of_control_frames_end_their_connection_alone() {
+fn a_control_frame_flood_closes_only_its_connection() {
     let app = TestApp::serving(SMALL);
     run(async {
         let mut client = app.client().await;
@@ -157,7 +157,7 @@ fn floods_of_control_frames_end_their_connection_alone() {
 }
 
 #[test]
-fn a_call_above_the_limit_is_refused_and_health_is_not() {
+fn a_call_above_the_limit_is_rejected_but_not_health() {
     let app = TestApp::serving_with(SMALL, |settings| settings.rpc.limits.calls = 4);
     run(async {
         let mut peer = Peer::open(app.address(), &[]).await;
@@ -176,7 +176,7 @@ fn a_call_above_the_limit_is_refused_and_health_is_not() {
 }
 
 #[test]
-fn silent_connections_do_not_keep_probes_from_the_admin_port() {
+fn silent_connections_do_not_block_admin_probes() {
     let app = TestApp::serving(SMALL);
     run(async {
         let address = app.app.admin_address().expect("an admin port");

@@ -1,4 +1,4 @@
-//! Messages that are large, compressed, full of fields, or never whole.
+//! Messages that are large, compressed, have many fields, or are incomplete.
 
 use std::{io::Write, time::Duration};
 
@@ -58,7 +58,7 @@ fn elements(tag: u8, count: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_message_of_millions_of_elements_is_refused_before_it_is_decoded() {
+fn a_message_with_too_many_fields_is_rejected_undecoded() {
     const MIB: usize = 1 << 20;
     let app = TestApp::serving(SMALL);
     run(async {
@@ -84,7 +84,7 @@ fn a_message_of_millions_of_elements_is_refused_before_it_is_decoded() {
 }
 
 #[test]
-fn unknown_metrics_without_number_are_refused_in_few_words() {
+fn the_error_for_too_many_metrics_is_short() {
     let app = TestApp::serving(SMALL);
     run(async {
         let status = post(&app, EVALUATE, "gzip", &gzip(&elements(0x12, 30_000))).await;
@@ -99,7 +99,7 @@ fn unknown_metrics_without_number_are_refused_in_few_words() {
 }
 
 #[test]
-fn five_hundred_violations_fit_the_metadata_that_clients_take() {
+fn five_hundred_violations_fit_the_metadata_limit() {
     let app = TestApp::serving(SMALL);
     run(async {
         let status = app.client().await.embed(request(vec![""; 512])).await.expect_err("refused");
@@ -109,7 +109,7 @@ fn five_hundred_violations_fit_the_metadata_that_clients_take() {
 }
 
 #[test]
-fn a_compressed_message_is_refused_where_it_grows_above_the_limit_or_cannot_be_read() {
+fn too_large_or_corrupt_compressed_messages_are_rejected() {
     let app = TestApp::serving(SMALL);
     run(async {
         let large = vec![0; 17 << 20];
@@ -122,7 +122,7 @@ fn a_compressed_message_is_refused_where_it_grows_above_the_limit_or_cannot_be_r
 }
 
 #[test]
-fn a_message_that_is_never_whole_ends_at_the_body_timeout() {
+fn an_incomplete_message_ends_at_the_body_timeout() {
     let app = TestApp::serving_with(SMALL, |settings| {
         settings.rpc.limits.body_timeout = Duration::from_millis(300)
     });
@@ -140,7 +140,7 @@ fn a_message_that_is_never_whole_ends_at_the_body_timeout() {
 }
 
 #[test]
-fn messages_that_lack_their_last_byte_take_a_bounded_memory_and_hold_up_nobody() {
+fn incomplete_messages_use_bounded_memory_and_block_nobody() {
     const MESSAGES: u32 = 40;
     const BYTES: u32 = 4 << 20;
     let app = TestApp::serving_with(SMALL, |settings| {
