@@ -1,12 +1,12 @@
 #!/bin/sh
-# Checks what is in deploy/: Dockerfiles, manifests, chart, dashboard and alerts, against the real linters and schemas,
-# and against what the binary really takes, serves and measures.
+# Checks the Dockerfiles, manifests, chart, dashboard and alerts in deploy/ against linters and schemas, and against the
+# settings, services and metrics of the binary.
 #
 #   deploy/check.sh [BINARY [MODEL_DIR]]
 #
 # Defaults: $ASSAY_BIN or target/release/assay, $ASSAY_MODEL_DIR or models/all-MiniLM-L6-v2. Needs python3, go and, for
-# promtool, Debian's apt; all that it installs goes into target/deploy-tools. There is no container engine in it: the
-# Dockerfiles are linted, not built.
+# promtool, Debian's apt; all tools are installed into target/deploy-tools. It uses no container engine: the Dockerfiles
+# are linted, not built.
 set -eu
 
 BIN=$(realpath "${1:-${ASSAY_BIN:-$(dirname "$0")/../target/release/assay}}")
@@ -48,7 +48,7 @@ main() {
     echo "deploy passed"
 }
 
-# The overlays, each component alone, and those that must come in their order.
+# Renders the overlays, each component alone, and the components that depend on order.
 render_kustomize() {
     cp -r deploy/kubernetes "$out/kubernetes"
     for mode in sidecar standalone; do
@@ -67,7 +67,7 @@ render_kustomize() {
     done
 }
 
-# Builds a base with components.
+# Renders a base with components.
 compose() {
     mode=$1 base=$2
     shift 2
@@ -118,8 +118,8 @@ chart() {
     echo "rendered $name"
 }
 
-# Not asked: a pull at every start, as tags are not moved; anti-affinity, where topology is spread; and what a rendering
-# leaves out on purpose.
+# Ignored: the image pull policy, because tags are immutable; anti-affinity, because topology is spread; and what a rendering
+# omits on purpose.
 score() {
     ignored="container-image-pull-policy deployment-has-host-podantiaffinity"
     count=0
@@ -136,7 +136,7 @@ score() {
         kube-score score --kubernetes-version v1.35 --output-format ci --exit-one-on-warning "$@" "$file" >"$out/score" ||
             { grep -v '^\[OK\]\|^\[SKIPPED\]' "$out/score" >&2; fail "kube-score on $(basename "$file")"; }
     done
-    echo "kube-score has nothing against $count renderings"
+    echo "kube-score found no problems in $count renderings"
 }
 
 . deploy/check/tools.sh

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Plays the kubelet: starts the pods of the rendered manifests as processes in network namespaces, probes them as it does,
-# ends them as it does, and looks at what happened when.
+# Emulates the kubelet: starts the pods of the rendered manifests as processes in network namespaces, runs their probes,
+# stops them, and checks the order of events.
 #
 #   deploy/drill.sh [BINARY [MODEL_DIR]]
 #
-# Defaults as those of check.sh. Needs root, ip (iproute2), setpriv (util-linux), openssl and python3, and installs what
-# check.sh installs of Python and kubectl. Nothing leaves the namespaces.
+# Same defaults as check.sh. Needs root, ip (iproute2), setpriv (util-linux), openssl and python3. Installs the Python packages
+# and kubectl of check.sh. No traffic leaves the namespaces.
 set -eu
 
 BIN=$(realpath "${1:-${ASSAY_BIN:-$(dirname "$0")/../target/release/assay}}")

@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
         elif url.path == "/embed":
             self.embed(parse_qs(url.query).get("text", [""])[0])
         else:
-            self.answer(HTTPStatus.NOT_FOUND, {"error": "there are /embed, /livez and /readyz"})
+            self.answer(HTTPStatus.NOT_FOUND, {"error": "not found; available paths: /embed, /livez, /readyz"})
 
     def embed(self, text):
         request = embedding_pb2.EmbedRequest(inputs=[text])
