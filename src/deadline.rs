@@ -25,10 +25,12 @@ impl Deadline {
         Deadline(self.0.checked_add(by.min(MAX_DURATION)).unwrap_or(self.0))
     }
 
+    /// The deadline as an instant of the monotonic clock.
     pub fn instant(self) -> Instant {
         self.0
     }
 
+    /// Whether the deadline has passed.
     pub fn has_passed(self) -> bool {
         self.0 <= Instant::now()
     }

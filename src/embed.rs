@@ -59,6 +59,7 @@ use status::StatusHandle;
 pub struct EmbedSettings {
     /// Location of the model files.
     pub source: model::source::SourceSettings,
+    /// Settings that override those of the model files.
     pub model: model::ModelSettings,
     /// Number of compute threads.
     pub threads: usize,

@@ -49,6 +49,7 @@ use sample::Sample;
 use steps::{JudgeRequest, Steps};
 use text::Language;
 
+/// Settings of an [`Evaluator`].
 #[derive(Clone, Debug)]
 pub struct EvaluatorSettings {
     /// Threads that compare texts.
@@ -81,7 +82,9 @@ struct EvaluatorState {
 
 /// A sample with the metrics and options of its evaluation.
 pub struct Task {
+    /// The sample to evaluate.
     pub sample: Sample,
+    /// The metrics to compute.
     pub selections: Vec<Selection>,
     /// None where none is configured.
     pub judge: Option<Judge>,
@@ -100,6 +103,7 @@ pub struct Evaluation {
     pub results: Vec<MetricResult>,
     /// The cost of all answers of the judge; an answer that metrics share counts once.
     pub cost: Cost,
+    /// The language of the sample: the given one, or the detected one.
     pub language: Language,
     /// The id of the model that made the vectors, where any were made.
     pub embedding_model: Option<String>,
@@ -115,6 +119,7 @@ pub struct EvaluationSlot(OwnedSemaphorePermit);
     "concurrent evaluation limit exceeded: {limit} samples are being evaluated (max-evaluations); retry later"
 )]
 pub struct Full {
+    /// Maximum number of samples that are evaluated concurrently.
     pub limit: usize,
 }
 

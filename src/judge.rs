@@ -74,27 +74,35 @@ pub trait Verdict: DeserializeOwned + JsonSchema + Clone + Send + Sync + 'static
 /// Verdict of one sample, and what it cost.
 #[derive(Clone, Debug)]
 pub struct Reply<V> {
+    /// The verdict, or why there is none.
     pub verdict: Result<V, JudgeError>,
+    /// Cost of the question.
     pub cost: Cost,
 }
 
 /// Caller, limits and trace context of a question.
 #[derive(Clone, Debug)]
 pub struct Call {
+    /// Deadline of all questions of the call.
     pub deadline: Deadline,
     /// Shared by all questions of one request.
     pub budget: Budget,
     /// Identifies the caller in the round robin of the queue.
     pub caller: u64,
+    /// Whether cached answers may be used.
     pub use_cache: bool,
+    /// Headers to forward to the endpoint.
     pub trace: TraceHeaders,
 }
 
 /// Headers of the incoming call that are forwarded to the endpoint.
 #[derive(Clone, Debug, Default)]
 pub struct TraceHeaders {
+    /// `x-request-id`.
     pub request_id: Option<String>,
+    /// `traceparent` of W3C Trace Context.
     pub traceparent: Option<String>,
+    /// `tracestate` of W3C Trace Context.
     pub tracestate: Option<String>,
 }
 
@@ -119,9 +127,11 @@ pub struct JudgeStatus {
     pub structured: Option<Structured>,
     /// Request parameters that the endpoint rejected.
     pub dropped: Vec<&'static str>,
+    /// State of the circuit breaker.
     pub breaker: BreakerState,
     /// Maximum number of concurrent requests at present.
     pub concurrency_limit: usize,
+    /// Requests in flight.
     pub in_flight: usize,
     /// Requests in the queue.
     pub waiting: usize,
@@ -173,14 +183,17 @@ impl Judge {
         Ok(Judge(Arc::new(JudgeInner { settings, endpoint, store, schemas, nonces, metrics })))
     }
 
+    /// Name of the judge, by which callers select it.
     pub fn name(&self) -> &str {
         &self.0.settings.name
     }
 
+    /// Model that the endpoint is asked for.
     pub fn model(&self) -> &str {
         &self.0.settings.model
     }
 
+    /// Current status of the endpoint.
     pub fn status(&self) -> JudgeStatus {
         let endpoint = &self.0.endpoint;
         let (concurrency_limit, in_flight, waiting) = endpoint.limiter().counts();

@@ -128,12 +128,17 @@ impl Default for Limits {
 /// Settings of the gRPC server.
 #[derive(Clone, Debug)]
 pub struct RpcSettings {
+    /// Limits of requests, streams and calls.
     pub limits: Limits,
+    /// Facts about computing that GetServerInfo reports.
     pub compute: ComputeInfo,
     /// Enables reflection (v1 and v1alpha).
     pub reflection: bool,
+    /// Limits of connections.
     pub connections: ConnectionSettings,
+    /// TLS, tokens and limits per client.
     pub security: Security,
+    /// Selection of the calls that are logged.
     pub call_log: CallLog,
 }
 

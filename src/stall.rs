@@ -85,6 +85,7 @@ impl Watchdog {
         Self { reader: WatchdogReader { shared }, heartbeat, thread }
     }
 
+    /// A handle to the measurements.
     pub fn reader(&self) -> WatchdogReader {
         self.reader.clone()
     }
@@ -115,6 +116,7 @@ pub struct WatchdogReader {
 /// Findings since the start of the watchdog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchdogSnapshot {
+    /// Number of worker threads of the runtime.
     pub workers: usize,
     /// Workers frozen now.
     pub frozen_workers: usize,

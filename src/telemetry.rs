@@ -21,13 +21,16 @@ use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 pub struct LogSettings {
     /// A level, or directives such as `info,assay=debug`.
     pub filter: String,
+    /// Format of log lines.
     pub format: LogFormat,
 }
 
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
+    /// Text for people.
     Text,
+    /// One JSON object per line.
     Json,
 }
 

@@ -26,7 +26,9 @@ use opentelemetry_sdk::{
     trace::{SdkTracer, Span as SdkSpan},
 };
 
+/// Header `traceparent` of W3C Trace Context.
 pub const TRACEPARENT: &str = "traceparent";
+/// Header `tracestate` of W3C Trace Context.
 pub const TRACESTATE: &str = "tracestate";
 
 /// Maximum number of spans per call, because a stream may have any number of inputs.
@@ -51,9 +53,13 @@ pub struct TelemetrySink {
 /// Event with a timestamp, within a span.
 #[derive(Debug)]
 pub struct TraceEvent {
+    /// Name of the event.
     pub name: &'static str,
+    /// Time of the event.
     pub time: SystemTime,
+    /// Span that the event belongs to.
     pub span: SpanContext,
+    /// Attributes of the event.
     pub attributes: Vec<KeyValue>,
 }
 
@@ -79,6 +85,7 @@ pub struct Span {
 }
 
 impl Tracer {
+    /// A tracer that sends to `sink`.
     pub fn new(sink: TelemetrySink) -> Tracer {
         Tracer(Some(Arc::new(sink)))
     }
@@ -178,10 +185,12 @@ impl ScopeInner {
 }
 
 impl Span {
+    /// The scope in which children of the span begin.
     pub fn scope(&self) -> Scope {
         self.scope.clone()
     }
 
+    /// Whether the span is recorded.
     pub fn is_recorded(&self) -> bool {
         self.live.is_some()
     }
@@ -201,6 +210,7 @@ impl Span {
         }
     }
 
+    /// Ends the span with an error.
     pub fn fail(mut self, error: &'static str) {
         self.mark(error);
         self.end();
@@ -214,6 +224,7 @@ impl Span {
         }
     }
 
+    /// Ends the span.
     pub fn end(self) {
         self.end_at(SystemTime::now());
     }

@@ -15,6 +15,7 @@ pub struct TooLong {
 
 /// Reason why a request has no vectors or tokens.
 #[derive(Clone, Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant documents it")]
 pub enum EmbedError {
     /// The model is still loading, or no compute thread is healthy.
     #[error("the model is not ready: {detail}")]

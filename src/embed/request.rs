@@ -23,6 +23,7 @@ pub struct InputOptions {
     pub prompt: Arc<str>,
     /// Handling of inputs that are too long.
     pub truncation: Truncation,
+    /// Form of the vectors.
     pub vector: VectorOptions,
 }
 
@@ -42,6 +43,7 @@ pub struct Embedded {
 /// Vector of one input.
 #[derive(Debug)]
 pub struct EmbeddedInput {
+    /// The vector, in the requested encoding.
     pub vector: Vector,
     /// Number of tokens after truncation, special tokens included.
     pub tokens: usize,

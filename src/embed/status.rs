@@ -27,6 +27,7 @@ pub enum Phase {
 /// Status of an embedder at one moment.
 #[derive(Clone, Debug)]
 pub struct EmbedderStatus {
+    /// Phase of the warm-up.
     pub phase: Phase,
     /// Current activity, as text for people.
     pub detail: String,

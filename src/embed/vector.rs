@@ -37,7 +37,12 @@ pub enum Vector {
     /// Little-endian floats, or bits.
     Bytes(Vec<u8>),
     /// Signed integers, one per byte. A number is its integer times `scale`, within half of `scale`.
-    Int8 { bytes: Vec<u8>, scale: f32 },
+    Int8 {
+        /// One integer per dimension.
+        bytes: Vec<u8>,
+        /// Factor from an integer to its number.
+        scale: f32,
+    },
 }
 
 impl VectorOptions {

@@ -20,11 +20,15 @@ pub struct Aggregate {
 /// One metric under one label, over all samples.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
+    /// Name of the metric.
     pub metric: &'static str,
+    /// Label of its selection.
     pub label: String,
     /// [`Status::Ok`].
     pub scored: usize,
+    /// Number of results with the status PARTIAL.
     pub partial: usize,
+    /// Number of results with the status NOT_APPLICABLE.
     pub not_applicable: usize,
     /// Samples with any other status.
     pub failed: usize,
@@ -49,6 +53,7 @@ struct Column {
 }
 
 impl Aggregate {
+    /// Adds the result of one sample.
     pub fn add(&mut self, result: &MetricResult) {
         let score = result.score.map(|score| score.value());
         self.add_outcome(&result.metric, &result.label, result.status, score);

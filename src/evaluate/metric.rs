@@ -77,6 +77,7 @@ impl PartialEq for Metric {
 }
 
 impl Metric {
+    /// The definition of the metric.
     pub fn definition(&self) -> &'static Definition {
         self.0.definition()
     }
@@ -89,6 +90,7 @@ impl Metric {
 /// A metric that a request asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
+    /// The metric with its options.
     pub metric: Metric,
     /// Tells results of the same metric apart.
     pub label: String,

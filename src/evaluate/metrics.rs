@@ -154,10 +154,15 @@ impl MetricEntry {
 /// A group of metrics that a request can select by one name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricGroup {
+    /// All metrics.
     All,
+    /// Metrics that ask the judge.
     Judged,
+    /// Metrics that compare texts.
     Lexical,
+    /// Metrics that compare vectors.
     Vector,
+    /// Metrics that need no judge.
     NoJudge,
 }
 
@@ -171,6 +176,7 @@ impl MetricGroup {
         ("no_judge", MetricGroup::NoJudge),
     ];
 
+    /// The group of a name.
     pub fn named(name: &str) -> Option<MetricGroup> {
         MetricGroup::NAMED.into_iter().find(|(known, _)| *known == name).map(|(_, group)| group)
     }

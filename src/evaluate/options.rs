@@ -32,6 +32,7 @@ pub struct OptionError {
 }
 
 impl<'a> OptionReader<'a> {
+    /// A reader of the options of the selection at `path`.
     pub fn new(path: String, text_limit: usize, sample: &'a Sample) -> OptionReader<'a> {
         OptionReader { path, text_limit, sample, errors: Vec::new() }
     }

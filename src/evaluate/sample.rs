@@ -14,11 +14,15 @@ use super::{
 pub struct Sample {
     /// The caller's own.
     pub id: String,
+    /// The question of the user.
     pub user_input: String,
+    /// The answer to score.
     pub response: String,
     /// Best first.
     pub retrieved_contexts: Vec<Context>,
+    /// The expected answer.
     pub reference: String,
+    /// The contexts that should have been retrieved.
     pub reference_contexts: Vec<Context>,
     /// The meaning of each score, for instance_rubrics.
     pub rubrics: BTreeMap<i32, String>,
@@ -26,10 +30,13 @@ pub struct Sample {
     pub language: Option<Language>,
 }
 
+/// A retrieved or expected context.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Context {
+    /// Text of the context.
     #[serde(default)]
     pub text: String,
+    /// Identifier of the context in the caller's data.
     #[serde(default)]
     pub id: String,
 }
@@ -72,13 +79,21 @@ impl Fields {
 /// A field of a sample, as its path in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Field {
+    /// `user_input`.
     UserInput,
+    /// `response`.
     Response,
+    /// `retrieved_contexts`.
     RetrievedContexts,
+    /// Ids of all `retrieved_contexts`.
     RetrievedContextIds,
+    /// `reference`.
     Reference,
+    /// `reference_contexts`.
     ReferenceContexts,
+    /// Ids of all `reference_contexts`.
     ReferenceContextIds,
+    /// `rubrics`.
     Rubrics,
 }
 
@@ -110,6 +125,7 @@ impl Field {
 }
 
 impl Sample {
+    /// Whether the field is set.
     pub fn has(&self, field: Field) -> bool {
         let texts = |contexts: &[Context]| contexts.iter().any(|context| !is_blank(&context.text));
         let ids = |contexts: &[Context]| {

@@ -12,6 +12,7 @@ impl Score {
         value.is_finite().then_some(Score(value))
     }
 
+    /// The number.
     pub fn value(self) -> f64 {
         self.0
     }

@@ -14,8 +14,14 @@ const MAX_OPEN_TIME: Duration = Duration::from_secs(30);
 /// State of the circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerState {
+    /// Requests are sent.
     Closed,
-    Open { retry_in: Duration },
+    /// No requests are sent until the pause is over.
+    Open {
+        /// Time until the pause is over.
+        retry_in: Duration,
+    },
+    /// One request is sent to test the endpoint.
     HalfOpen,
 }
 

@@ -10,14 +10,18 @@ use super::{
 /// Structured-output mode, the strictest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Structured {
+    /// `response_format` with a JSON schema.
     JsonSchema,
+    /// `response_format` of any JSON object.
     JsonObject,
+    /// A call of a tool with the schema as its parameters.
     Tools,
     /// No parameter; the prompt alone describes the schema.
     Text,
 }
 
 impl Structured {
+    /// Name in metrics and status.
     pub fn name(self) -> &'static str {
         match self {
             Structured::JsonSchema => "json_schema",

@@ -9,9 +9,11 @@ use super::{error::JudgeError, wire::TokenUsage};
 /// Prices in US dollars per million tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prices {
+    /// Price of a million prompt tokens, in USD.
     pub prompt_usd: f64,
     /// Price of prompt tokens that the endpoint served from its cache.
     pub cached_prompt_usd: f64,
+    /// Price of a million completion tokens, in USD.
     pub completion_usd: f64,
 }
 
@@ -35,12 +37,15 @@ pub struct Cost {
     pub retries: u32,
     /// Answers from the cache, from a recording, or shared with another caller.
     pub cache_hits: u32,
+    /// Tokens of the prompts.
     pub prompt_tokens: u64,
     /// The part of `prompt_tokens` that the endpoint served from its cache.
     pub cached_tokens: u64,
+    /// Tokens of the answers.
     pub completion_tokens: u64,
     /// The part of `completion_tokens` spent on reasoning.
     pub reasoning_tokens: u64,
+    /// Elapsed time.
     pub wall: Duration,
     /// `None` if no prices are configured.
     pub usd: Option<f64>,
@@ -106,16 +111,22 @@ impl CostTally {
 /// Limits of a budget; `None` means unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BudgetLimits {
+    /// Maximum number of requests.
     pub calls: Option<u32>,
+    /// Maximum number of tokens.
     pub tokens: Option<u64>,
+    /// Maximum cost in USD.
     pub usd: Option<f64>,
 }
 
 /// Unit of a budget limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BudgetKind {
+    /// The number of requests.
     Calls,
+    /// The number of tokens.
     Tokens,
+    /// The cost in USD.
     Usd,
 }
 
@@ -157,6 +168,7 @@ impl fmt::Debug for Budget {
 }
 
 impl Budget {
+    /// A budget with these limits.
     pub fn new(limits: BudgetLimits) -> Budget {
         Budget(Arc::new(BudgetInner { limits, parent: None, state: Mutex::default() }))
     }
@@ -167,6 +179,7 @@ impl Budget {
         Budget(Arc::new(BudgetInner { limits, parent: Some(self.clone()), state: Mutex::default() }))
     }
 
+    /// A budget without limits.
     pub fn unlimited() -> Budget {
         Budget::new(BudgetLimits::default())
     }

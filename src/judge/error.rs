@@ -8,6 +8,7 @@ use super::{cost::BudgetKind, store::StoreError};
 
 /// Error while creating a judge client.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the message of each variant documents it")]
 pub enum StartError {
     #[error("judge {name}: the URL must begin with http:// or https://; check judge-url")]
     BadUrl { name: String },
@@ -23,6 +24,7 @@ pub enum StartError {
 
 /// Error of one question. Never contains texts, prompts or keys.
 #[derive(Clone, Debug, PartialEq, Error)]
+#[expect(missing_docs, reason = "the message of each variant documents it")]
 pub enum JudgeError {
     /// The answer holds no valid verdict, and neither does the answer to the repeated question.
     #[error("the judge's answer cannot be parsed: {detail}")]

@@ -71,11 +71,13 @@ impl Rating {
 }
 
 impl Id {
+    /// Normalizes an id.
     pub fn new(text: &str) -> Id {
         let is_around = |c: char| c.is_whitespace() || ['[', ']', '(', ')', '#', '"', '\''].contains(&c);
         Id(fold(text).trim_matches(is_around).to_owned())
     }
 
+    /// The normalized id.
     pub fn as_str(&self) -> &str {
         &self.0
     }

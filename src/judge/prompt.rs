@@ -23,15 +23,19 @@ pub struct Prompt {
 /// Language of a prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PromptLanguage {
+    /// English.
     #[default]
     English,
+    /// Chinese.
     Chinese,
 }
 
 /// One block of data. The name is trusted; the value comes from the caller.
 #[derive(Clone, Debug)]
 pub struct Part {
+    /// Name of the data block.
     pub name: &'static str,
+    /// Data of the block.
     pub value: Value,
 }
 

@@ -12,16 +12,21 @@ pub struct JudgeSettings {
     pub name: String,
     /// Base URL such as `http://host/v1`, or the full URL that ends with `/chat/completions`.
     pub url: String,
+    /// Model that the endpoint is asked for.
     pub model: String,
+    /// API key, sent as a bearer token.
     pub key: Option<Secret>,
     /// Maximum number of concurrent requests.
     pub max_concurrency: usize,
     /// Initial value of the adaptive concurrency limit.
     pub initial_concurrency: usize,
+    /// Maximum requests per minute; None for no limit.
     pub requests_per_minute: Option<u32>,
+    /// Maximum tokens per minute; None for no limit.
     pub tokens_per_minute: Option<u32>,
     /// Maximum number of queued requests. Further requests fail with [`JudgeError::QueueFull`](super::JudgeError).
     pub queue: usize,
+    /// Timeout for a connection to the endpoint.
     pub connect_timeout: Duration,
     /// Timeout of one attempt; the deadline may be earlier.
     pub attempt_timeout: Duration,
@@ -29,17 +34,24 @@ pub struct JudgeSettings {
     pub attempts: u32,
     /// Maximum delay before the first retry. It doubles with each retry.
     pub backoff: Duration,
+    /// Maximum tokens of one answer.
     pub max_answer_tokens: u32,
+    /// Maximum bytes of one response body.
     pub max_body_bytes: usize,
+    /// Sampling temperature.
     pub temperature: f32,
+    /// Sampling seed; None to send none.
     pub seed: Option<u64>,
+    /// Prices of tokens, for costs and budgets.
     pub prices: Option<Prices>,
     /// Maximum size of the answer cache in memory.
     pub cache_bytes: usize,
+    /// Whether answers are recorded or replayed.
     pub store: store::StoreMode,
 }
 
 impl JudgeSettings {
+    /// Default settings for an endpoint.
     pub fn new(name: impl Into<String>, url: impl Into<String>, model: impl Into<String>) -> JudgeSettings {
         JudgeSettings {
             name: name.into(),

@@ -33,6 +33,7 @@ pub enum StoreMode {
 
 /// Error of a file of recorded answers.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant documents it")]
 pub enum StoreError {
     #[error("cannot open the recorded answers {}: {reason}", path.display())]
     Open { path: PathBuf, reason: String },

@@ -1,8 +1,8 @@
-//! The arithmetic of an encoder on CPUs: products, attention and normalisation of packed rows.
+//! CPU kernels of the encoder: matrix products, attention and layer normalisation over packed rows.
 //!
-//! A [`Kernel`] is one way to compute them: an instruction set and an element type. All share the same steps
-//! (`ops`), layouts (`matrix`) and tests; what sets them apart is an [`arithmetic::Arithmetic`]. This is the only
-//! place with `unsafe` in it.
+//! A [`Kernel`] is an implementation for one instruction set and one element type. All kernels share the steps (`ops`),
+//! the memory layouts (`matrix`) and the tests, and differ in their [`arithmetic::Arithmetic`]. This is the only module
+//! with `unsafe` code.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -36,20 +36,21 @@ pub(super) use ops::Scratch;
 pub use table::{Precision, all};
 pub use team::{Invitation, Team};
 
-/// One way to compute: an instruction set and an element type.
+/// Implementation of the encoder steps for one instruction set and one element type.
 #[derive(Debug)]
 pub struct Kernel {
     /// Instruction set and element type, such as `avx512-fp16`.
     pub name: &'static str,
+    /// Type in which products are computed.
     pub precision: Precision,
     element: Element,
-    /// Element of attention, and of rows before they are sealed.
+    /// Element type of attention, and of rows before they are quantized.
     stage: Element,
     is_supported: fn() -> bool,
     ops: KernelOps,
 }
 
-/// The steps of one kernel.
+/// Functions of one kernel.
 #[derive(Debug)]
 struct KernelOps {
     product: unsafe fn(&ProductPart<'_>, &Scratch),
@@ -58,39 +59,41 @@ struct KernelOps {
     attend: unsafe fn(&AttendPart<'_>, &Scratch),
 }
 
-/// The learned scale and shift of a layer normalisation. Source: Layer Normalization, arXiv:1607.06450.
+/// Learned scale and shift of a layer normalisation. Source: Layer Normalization, arXiv:1607.06450.
 pub(super) struct LayerNorm {
     weight: Vec<f32>,
     bias: Vec<f32>,
     epsilon: f32,
 }
 
-/// What becomes of a product.
+/// Destination of a product.
 pub(super) enum ProductOutput<'a, 'm> {
+    /// Stored as an operand.
     Store(&'a mut RowBlock<'m, Operand>),
+    /// Stored as an operand after GELU.
     Gelu(&'a mut RowBlock<'m, Operand>),
-    /// `states += product`
+    /// Added: `states += product`.
     Add(&'a mut RowBlock<'m, StateMatrix>),
 }
 
-/// The heads of an attention layer.
+/// Number and padded width of the heads of an attention layer.
 #[derive(Clone, Copy)]
 pub(super) struct AttentionHeads {
     pub count: usize,
-    /// Numbers of one head, with padding.
+    /// Columns of one head, padding included.
     pub width: usize,
 }
 
-/// A thread of the team for each part of a step.
+/// Runs the steps of a kernel on a team of threads.
 pub(super) struct KernelExecutor<'a> {
     kernel: &'static Kernel,
     team: &'a Team,
-    /// One for each member.
+    /// One per member of the team.
     scratch: &'a [Scratch],
 }
 
 impl LayerNorm {
-    /// `weight` and `bias` are `[dim]`.
+    /// Creates the layer normalisation; `weight` and `bias` are `[dim]`.
     pub fn new(mut weight: Vec<f32>, mut bias: Vec<f32>, epsilon: f32) -> LayerNorm {
         let width = padded(weight.len());
         weight.resize(width, 0.0);
@@ -100,11 +103,12 @@ impl LayerNorm {
 }
 
 impl AttentionHeads {
+    /// Pads heads of `head_dim` columns.
     pub fn new(count: usize, head_dim: usize) -> AttentionHeads {
         AttentionHeads { count, width: head_dim.next_multiple_of(PANEL) }
     }
 
-    /// Which part (queries, keys, values), head and number of it a padded column is.
+    /// Part (0 queries, 1 keys, 2 values), head and column within the head of a padded column.
     pub fn find(self, column: usize) -> (usize, usize, usize) {
         let size = self.count * self.width;
         (column / size, column % size / self.width, column % self.width)
@@ -112,30 +116,35 @@ impl AttentionHeads {
 }
 
 impl Kernel {
-    /// Whether this CPU, and the system, can run it.
+    /// Whether this CPU and operating system can run the kernel.
     pub fn is_supported(&self) -> bool {
         (self.is_supported)()
     }
 
+    /// Packs weights for this kernel.
     pub(super) fn pack(&self, source: &LinearSource<'_>) -> Linear {
         Linear::pack(source, self.element)
     }
 
-    /// An operand of products.
+    /// Creates an operand of matrix products.
     pub(super) fn operand(&self, rows: usize, width: usize) -> Operand {
         Operand::new(rows, width, self.element, self.stage)
     }
 
-    /// An operand of attention.
+    /// Creates an operand of attention.
     pub(super) fn attention_operand(&self, rows: usize, width: usize) -> Operand {
         Operand::new(rows, width, self.stage, self.stage)
     }
 
-    /// What each member of a team needs for sequences of at most `tokens`.
+    /// Creates the scratch memory of one thread, for sequences of at most `tokens` tokens.
     pub(super) fn scratch(&self, tokens: usize, heads: AttentionHeads) -> Scratch {
         Scratch::new(tokens, heads.width)
     }
 
+    /// Creates an executor with one scratch per member of `team`.
+    ///
+    /// # Panics
+    /// If the CPU does not support the kernel, or `scratch` has fewer entries than the team has members.
     pub(super) fn executor<'a>(&'static self, team: &'a Team, scratch: &'a [Scratch]) -> KernelExecutor<'a> {
         assert!(self.is_supported(), "the CPU lacks the instructions of {}", self.name);
         assert!(scratch.len() >= team.size(), "every member has scratch of its own");
@@ -143,23 +152,22 @@ impl Kernel {
     }
 }
 
-/// The most rows of a block: what a layer keeps of them between its products stays in the cache of one core.
+/// Maximum rows of a block. The intermediate results of a layer for these rows fit the cache of one core.
 const MAX_BLOCK_ROWS: usize = 256;
 
-/// The fewest rows of a block that is worth reading all weights for.
+/// Minimum rows of a block per thread. For fewer rows, reading all weights once more costs more than it gains.
 const MIN_BLOCK_ROWS: usize = 48;
 
-/// Rows of a tile.
+/// Rows of a tile; blocks begin at multiples of it.
 const TILE_ROWS: usize = 16;
 
-/// Where the `i`th of `count` blocks of rows begins.
+/// First row of block `i` of `count`.
 fn bound(rows: usize, i: usize, count: usize) -> usize {
     (rows * i / count).next_multiple_of(TILE_ROWS).min(rows)
 }
 
 impl KernelExecutor<'_> {
-    /// Bounds of the blocks that rows are best computed in: one for each member who came, unless they would be too
-    /// small.
+    /// Bounds of the blocks into which `rows` are divided: one block per present member, unless they would be too small.
     pub fn bounds(&self, rows: usize) -> Vec<usize> {
         let count = self.blocks(rows);
         (0..=count).map(|i| bound(rows, i, count)).collect()
@@ -171,8 +179,8 @@ impl KernelExecutor<'_> {
         rows.div_ceil(MAX_BLOCK_ROWS).next_multiple_of(members)
     }
 
-    /// Moves the bounds between blocks of one member each to where all would have ended at once in the layer before;
-    /// new ones where somebody came meanwhile.
+    /// Rebalances the bounds so that all members would have finished the previous layer at the same time. Divides the rows
+    /// anew if a member joined meanwhile.
     pub fn balance(&self, bounds: &mut Vec<usize>) {
         let (count, rows) = (bounds.len() - 1, bounds[bounds.len() - 1]);
         if self.blocks(rows) != count {
@@ -182,8 +190,8 @@ impl KernelExecutor<'_> {
         }
     }
 
-    /// Works on blocks between these bounds: each member on blocks of its own if there are enough of them, else all on
-    /// one after the other.
+    /// Runs `work` for each block. If there are enough blocks, each member computes blocks alone; otherwise all members
+    /// share one block after the other.
     pub fn each<T: Send>(
         &self,
         bounds: &[usize],
@@ -201,7 +209,7 @@ impl KernelExecutor<'_> {
             let team = Team::alone();
             let alone =
                 KernelExecutor { kernel: self.kernel, team: &team, scratch: &self.scratch[member..=member] };
-            // A member's own block, or that of one who comes late.
+            // The member's own block, or the block of a member that is late.
             let block = take(member).or_else(|| (0..blocks.len()).find_map(take));
             let (i, block) = block.expect("there is one for each call");
             let begun = Instant::now();
@@ -210,7 +218,10 @@ impl KernelExecutor<'_> {
         });
     }
 
-    /// `x * weights^T + bias` for a block of rows.
+    /// Computes `x * weights^T + bias` for a block of rows and writes it to `into`.
+    ///
+    /// # Panics
+    /// If the shapes do not match.
     pub fn project(&self, x: &RowBlock<'_, Operand>, weights: &Linear, into: ProductOutput<'_, '_>) {
         let (rows, x) = (x.rows(), x.matrix());
         assert!(rows.end <= x.rows());
@@ -235,8 +246,8 @@ impl KernelExecutor<'_> {
             self.team.each(parts, &|member, i| {
                 let panels = panels * i / parts..panels * (i + 1) / parts;
                 let part = ProductPart { x, weights, rows: rows.clone(), panels, epilogue };
-                // SAFETY: supported, as `executor` checked; the shapes fit, as checked above; parts differ in columns,
-                // and the rows that are written are this block's alone.
+                // SAFETY: `executor` checked that the kernel is supported; the shapes were checked above; parts have
+                // different columns, and only this block writes its rows.
                 unsafe { (self.kernel.ops.product)(&part, &self.scratch[member]) }
             });
         }
@@ -245,8 +256,11 @@ impl KernelExecutor<'_> {
         }
     }
 
-    /// Attention of each sequence over itself alone; `qkv` is `[tokens, 3 * heads * width]`, queries scaled by
-    /// log2(e) / sqrt(head_dim), and `context` `[tokens, heads * width]`.
+    /// Computes attention within each sequence. `qkv` is `[tokens, 3 * heads * width]` with queries scaled by
+    /// log2(e) / sqrt(head_dim); `context` is `[tokens, heads * width]`.
+    ///
+    /// # Panics
+    /// If the shapes do not match, or a sequence is longer than the scratch.
     pub fn attend(&self, qkv: &Operand, offsets: &[usize], heads: AttentionHeads, context: &mut Operand) {
         let tokens = offsets.last().copied().unwrap_or_default();
         assert!(tokens <= qkv.rows() && tokens <= context.rows());
@@ -262,13 +276,16 @@ impl KernelExecutor<'_> {
             let items = items * i / parts..items * (i + 1) / parts;
             let AttentionHeads { count, width } = heads;
             let part = AttendPart { qkv, context: out, offsets, items, heads: count, head_width: width };
-            // SAFETY: as of `project`; parts differ in rows or in columns.
+            // SAFETY: as in `project`; parts differ in rows or in columns.
             unsafe { (self.kernel.ops.attend)(&part, &self.scratch[member]) }
         });
         self.seal(&mut RowBlock::new(context, 0..tokens));
     }
 
-    /// `states = norm(states)` and the same as an operand, for a block of rows.
+    /// Normalises a block of rows of `states` in place, and writes the result to `operand` too.
+    ///
+    /// # Panics
+    /// If the shapes do not match.
     pub fn normalise(
         &self,
         norm: &LayerNorm,
@@ -282,22 +299,23 @@ impl KernelExecutor<'_> {
         assert!(states.padded() == norm.weight.len() && operand.width() == states.padded());
         self.each_of(rows, &|rows| {
             let (weight, bias, epsilon) = (&norm.weight, &norm.bias, norm.epsilon);
-            // SAFETY: as of `project`; parts differ in rows.
+            // SAFETY: as in `project`; parts differ in rows.
             unsafe {
                 (self.kernel.ops.normalise)(&NormalisePart { states, weight, bias, epsilon, operand, rows });
             }
         });
     }
 
+    /// Quantizes the rows of a staged operand.
     fn seal(&self, block: &mut RowBlock<'_, Operand>) {
         let operand = block.matrix();
         if operand.is_staged() {
-            // SAFETY: as of `project`; parts differ in rows.
+            // SAFETY: as in `project`; parts differ in rows.
             self.each_of(block.rows(), &|rows| unsafe { (self.kernel.ops.seal)(operand, rows) });
         }
     }
 
-    /// Some of the rows at a time.
+    /// Runs `work` for parts of the rows.
     fn each_of(&self, rows: Range<usize>, work: &(dyn Fn(Range<usize>) + Sync)) {
         let parts = self.parts(rows.len().div_ceil(16));
         self.team.each(parts, &|_, i| {
@@ -305,7 +323,7 @@ impl KernelExecutor<'_> {
         });
     }
 
-    /// Into how many parts a step of `units` is cut: a few for each member, so that nobody waits long for the last.
+    /// Number of parts of a step with `units` units: a few per member, so that no member waits long for the last part.
     fn parts(&self, units: usize) -> usize {
         match self.team.present() {
             1 => 1,

@@ -1,14 +1,11 @@
 //! Fuzzing entry points for decoding and converting requests.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::sync::LazyLock;
 
 use prost::Message;
 
 use super::{Limits, convert, intake::MessageShapes};
-use crate::{
-    model::{ModelInfo, Pooling, Precision},
-    proto,
-};
+use crate::{model::ModelInfo, proto};
 
 static SHAPES: LazyLock<MessageShapes> =
     LazyLock::new(|| MessageShapes::from_descriptors(proto::DESCRIPTORS));
@@ -66,22 +63,9 @@ fn check<M: Message + Default>(
 fn model() -> ModelInfo {
     let prompts = [("query", "query: "), ("passage", "passage: ")];
     ModelInfo {
-        id: "fuzzed".into(),
-        revision: None,
-        sha256: String::new(),
-        architecture: "bert".into(),
         dimensions: 384,
         max_tokens: 512,
-        pooling: Pooling::Mean,
-        normalizes: true,
-        prompts: prompts
-            .map(|(name, text)| (name.to_owned(), text.to_owned()))
-            .into_iter()
-            .collect::<BTreeMap<_, _>>(),
-        default_prompt_name: None,
-        parameters: 0,
-        kernel: "scalar",
-        precision: Precision::F32,
-        cosine: 1.0,
+        prompts: prompts.map(|(name, text)| (name.to_owned(), text.to_owned())).into(),
+        ..ModelInfo::example()
     }
 }

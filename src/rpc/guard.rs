@@ -27,6 +27,7 @@ pub struct Security {
     pub token_file: Option<PathBuf>,
     /// Services that need no token.
     pub open: Vec<OpenService>,
+    /// Limits per client.
     pub caller_limits: CallerLimits,
     /// Interval between checks of the files for changes.
     pub reload_every: Duration,
@@ -47,7 +48,9 @@ impl Default for Security {
 /// A service that can be served without a token, because it exposes no data of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenService {
+    /// Health checks.
     Health,
+    /// Server reflection.
     Reflection,
 }
 

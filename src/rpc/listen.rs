@@ -23,7 +23,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Listen address: `HOST:PORT`, where port 0 selects a free port, or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
+    /// IP address and port.
     Tcp(SocketAddr),
+    /// Path of a Unix socket.
     Unix(PathBuf),
 }
 
@@ -58,8 +60,15 @@ impl fmt::Display for Address {
 /// A bound socket. Connections wait in the kernel until they are accepted.
 #[derive(Debug)]
 pub enum Listener {
+    /// A TCP socket.
     Tcp(TcpListener),
-    Unix { listener: UnixListener, path: PathBuf },
+    /// A Unix socket.
+    Unix {
+        /// The socket.
+        listener: UnixListener,
+        /// Path of the socket.
+        path: PathBuf,
+    },
 }
 
 impl Listener {

@@ -20,8 +20,11 @@ use crate::{
 /// Configuration of the computation, as reported by GetServerInfo.
 #[derive(Clone, Debug)]
 pub struct ComputeInfo {
+    /// Number of compute threads.
     pub threads: usize,
+    /// Number of text threads.
     pub text_threads: usize,
+    /// Maximum tokens per forward pass.
     pub batch_tokens: usize,
 }
 

@@ -24,6 +24,7 @@ const LARGEST_WEIGHT: f64 = 1000.0;
 pub struct AnswerCorrectness {
     /// At least 0; scaled with the other to a sum of 1.
     pub factuality_weight: f64,
+    /// Weight of the similarity of the vectors; that of the F score is 1 minus it.
     pub similarity_weight: f64,
     /// Above 0.
     pub beta: f64,

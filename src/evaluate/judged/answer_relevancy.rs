@@ -18,6 +18,7 @@ use crate::evaluate::{
 use crate::proto::metric_selection::Options;
 use serde_json::json;
 
+/// The similarity of the user's question to questions that the response answers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AnswerRelevancy {
     /// At least 1.
@@ -35,6 +36,7 @@ impl Default for AnswerRelevancy {
 pub struct GeneratedQuestion {
     /// Cosine with the user's input, -1 to 1.
     pub similarity: f64,
+    /// Whether the judge finds that the response evades an answer.
     pub noncommittal: bool,
 }
 

@@ -23,11 +23,13 @@ pub struct AspectCritic(pub Criterion);
 /// A criterion of the caller's, for this metric and for simple_criteria.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Criterion {
+    /// The criterion in words.
     pub definition: String,
     /// Odd.
     pub samples: usize,
     /// The scale of simple_criteria.
     pub lowest: i32,
+    /// Highest score.
     pub highest: i32,
 }
 

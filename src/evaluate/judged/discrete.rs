@@ -25,6 +25,7 @@ const VALUES: RangeInclusive<usize> = 2..=64;
 /// The value that the judge chooses. Its score is its place among the values, from 0 for the first to 1 for the last.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Discrete {
+    /// Instruction to the judge.
     pub instruction: String,
     /// At least two.
     pub values: Vec<String>,

@@ -18,16 +18,22 @@ use crate::evaluate::{
 use crate::proto::{self, metric_selection::Options};
 use futures::future::join;
 
+/// The number that is computed from the verified claims.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FactualMode {
+    /// F score.
     #[default]
     F,
+    /// Precision: claims of the response that the reference supports.
     Precision,
+    /// Recall: claims of the reference that the response supports.
     Recall,
 }
 
+/// Agreement of the claims of response and reference.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FactualCorrectness {
+    /// The number to compute.
     pub mode: FactualMode,
     /// Above 0.
     pub beta: f64,

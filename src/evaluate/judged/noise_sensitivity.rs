@@ -18,19 +18,24 @@ use futures::future::join3;
 /// The share of wrong claims that come from the contexts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NoiseSensitivity {
+    /// The contexts to count.
     pub mode: NoiseMode,
 }
 
+/// The contexts from which wrong claims are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NoiseMode {
+    /// Relevant contexts.
     #[default]
     Relevant,
+    /// Irrelevant contexts.
     Irrelevant,
 }
 
 /// A claim of the response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NoiseRow {
+    /// Whether the reference supports the claim; None without a verdict.
     pub supported_by_reference: Option<bool>,
     /// One entry per context: whether it supports the claim.
     pub supported_by: Option<Vec<bool>>,

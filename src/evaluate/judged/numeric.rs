@@ -23,7 +23,9 @@ const LARGEST_NUMBER: f64 = 1e12;
 /// The number that the judge gives.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Numeric {
+    /// Instruction to the judge.
     pub instruction: String,
+    /// Lowest score.
     pub lowest: f64,
     /// Above the lowest.
     pub highest: f64,

@@ -29,6 +29,7 @@ const CANDIDATES: RangeInclusive<usize> = 2..=26;
 /// The order that the judge gives.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ranking {
+    /// Instruction to the judge.
     pub instruction: String,
     /// Empty for the retrieved contexts.
     pub candidates: Vec<String>,

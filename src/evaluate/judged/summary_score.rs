@@ -22,8 +22,10 @@ use crate::evaluate::{
 use crate::proto::metric_selection::Options;
 use serde_json::json;
 
+/// The share of questions about the contexts that the summary answers, and its brevity.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SummaryScore {
+    /// Whether the score includes the brevity of the summary.
     pub length_penalty: bool,
     /// 0 to 1.
     pub conciseness_weight: f64,
@@ -38,7 +40,9 @@ impl Default for SummaryScore {
 /// Lengths in code points.
 #[derive(Clone, Copy, Debug)]
 pub struct Lengths {
+    /// Length of the summary.
     pub summary: usize,
+    /// Length of the summarized text.
     pub text: usize,
 }
 

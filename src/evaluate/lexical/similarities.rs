@@ -16,6 +16,7 @@ pub struct Similarities {
 }
 
 impl Similarities {
+    /// Compares every retrieved context with every reference context.
     pub fn of(contexts: Retrieval<'_>, measure: StringMeasure) -> Similarities {
         let mut similarities = Similarities::before(contexts);
         while !Cancellation::unlimited(|cancellation| {

@@ -21,10 +21,12 @@ pub struct Haystack<'a> {
 }
 
 impl<'a> Haystack<'a> {
+    /// Normalizes `text` once for any number of searches.
     pub fn new(text: &'a str) -> Haystack<'a> {
         Haystack { text, folded: OnceCell::new() }
     }
 
+    /// The original text.
     pub fn text(&self) -> &'a str {
         self.text
     }

@@ -32,10 +32,12 @@ impl VectorRows {
         self.scales.push(if length > 0.0 { 1.0 / length } else { 0.0 });
     }
 
+    /// Number of vectors.
     pub fn len(&self) -> usize {
         self.scales.len()
     }
 
+    /// Whether there are no vectors.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -56,6 +58,7 @@ pub struct BestOf {
 }
 
 impl BestOf {
+    /// No vectors yet.
     pub fn new() -> BestOf {
         BestOf { best: Vec::new() }
     }

@@ -1,4 +1,4 @@
-//! All kernels, and what each needs of the CPU.
+//! Table of all kernels with the CPU features that each needs.
 
 #[cfg(target_arch = "aarch64")]
 use super::neon;
@@ -11,16 +11,21 @@ use super::{
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512};
 
-/// The type in which products are computed.
+/// Element type of matrix products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
+    /// 32-bit floating point.
     F32,
+    /// bfloat16.
     Bf16,
+    /// 16-bit floating point.
     F16,
+    /// 8-bit integers.
     Int8,
 }
 
 impl Precision {
+    /// Name in settings and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Precision::F32 => "f32",
@@ -31,12 +36,12 @@ impl Precision {
     }
 }
 
-/// Every kernel that was built, the fastest of each precision first.
+/// All kernels of this build. Within a precision, the fastest kernel is first.
 pub fn all() -> &'static [Kernel] {
     &KERNELS
 }
 
-/// Compiles the steps with the features of a kernel.
+/// Compiles the steps with the CPU features of a kernel.
 macro_rules! kernel {
     ($name:literal, $precision:ident, $arithmetic:ty, $supported:expr $(, $features:literal)?) => {
         Kernel {
@@ -48,22 +53,22 @@ macro_rules! kernel {
             ops: {
                 $(#[target_feature(enable = $features)])?
                 unsafe fn product(part: &ProductPart<'_>, scratch: &Scratch) {
-                    // SAFETY: as of the caller.
+                    // SAFETY: as for the caller.
                     unsafe { ops::product::<$arithmetic>(part, scratch) }
                 }
                 $(#[target_feature(enable = $features)])?
                 unsafe fn seal(operand: &super::Operand, rows: std::ops::Range<usize>) {
-                    // SAFETY: as of the caller.
+                    // SAFETY: as for the caller.
                     unsafe { ops::seal::<$arithmetic>(operand, rows) }
                 }
                 $(#[target_feature(enable = $features)])?
                 unsafe fn normalise(part: &NormalisePart<'_>) {
-                    // SAFETY: as of the caller.
+                    // SAFETY: as for the caller.
                     unsafe { ops::normalise::<$arithmetic>(part) }
                 }
                 $(#[target_feature(enable = $features)])?
                 unsafe fn attend(part: &AttendPart<'_>, scratch: &Scratch) {
-                    // SAFETY: as of the caller.
+                    // SAFETY: as for the caller.
                     unsafe { ops::attend::<<$arithmetic as Arithmetic>::Attention>(part, scratch) }
                 }
                 KernelOps { product, seal, normalise, attend }

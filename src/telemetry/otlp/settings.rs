@@ -17,9 +17,11 @@ pub struct OtlpSettings {
     pub timeout: Duration,
     /// Maximum number of queued spans and events.
     pub queue: usize,
+    /// Signals that are exported.
     pub signals: OtlpSignals,
     /// Interval between exports of metrics.
     pub metrics_interval: Duration,
+    /// Sampling of traces.
     pub sampling: TraceSampling,
     /// Resource attribute `service.name`.
     pub service: String,
@@ -32,6 +34,7 @@ pub struct OtlpSettings {
 pub struct OtlpHeader {
     /// Invariant: a valid header name in lower case. The value is a valid header value.
     name: String,
+    /// Value of the header.
     pub value: Secret,
 }
 
@@ -43,6 +46,7 @@ impl OtlpHeader {
         Some(OtlpHeader { name: name.as_str().to_owned(), value: Secret::new(value) })
     }
 
+    /// Name of the header.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -51,8 +55,11 @@ impl OtlpHeader {
 /// Signals to export.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OtlpSignals {
+    /// Whether spans are exported.
     pub traces: bool,
+    /// Whether events are exported.
     pub events: bool,
+    /// Whether metrics are exported.
     pub metrics: bool,
 }
 
