@@ -1,4 +1,4 @@
-//! A loaded model: its tokenizer, its encoder and how its states become vectors.
+//! Model loading and inference: files, tokenizer, encoder and pooling.
 
 mod bert;
 #[cfg(feature = "fuzzing")]
@@ -26,52 +26,56 @@ use kernel_selection::SelectedEncoder;
 use manifest::Manifest;
 use weights::Weights;
 
-/// What the files leave open, as the operator sets it.
+/// Settings of a model that its files do not determine.
 #[derive(Clone, Debug, Default)]
 pub struct ModelSettings {
-    /// The most tokens of one input; the model's own limit if it is lower.
+    /// Maximum tokens per input, special tokens included. The limit of the model applies if it is lower, or if this is
+    /// `None`.
     pub max_tokens: Option<usize>,
-    /// Overrides the pooling that the files name.
+    /// Overrides the pooling in the model files.
     pub pooling: Option<Pooling>,
-    /// How products are computed.
+    /// Kernel and precision of the computation.
     pub kernel_selection: KernelSelection,
 }
 
-/// What a model is.
+/// Description of a loaded model.
 #[derive(Clone, Debug)]
 pub struct ModelInfo {
-    /// Hub id, or the name of the directory.
+    /// Hub id such as `org/name`, or the name of the directory.
     pub id: String,
-    /// Commit on the hub; none for a plain directory.
+    /// Commit on the hub; `None` for a local directory.
     pub revision: Option<String>,
-    /// SHA-256 of the weights, in hexadecimal; of all shards one after the other where there are several.
+    /// SHA-256 of the weights in hexadecimal, over all shards in the order of their names.
     pub sha256: String,
     /// `model_type` of config.json.
     pub architecture: String,
-    /// Numbers in a vector.
+    /// Dimensions of a vector.
     pub dimensions: usize,
-    /// The most tokens of one input, special tokens included.
+    /// Maximum tokens per input, special tokens included.
     pub max_tokens: usize,
+    /// Pooling of token states.
     pub pooling: Pooling,
-    /// Whether vectors are scaled to unit length unless the caller says otherwise.
+    /// Whether vectors are scaled to unit length by default.
     pub normalizes: bool,
     /// Prompts by name.
     pub prompts: BTreeMap<String, String>,
+    /// Name of the default prompt.
     pub default_prompt_name: Option<String>,
-    /// Numbers in all tensors that the encoder reads.
+    /// Number of parameters: elements of all tensors that the encoder reads.
     pub parameters: u64,
-    /// What computes, such as `avx512-fp16`.
+    /// Name of the kernel, such as `avx512-fp16`.
     pub kernel: &'static str,
+    /// Precision of matrix products.
     pub precision: Precision,
-    /// The lowest cosine between vectors in this precision and in f32, over the built-in check; 1 for f32.
+    /// Lowest cosine similarity between vectors in this precision and in f32 over the built-in check texts; 1 for f32.
     pub cosine: f32,
     /// The kernels that the automatic selection timed, fastest first.
     pub kernels: Vec<KernelMeasurement>,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl ModelInfo {
-    /// A small model without files.
+    /// Description of a small model, for tests.
     pub(crate) fn example() -> ModelInfo {
         ModelInfo {
             id: "a/model".into(),
@@ -93,76 +97,90 @@ impl ModelInfo {
     }
 }
 
-/// A model that is ready to compute.
+/// A loaded model.
 pub struct Model {
+    /// Description of the model.
     pub info: ModelInfo,
+    /// The tokenizer of the model.
     pub tokenizer: Tokenizer,
     encoder: Bert,
 }
 
-/// Why a directory is not a model that can be served. Each names the file, and what to do.
+/// Reason why a model cannot be loaded. Every message names the file.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant documents it")]
 pub enum ModelError {
+    /// A required file does not exist.
     #[error("{} is missing; {hint}", file.display())]
     Missing { file: PathBuf, hint: &'static str },
-    #[error("{} cannot be read: {source}", file.display())]
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", file.display())]
     Read { file: PathBuf, source: std::io::Error },
+    /// A file has invalid content.
     #[error("{} is not valid: {message}", file.display())]
     Invalid { file: PathBuf, message: String },
-    #[error("{} asks for {what}, which is not supported; supported: {supported}", file.display())]
+    /// A file requires a feature that is not supported.
+    #[error("{}: {what} is not supported; supported: {supported}", file.display())]
     Unsupported { file: PathBuf, what: String, supported: &'static str },
-    #[error("{} has no tensor {tensor}; the file does not fit config.json", file.display())]
+    /// A tensor is missing.
+    #[error("{} has no tensor {tensor}; the weights do not match config.json", file.display())]
     MissingTensor { file: PathBuf, tensor: String },
-    #[error("{}: tensor {tensor} has shape {found:?}, config.json asks for {expected:?}", file.display())]
+    /// A tensor has another shape than config.json requires.
+    #[error("{}: tensor {tensor} has shape {found:?}, config.json requires {expected:?}", file.display())]
     TensorShape { file: PathBuf, tensor: String, found: Vec<usize>, expected: Vec<usize> },
-    #[error("{}: tensor {tensor} is {found}, supported are F32, F16 and BF16", file.display())]
+    /// A tensor has an unsupported element type.
+    #[error("{}: tensor {tensor} has type {found}; supported: F32, F16 and BF16", file.display())]
     TensorType { file: PathBuf, tensor: String, found: String },
-    #[error("{}: tensor {tensor} holds a number that is not finite; fetch the file again", file.display())]
+    /// A tensor has an infinite or NaN value.
+    #[error("{}: tensor {tensor} has a value that is not finite; download the file again", file.display())]
     NotFinite { file: PathBuf, tensor: String },
+    /// The requested kernel cannot be used.
     #[error(transparent)]
     KernelSelection(#[from] KernelSelectionError),
 }
 
-/// Token ids of several sequences, one after the other, without padding.
+/// Token ids of several sequences, concatenated without padding.
 #[derive(Clone, Debug, Default)]
 pub struct Packed {
     ids: Vec<u32>,
-    // Invariant: starts with 0, rises strictly, ends with `ids.len()`.
+    // Invariant: starts with 0, increases strictly, and ends with `ids.len()`.
     offsets: Vec<usize>,
 }
 
 impl Packed {
+    /// Creates an empty batch.
     pub fn new() -> Packed {
         Packed { ids: Vec::new(), offsets: vec![0] }
     }
 
-    /// Adds a sequence of at least one token.
+    /// Appends a sequence of at least one token.
     pub fn push(&mut self, ids: &[u32]) {
         debug_assert!(!ids.is_empty());
         self.ids.extend_from_slice(ids);
         self.offsets.push(self.ids.len());
     }
 
-    /// `[tokens]`
+    /// Token ids, `[tokens]`.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
 
-    /// `[sequences + 1]`
+    /// Start of each sequence in [`Packed::ids`], and the end of the last one: `[sequences + 1]`.
     pub fn offsets(&self) -> &[usize] {
         &self.offsets
     }
 
+    /// Number of sequences.
     pub fn sequences(&self) -> usize {
         self.offsets.len() - 1
     }
 }
 
 impl Model {
-    /// Reads and checks the model in `files`. Blocks on the disk; `progress` gets bytes read and bytes in all.
+    /// Reads and checks the model in `files`. Blocks on file I/O. `progress` receives the bytes read and the total bytes.
     ///
     /// # Errors
-    /// [`ModelError`], which names the file and, where it is about one, the tensor.
+    /// [`ModelError`] with the file and, if one is affected, the tensor.
     pub fn load(
         files: &ModelFiles,
         settings: &ModelSettings,
@@ -195,10 +213,10 @@ impl Model {
         Ok(Model { info, tokenizer, encoder })
     }
 
-    /// One pooled vector for each sequence: `[sequences * dimensions]`, not yet scaled to unit length.
+    /// Runs a forward pass and returns one pooled state per sequence: `[sequences * dimensions]`, not scaled to unit length.
     ///
-    /// In a reduced precision numbers beyond its range become infinite: the caller checks. `between_layers` is called
-    /// after each layer but the last, and may itself encode another batch with the same team.
+    /// In a reduced precision, values beyond its range become infinite; the caller must check. `between_layers` is called
+    /// after every layer except the last, and may encode another batch with the same team.
     pub fn encode(&self, batch: &Packed, team: &Team, between_layers: &dyn Fn()) -> Vec<f32> {
         self.encoder.encode(batch, team, between_layers)
     }
@@ -209,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packed_offsets_frame_each_sequence() {
+    fn packed_offsets_delimit_each_sequence() {
         let mut packed = Packed::new();
         packed.push(&[1, 2, 3]);
         packed.push(&[4]);

@@ -8,14 +8,14 @@
 //! long job waits for a bounded time, not for its length in every other flow; and as time passes every tag, no stream of
 //! newcomers starves a job. A cancelled job counts for nothing, and the jobs behind it move up.
 //!
-//! Bound: before the first job of a new flow, each other flow gets at most as many tokens as that job has, and one job.
+//! Bound: before the first job of a new flow, every other flow receives at most the tokens of that job plus one job.
 //!
-//! Source: Demers, Keshav and Shenker, Analysis and Simulation of a Fair Queueing Algorithm, SIGCOMM 1989. The limit of
-//! the penalty is ours: docs/decisions/tail-latency.md compares it with other policies.
+//! Source: Demers, Keshav and Shenker, Analysis and Simulation of a Fair Queueing Algorithm, SIGCOMM 1989. The limit
+//! [`PENALTY`] is an addition; docs/decisions/tail-latency.md compares it with other policies.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// The tokens of a job that its position in the queue depends on, at most: about four times the median of passages.
+/// Maximum tokens of a job that count for its position in the queue: about four times the median length of passages.
 const PENALTY: usize = 144;
 
 /// Identifier of a flow: one unary call, one stream, or all evaluations.
@@ -59,6 +59,7 @@ pub(super) struct QueueTicket {
 /// Units of virtual time per token. Large, so that the division by the number of flows is precise.
 const UNIT: u64 = 1 << 16;
 
+/// Converts tokens to units of virtual time.
 fn in_units(tokens: usize) -> u64 {
     (tokens as u64).saturating_mul(UNIT)
 }
@@ -206,12 +207,12 @@ impl<T> FlowQueue<T> {
         FlowQueue { end: 0, waiting: VecDeque::new() }
     }
 
-    /// The start tag of its first job.
+    /// Start tag of the first job.
     fn start(&self, first: &WaitingJob<T>) -> u64 {
         first.since.max(self.end)
     }
 
-    /// The position of its first job among those of all flows.
+    /// Position of the first job among those of all flows, and its arrival.
     fn head(&self) -> Option<(u64, u64)> {
         let first = self.waiting.front()?;
         Some((self.start(first).saturating_add(in_units(first.tokens.min(PENALTY))), first.arrival))

@@ -1,7 +1,7 @@
 //! BERT and RoBERTa encoders over packed sequences.
 //!
-//! Source: BERT, arXiv:1810.04805; RoBERTa, arXiv:1907.11692. Sequences stand one after the other without
-//! padding, so every matrix product but attention's runs over all tokens of the batch at once.
+//! Sequences are concatenated without padding, so every matrix product except attention runs over all tokens of the batch.
+//! Source: BERT, arXiv:1810.04805; RoBERTa, arXiv:1907.11692.
 
 use std::{ops::Range, sync::Arc};
 
@@ -17,6 +17,7 @@ use super::{
     weights::Weights,
 };
 
+/// A BERT or RoBERTa encoder with weights packed for one kernel.
 pub(super) struct Bert {
     kernel: &'static Kernel,
     embeddings: Arc<Embeddings>,
@@ -27,7 +28,7 @@ pub(super) struct Bert {
     intermediate: usize,
     max_tokens: usize,
     parameters: u64,
-    /// Of passes that have ended, to be used again.
+    /// Buffers of finished passes, kept for reuse.
     free_buffers: Mutex<Vec<PassBuffers>>,
 }
 
@@ -35,8 +36,9 @@ pub(super) struct Bert {
 struct Embeddings {
     /// `[vocabulary, dim]`
     words: Vec<f32>,
-    /// `[positions, dim]`, each with the row of token type 0 added.
+    /// `[positions, dim]`, with the embedding of token type 0 added to each row.
     positions: Vec<f32>,
+    /// Row of `positions` for the first token of a sequence.
     first_position: usize,
     norm: LayerNorm,
     parameters: u64,
@@ -49,6 +51,7 @@ pub(super) struct BertSource<'a> {
     embeddings: Arc<Embeddings>,
 }
 
+/// Weights of one layer.
 struct BertLayer {
     query_key_value: Linear,
     attention_out: Linear,
@@ -58,12 +61,13 @@ struct BertLayer {
     norm: LayerNorm,
 }
 
-/// All matrices of one forward pass.
+/// Matrices of one forward pass.
 struct PassBuffers {
+    /// Capacity in tokens.
     tokens: usize,
-    /// `[tokens, dim]`: what a layer gets and gives.
+    /// `[tokens, dim]`: input and output of a layer.
     states: StateMatrix,
-    /// The same as the left side of a product.
+    /// `states` as the left operand of a product.
     operand: Operand,
     /// `[tokens, 3 * dim]`
     query_key_value: Operand,
@@ -74,7 +78,7 @@ struct PassBuffers {
     scratch: Vec<Scratch>,
 }
 
-/// Batches of at most so many tokens have small matrices of their own.
+/// Maximum tokens of a batch that uses the smallest buffers.
 const SHORT_BATCH: usize = 64;
 
 impl<'a> BertSource<'a> {
@@ -126,6 +130,7 @@ impl<'a> BertSource<'a> {
 }
 
 impl Bert {
+    /// Number of parameters.
     pub fn parameters(&self) -> u64 {
         self.parameters
     }
@@ -134,8 +139,8 @@ impl Bert {
         self.kernel
     }
 
-    /// One pooled vector for each sequence of `batch`: `[sequences * dim]`. Calls `between_layers` after each layer but
-    /// the last.
+    /// Returns one pooled state per sequence of `batch`: `[sequences * dim]`. Calls `between_layers` after every layer
+    /// except the last.
     pub fn encode(&self, batch: &Packed, team: &Team, between_layers: &dyn Fn()) -> Vec<f32> {
         let mut buffers = self.take_buffers(batch, team);
         let PassBuffers { scratch, .. } = &mut buffers;
@@ -159,7 +164,7 @@ impl Bert {
         vectors
     }
 
-    /// Matrices for a batch: the smallest of earlier ones that are large enough, or new ones.
+    /// Takes the smallest free buffers that are large enough for `batch`, or allocates new ones.
     fn take_buffers(&self, batch: &Packed, team: &Team) -> PassBuffers {
         let tokens = batch.ids().len();
         let longest = batch.offsets().windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or_default();
@@ -169,21 +174,21 @@ impl Bert {
         let used = smallest.map(|index| free_buffers.swap_remove(index));
         drop(free_buffers);
         let mut buffers = used.unwrap_or_else(|| {
-            // Few sizes, so that few are kept.
+            // Few different sizes, so that few buffers are kept.
             let size = match tokens {
                 ..=SHORT_BATCH => SHORT_BATCH,
                 _ => tokens.next_power_of_two().max(self.max_tokens.min(512)),
             };
             PassBuffers::new(self, size)
         });
-        let most = longest.max(self.max_tokens);
+        let scratch_tokens = longest.max(self.max_tokens);
         while buffers.scratch.len() < team.size() {
-            buffers.scratch.push(self.kernel.scratch(most, self.heads));
+            buffers.scratch.push(self.kernel.scratch(scratch_tokens, self.heads));
         }
         buffers
     }
 
-    /// Word and position embeddings, normalised.
+    /// Writes the normalised sum of word and position embeddings to `states` and `operand`.
     fn embed(&self, batch: &Packed, executor: &KernelExecutor<'_>, buffers: &mut PassBuffers) {
         let dim = self.dim;
         let PassBuffers { states, operand, .. } = buffers;
@@ -201,7 +206,7 @@ impl Bert {
         executor.normalise(norm, &mut RowBlock::new(states, rows.clone()), &mut RowBlock::new(operand, rows));
     }
 
-    /// `states` of one sequence become one vector `[dim]`.
+    /// Pools the states of one sequence into `vector`, which is `[dim]` and zero.
     fn pool(&self, states: &StateMatrix, rows: Range<usize>, vector: &mut [f32]) {
         match self.pooling {
             Pooling::Cls => vector.copy_from_slice(states.row(rows.start)),
@@ -260,7 +265,7 @@ impl PassBuffers {
     }
 }
 
-/// Reads the tensors of one model by the names that transformers gives them.
+/// Reads the tensors of a model by their names in the transformers library.
 struct WeightsReader<'a> {
     weights: &'a Weights,
     config: &'a BertConfig,
@@ -277,7 +282,7 @@ impl Embeddings {
         let mut positions =
             weights.tensor("embeddings.position_embeddings.weight", &[max_position_embeddings, dim])?;
         let types = weights.tensor("embeddings.token_type_embeddings.weight", &[type_vocab_size, dim])?;
-        // Every token of a single text has type 0.
+        // All tokens of a single text have type 0.
         for position in positions.chunks_exact_mut(dim) {
             position.iter_mut().zip(&types).for_each(|(x, t)| *x += t);
         }
@@ -304,8 +309,8 @@ impl WeightsReader<'_> {
         })
     }
 
-    /// Queries, keys and values as one product, each head padded; the softmax's scale and its change to base 2 are
-    /// in the queries' weights.
+    /// Packs the projections to queries, keys and values as one product, with padded heads. The weights of the queries
+    /// include the scale of the softmax and its change to base 2.
     fn query_key_value(&mut self, name: &str) -> Result<Linear, ModelError> {
         let dim = self.config.hidden_size;
         let [query, key, value] =
@@ -327,7 +332,7 @@ impl WeightsReader<'_> {
         }))
     }
 
-    /// The inputs are padded heads.
+    /// Packs the output projection of attention, whose inputs are padded heads.
     fn attention_out(&mut self, name: &str) -> Result<Linear, ModelError> {
         let dim = self.config.hidden_size;
         let (weight, bias) = self.weight_and_bias(name, dim, dim)?;

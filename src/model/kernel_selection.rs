@@ -1,4 +1,4 @@
-//! Selection of the kernel: the one that the operator names, or the fastest on this CPU whose vectors are exact enough.
+//! Kernel selection: the requested kernel, or the fastest kernel on this CPU whose vectors are accurate enough.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,32 +14,33 @@ use super::{
     tokenizer::{Tokenizer, Truncation},
 };
 
-/// The settings of the kernel.
+/// Settings of the kernel selection.
 #[derive(Clone, Debug, Default)]
 pub struct KernelSelection {
-    /// The precision; None for that of the fastest kernel within the bounds of `quality`.
+    /// Precision of matrix products. `None` selects that of the fastest kernel within the bounds of `quality`.
     pub precision: Option<Precision>,
-    /// The name of a kernel, for tests and support.
+    /// Name of a kernel, for tests and support. `None` selects the fastest one of the precision.
     pub kernel: Option<String>,
     /// Limits the kernels of the automatic selection.
     pub quality: Quality,
-    /// The directory in which measurements are kept; None to measure at each start.
+    /// Directory in which measurements are stored. `None` measures at every start.
     pub cache: Option<PathBuf>,
 }
 
-/// What the automatic selection of a kernel may give up for speed.
+/// Accuracy that the automatic selection of a kernel may give up for speed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Quality {
-    /// f32 alone.
+    /// Only f32.
     Exact,
-    /// Vectors that no search can tell from those in f32: [`Quality::min_cosine`] 0.999.
+    /// Vectors that a search cannot distinguish from f32: [`Quality::min_cosine`] 0.999.
     #[default]
     High,
-    /// Vectors that find nearly the same neighbours: [`Quality::min_cosine`] 0.98.
+    /// Vectors with nearly the same neighbours as f32: [`Quality::min_cosine`] 0.98.
     Fast,
 }
 
 impl Quality {
+    /// Name in settings and logs.
     pub const fn name(self) -> &'static str {
         match self {
             Quality::Exact => "exact",
@@ -48,7 +49,7 @@ impl Quality {
         }
     }
 
-    /// The lowest cosine similarity to f32 that a vector of the built-in check may have.
+    /// Minimum cosine similarity to f32 of every vector of the built-in check.
     pub const fn min_cosine(self) -> f32 {
         match self {
             Quality::Exact => 1.0,
@@ -57,7 +58,7 @@ impl Quality {
         }
     }
 
-    /// The lowest share of neighbours in the built-in check that have to be those of f32.
+    /// Minimum recall of the neighbours in f32 over the built-in check.
     pub const fn min_recall(self) -> f32 {
         match self {
             Quality::Exact => 1.0,
@@ -70,17 +71,19 @@ impl Quality {
 /// A kernel that the automatic selection considered.
 #[derive(Clone, Debug)]
 pub struct KernelMeasurement {
+    /// The kernel.
     pub kernel: &'static Kernel,
-    /// The time of one layer over 140 tokens on one thread.
+    /// Time of one layer for 140 tokens on one thread.
     pub time: Duration,
-    /// The lowest cosine similarity to f32 over the built-in check; None where a faster kernel was good enough.
+    /// Lowest cosine similarity to f32 over the built-in check; `None` if a faster kernel was selected before.
     pub cosine: Option<f32>,
-    /// The share of neighbours in the built-in check that are those of f32; None as above.
+    /// Recall of the neighbours in f32 over the built-in check; `None` as for `cosine`.
     pub recall: Option<f32>,
+    /// Whether the kernel was selected.
     pub selected: bool,
 }
 
-/// Texts of several lengths and scripts, on which a precision is held against f32.
+/// Texts of several lengths and scripts, on which a precision is compared with f32.
 const CHECK: [&str; 8] = [
     "a",
     "how do I reset my password?",
@@ -95,42 +98,47 @@ const CHECK: [&str; 8] = [
     "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 zzzzzzzzzz qqqqqqqq xkcd lorem ipsum dolor sit amet",
 ];
 
-/// Why the kernel that was asked for cannot compute here.
+/// Reason why the requested kernel cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the message of each variant documents it")]
 pub enum KernelSelectionError {
-    #[error("there is no kernel {name}; this build has {names}")]
+    #[error("kernel {name} does not exist; kernels of this build: {names}")]
     UnknownKernel { name: String, names: String },
-    #[error("kernel {name} needs instructions that this CPU or system lacks; here are {names}")]
+    #[error(
+        "kernel {name} needs instructions that this CPU or operating system does not support; supported kernels: {names}"
+    )]
     UnsupportedKernel { name: String, names: String },
-    #[error("kernel {name} computes in {found}, but the precision is set to {asked}; set one of the two")]
+    #[error(
+        "kernel {name} computes in {found}, but the precision is set to {asked}; set only one of the two"
+    )]
     Contradiction { name: String, found: &'static str, asked: &'static str },
     #[error(
-        "the numbers of kernel {name} are not finite on the built-in check; set the precision to auto or f32"
+        "kernel {name} computes values that are not finite for the built-in check texts; set the precision to auto or f32"
     )]
     NotFinite { name: &'static str },
 }
 
-/// An encoder, and how near its vectors are to f32.
+/// The encoder with the selected kernel, and its accuracy.
 pub(super) struct SelectedEncoder {
     pub encoder: Bert,
-    /// The lowest cosine similarity over the built-in check; 1 for f32.
+    /// Lowest cosine similarity to f32 over the built-in check; 1 for f32.
     pub cosine: f32,
-    /// The kernels that were timed, fastest first; empty where the operator named one.
+    /// Timed kernels, fastest first; empty if a kernel or precision was requested.
     pub measurements: Vec<KernelMeasurement>,
 }
 
-/// Neighbours of a text that the built-in check compares.
+/// Number of neighbours per text that the built-in check compares.
 const NEIGHBOURS: usize = 3;
 
-/// The built-in check: vectors in f32, which others are compared with.
+/// Vectors of the built-in check texts in f32, the reference of the comparison.
 struct ExactVectors {
     batch: Packed,
     vectors: Vec<f32>,
 }
 
 impl ExactVectors {
-    /// The lowest cosine similarity and the recall of neighbours of another encoder. None where it panics or gives a
-    /// number that is not finite.
+    /// Lowest cosine similarity and recall of neighbours of another encoder. Returns `None` if it panics or computes a
+    /// value that is not finite.
     fn compare(&self, encoder: &Bert) -> Option<(f32, f32)> {
         let encode = || encoder.encode(&self.batch, &Team::alone(), &|| {});
         let vectors = catch_unwind(AssertUnwindSafe(encode)).ok()?;
@@ -146,10 +154,10 @@ impl KernelMeasurement {
 }
 
 impl KernelSelection {
-    /// Builds the encoder, and those that it is compared with.
+    /// Selects a kernel and builds the encoder. Encoders that it is compared with are built too.
     ///
     /// # Errors
-    /// [`KernelSelectionError`], and those of reading the weights.
+    /// [`KernelSelectionError`] if the requested kernel cannot be used, and errors of reading the weights.
     pub(super) fn select(
         &self,
         tokenizer: &Tokenizer,
@@ -164,7 +172,10 @@ impl KernelSelection {
         let batch = check(tokenizer);
         let check = ExactVectors { vectors: exact.encode(&batch, &Team::alone(), &|| {}), batch };
         let Some(kernel) = requested else {
-            let file = self.cache.as_deref().map(|directory| MeasurementFile::of(directory, source.sha256()));
+            let file = self
+                .cache
+                .as_deref()
+                .map(|directory| MeasurementFile::in_directory(directory, source.sha256()));
             let known = file.as_ref().and_then(MeasurementFile::read);
             let measured = known.map_or_else(|| time_kernels(source), Ok)?;
             let selected = self.fastest(exact, &check, measured, build)?;
@@ -179,8 +190,8 @@ impl KernelSelection {
         Ok(SelectedEncoder { encoder, cosine, measurements: Vec::new() })
     }
 
-    /// The first of the timed kernels that is within the bounds; `exact` where none is. One that is known not to be is
-    /// not tried again.
+    /// Returns the fastest kernel within the bounds, or `exact` if there is none. A kernel that is known to be outside the
+    /// bounds is not built.
     fn fastest(
         &self,
         exact: Bert,
@@ -201,7 +212,7 @@ impl KernelSelection {
                 None => build(kernel)?,
             };
             let Some((cosine, recall)) = check.compare(&encoder) else {
-                tracing::warn!(kernel = kernel.name, "the kernel failed the built-in check; it is not used");
+                tracing::warn!(kernel = kernel.name, "a kernel failed the built-in check and is not used");
                 continue;
             };
             (measurement.cosine, measurement.recall) = (Some(cosine), Some(recall));
@@ -220,13 +231,13 @@ impl KernelSelection {
         Ok(SelectedEncoder { encoder, cosine: 1.0, measurements })
     }
 
-    /// Whether the vectors of a kernel are exact enough. Kernels of f32 differ in the order of their sums alone.
+    /// Whether the vectors of a kernel are accurate enough. Kernels in f32 always are: they differ only in the order of sums.
     fn is_within(&self, kernel: &Kernel, cosine: f32, recall: f32) -> bool {
         kernel.precision == Precision::F32
             || (cosine >= self.quality.min_cosine() && recall >= self.quality.min_recall())
     }
 
-    /// The kernel that the settings name; None where the selection is automatic.
+    /// The requested kernel, or `None` if the selection is automatic.
     fn requested(&self) -> Result<Option<&'static Kernel>, KernelSelectionError> {
         let Some(name) = &self.kernel else { return Ok(self.precision.map(best)) };
         let kernel = named(name).ok_or_else(|| KernelSelectionError::UnknownKernel {
@@ -250,10 +261,10 @@ impl KernelSelection {
     }
 }
 
-/// The fastest kernel of a precision on this CPU; the reference, where nothing else is.
+/// Fastest supported kernel of a precision. The scalar reference always exists.
 fn best(precision: Precision) -> &'static Kernel {
     let of_precision = all().iter().filter(|kernel| kernel.precision == precision);
-    of_precision.clone().find(|kernel| kernel.is_supported()).expect("the reference runs everywhere")
+    of_precision.clone().find(|kernel| kernel.is_supported()).expect("scalar kernels run on every CPU")
 }
 
 fn named(name: &str) -> Option<&'static Kernel> {
@@ -267,18 +278,17 @@ fn names(keep: impl Fn(&Kernel) -> bool) -> String {
 fn check(tokenizer: &Tokenizer) -> Packed {
     let mut batch = Packed::new();
     for text in CHECK {
-        let encoded =
-            tokenizer.encode("", text, Truncation::End).expect("the built-in texts are no special case");
+        let encoded = tokenizer.encode("", text, Truncation::End).expect("the check texts can be tokenized");
         batch.push(&encoded.ids);
     }
     batch
 }
 
-/// NaN where a number is not finite.
+/// Lowest cosine similarity of `count` pairs of vectors; NaN if a value is not finite.
 fn lowest_cosine(vectors: &[f32], expected: &[f32], count: usize) -> f32 {
     let dim = expected.len() / count;
     let cosines = vectors.chunks_exact(dim).zip(expected.chunks_exact(dim)).map(|(a, b)| cosine(a, b));
-    // Unlike min, which passes NaN over.
+    // `f32::min` would ignore NaN.
     cosines.fold(1.0, |lowest, cosine| if cosine >= lowest { lowest } else { cosine + 0.0 * lowest })
 }
 
@@ -316,20 +326,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kernel_that_does_not_exist_is_refused_with_those_that_do() {
-        let choice = KernelSelection { kernel: Some("abacus".into()), ..Default::default() };
-        let error = choice.requested().expect_err("no such kernel").to_string();
+    fn an_unknown_kernel_is_rejected_with_the_known_names() {
+        let selection = KernelSelection { kernel: Some("abacus".into()), ..Default::default() };
+        let error = selection.requested().expect_err("no such kernel").to_string();
         assert!(error.contains("abacus") && error.contains("scalar"), "{error}");
     }
 
     #[test]
-    fn a_kernel_of_another_precision_is_refused() {
-        let choice = KernelSelection {
+    fn a_kernel_of_another_precision_is_rejected() {
+        let selection = KernelSelection {
             kernel: Some("scalar".into()),
             precision: Some(Precision::Int8),
             ..Default::default()
         };
-        let error = choice.requested().expect_err("a contradiction");
+        let error = selection.requested().expect_err("a contradiction");
         assert_eq!(
             error,
             KernelSelectionError::Contradiction { name: "scalar".into(), found: "f32", asked: "int8" }
@@ -337,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn every_precision_has_a_kernel_that_runs_here() {
+    fn every_precision_has_a_supported_kernel() {
         for precision in [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8] {
             assert!(best(precision).is_supported() && best(precision).precision == precision);
         }
@@ -354,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn one_number_that_is_not_finite_spoils_the_lowest_cosine() {
+    fn a_non_finite_value_makes_the_lowest_cosine_nan() {
         assert_eq!(lowest_cosine(&[1.0, 0.0, 0.0, 2.0], &[1.0, 0.0, 0.0, 1.0], 2), 1.0);
         assert!(lowest_cosine(&[f32::NAN, 0.0, 0.0, 2.0], &[1.0, 0.0, 0.0, 1.0], 2).is_nan());
         assert!(lowest_cosine(&[f32::INFINITY, 0.0, 0.0, 2.0], &[1.0, 0.0, 0.0, 1.0], 2).is_nan());

@@ -1,4 +1,4 @@
-//! Times of the kernels on this CPU, measured on one layer of the model, and the file that keeps measurements.
+//! Timing of the kernels on this CPU with one layer of the model, and the file that stores the measurements.
 
 use std::{
     fs,
@@ -19,9 +19,10 @@ use super::{
 
 /// Sequence lengths of the timed batches: a query, and two passages.
 const BATCHES: [&[usize]; 2] = [&[12], &[48, 80]];
-/// Rounds, in each of which every kernel computes every batch once.
+/// Maximum rounds. In each round, every kernel computes every batch once.
 const ROUNDS: usize = 5;
-const FEWEST_ROUNDS: usize = 3;
+/// Minimum rounds, regardless of the time limit.
+const MIN_ROUNDS: usize = 3;
 /// Time after which no further round begins.
 const TIME_LIMIT: Duration = Duration::from_millis(80);
 
@@ -41,14 +42,14 @@ pub(super) fn time_kernels(source: &BertSource<'_>) -> Result<Vec<KernelMeasurem
     });
     let started = Instant::now();
     for round in 0..=ROUNDS {
-        if round > FEWEST_ROUNDS && started.elapsed() > TIME_LIMIT {
+        if round > MIN_ROUNDS && started.elapsed() > TIME_LIMIT {
             break;
         }
         layers.retain_mut(|(layer, times)| {
             let computed =
                 catch_unwind(AssertUnwindSafe(|| batches.each_ref().map(|batch| time_of(layer, batch))));
             match computed {
-                // The first round takes memory and wakes the vector units.
+                // The first round allocates memory and warms up the vector units.
                 Ok(_) if round == 0 => true,
                 Ok(taken) => {
                     times.iter_mut().zip(taken).for_each(|(times, taken)| times.push(taken));
@@ -57,7 +58,7 @@ pub(super) fn time_kernels(source: &BertSource<'_>) -> Result<Vec<KernelMeasurem
                 Err(_) => {
                     tracing::warn!(
                         kernel = layer.kernel().name,
-                        "the kernel panicked when it was timed; it is not used"
+                        "a kernel panicked while it was timed and is not used"
                     );
                     false
                 }
@@ -72,7 +73,7 @@ pub(super) fn time_kernels(source: &BertSource<'_>) -> Result<Vec<KernelMeasurem
     Ok(measured)
 }
 
-/// Kernels with vector instructions that this CPU supports; where there are none, all that it supports.
+/// Supported kernels with vector instructions, or all supported kernels if there are none.
 fn candidates() -> Vec<&'static Kernel> {
     let supported: Vec<&Kernel> = all().iter().filter(|kernel| kernel.is_supported()).collect();
     let vector: Vec<&Kernel> =
@@ -91,14 +92,14 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or(Duration::MAX)
 }
 
-/// The file that keeps what was measured of one model on one CPU.
+/// File with the measurements of one model on one CPU.
 pub(super) struct MeasurementFile {
     path: PathBuf,
     key: String,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Record {
+struct MeasurementRecord {
     key: String,
     kernels: Vec<KernelRecord>,
 }
@@ -112,17 +113,17 @@ struct KernelRecord {
 }
 
 impl MeasurementFile {
-    /// The file in a directory. Another CPU, model or version has another file.
-    pub fn of(directory: &Path, model_sha256: &str) -> MeasurementFile {
+    /// File in `directory`. Another CPU, model or version has another file.
+    pub fn in_directory(directory: &Path, model_sha256: &str) -> MeasurementFile {
         let kernels: Vec<&str> = candidates().iter().map(|kernel| kernel.name).collect();
         let key = format!("{} {} {} {model_sha256}", env!("CARGO_PKG_VERSION"), cpu(), kernels.join(","));
         let name = hex::encode(&Sha256::digest(key.as_bytes())[..8]);
         MeasurementFile { path: directory.join("assay").join(format!("kernels-{name}.json")), key }
     }
 
-    /// What an earlier start measured; None where there is nothing that can be used.
+    /// Reads the measurements of an earlier start. Returns `None` if there are no valid ones.
     pub fn read(&self) -> Option<Vec<KernelMeasurement>> {
-        let record: Record = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
+        let record: MeasurementRecord = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
         if record.key != self.key {
             return None;
         }
@@ -136,7 +137,7 @@ impl MeasurementFile {
         measured.filter(|measured| !measured.is_empty())
     }
 
-    /// Stores what was measured. If the directory cannot be written, the next start measures again.
+    /// Stores measurements. If the directory is not writable, the next start measures again.
     pub fn write(&self, measured: &[KernelMeasurement]) {
         let kernel = |measurement: &KernelMeasurement| KernelRecord {
             kernel: measurement.kernel.name.into(),
@@ -144,7 +145,8 @@ impl MeasurementFile {
             cosine: measurement.cosine,
             recall: measurement.recall,
         };
-        let record = Record { key: self.key.clone(), kernels: measured.iter().map(kernel).collect() };
+        let record =
+            MeasurementRecord { key: self.key.clone(), kernels: measured.iter().map(kernel).collect() };
         let write = || {
             fs::create_dir_all(self.path.parent().unwrap_or(&self.path))?;
             let whole = self.path.with_extension(format!("{}.tmp", std::process::id()));
@@ -152,12 +154,12 @@ impl MeasurementFile {
             fs::rename(&whole, &self.path)
         };
         if let Err(error) = write() {
-            tracing::debug!(file = %self.path.display(), %error, "the measurements of kernels could not be stored");
+            tracing::debug!(file = %self.path.display(), %error, "kernel measurements cannot be stored; the next start measures again");
         }
     }
 }
 
-/// The model of the CPU, as the operating system names it.
+/// Identity of the CPU model, from the operating system.
 fn cpu() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let first = info.split("\n\n").next().unwrap_or_default();
@@ -184,21 +186,21 @@ mod tests {
     }
 
     #[test]
-    fn measurements_are_kept_for_the_same_model_alone() {
+    fn measurements_are_stored_per_model() {
         let directory = tempfile::tempdir().expect("a directory");
-        let file = MeasurementFile::of(directory.path(), "a");
+        let file = MeasurementFile::in_directory(directory.path(), "a");
         assert!(file.read().is_none());
         file.write(&measured());
         let read = file.read().expect("what was written");
         let parts = |m: &KernelMeasurement| (m.kernel.name, m.time, m.cosine, m.recall);
         assert!(read.iter().map(parts).eq(measured().iter().map(parts)));
-        assert!(MeasurementFile::of(directory.path(), "b").read().is_none());
+        assert!(MeasurementFile::in_directory(directory.path(), "b").read().is_none());
     }
 
     #[test]
-    fn a_damaged_or_foreign_file_is_not_used() {
+    fn a_damaged_file_or_unknown_kernel_is_ignored() {
         let directory = tempfile::tempdir().expect("a directory");
-        let file = MeasurementFile::of(directory.path(), "a");
+        let file = MeasurementFile::in_directory(directory.path(), "a");
         file.write(&measured());
         let written = fs::read_to_string(&file.path).expect("the file");
         for damaged in [&written[..written.len() / 2], "", &written.replace(candidates()[0].name, "abacus")] {
@@ -208,11 +210,11 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_cannot_be_written_is_no_error() {
+    fn an_unwritable_directory_is_not_an_error() {
         let directory = tempfile::tempdir().expect("a directory");
         let taken = directory.path().join("taken");
         fs::write(&taken, "a file").expect("written");
-        let file = MeasurementFile::of(&taken, "a");
+        let file = MeasurementFile::in_directory(&taken, "a");
         file.write(&measured());
         assert!(file.read().is_none());
     }

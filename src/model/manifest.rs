@@ -1,4 +1,4 @@
-//! The small files beside the weights: architecture, pooling, normalisation, prompts and limits.
+//! The configuration files of a model: architecture, pooling, normalisation, prompts and limits.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{ModelError, ModelSettings};
 
-/// How token states become one vector. Source: Sentence-BERT, section 3, arXiv:1908.10084.
+/// Pooling of token states into one vector. Source: Sentence-BERT, section 3, arXiv:1908.10084.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
     /// The state of the first token.
@@ -21,20 +21,21 @@ pub enum Pooling {
     LastToken,
 }
 
-/// What the small files of a model say, checked.
+/// Checked content of the configuration files.
 #[derive(Debug)]
 pub(super) struct Manifest {
     pub bert: BertConfig,
     pub pooling: Pooling,
     pub normalizes: bool,
-    /// Whether the text is lower-cased before it reaches the tokenizer.
+    /// Whether texts are converted to lower case before tokenization.
     pub lower_cases: bool,
+    /// Maximum tokens per input, special tokens included.
     pub max_tokens: usize,
     pub prompts: BTreeMap<String, String>,
     pub default_prompt_name: Option<String>,
 }
 
-/// config.json of the BERT and RoBERTa families.
+/// Fields of config.json of the BERT and RoBERTa families.
 #[derive(Debug, Deserialize)]
 pub(super) struct BertConfig {
     pub model_type: String,
@@ -55,7 +56,7 @@ pub(super) struct BertConfig {
 }
 
 impl BertConfig {
-    /// The position of the first token: RoBERTa counts from the padding index + 1, BERT from 0.
+    /// Position of the first token: 0 for BERT, and the padding index + 1 for RoBERTa.
     pub fn first_position(&self) -> usize {
         match self.model_type.as_str() {
             "bert" => 0,
@@ -64,6 +65,7 @@ impl BertConfig {
     }
 }
 
+/// Entry of modules.json.
 #[derive(Deserialize)]
 struct ModuleEntry {
     #[serde(rename = "type")]
@@ -95,6 +97,10 @@ struct TokenizerConfig {
 const ARCHITECTURES: &str = "model_type bert, roberta, xlm-roberta and camembert";
 
 impl Manifest {
+    /// Reads and checks the configuration files in `dir`.
+    ///
+    /// # Errors
+    /// [`ModelError`] with the file that is missing, invalid or not supported.
     pub fn read(dir: &Path, settings: &ModelSettings) -> Result<Manifest, ModelError> {
         let bert = read_architecture(dir)?;
         let modules = read_modules(dir)?;
@@ -117,7 +123,8 @@ impl Manifest {
 
 fn read_architecture(dir: &Path) -> Result<BertConfig, ModelError> {
     let file = dir.join("config.json");
-    let value: serde_json::Value = read_required(&file, "is this the directory of a transformers model?")?;
+    let value: serde_json::Value =
+        read_required(&file, "check that the directory is a model of the transformers library")?;
     let model_type = value["model_type"].as_str().unwrap_or("none").to_owned();
     if !["bert", "roberta", "xlm-roberta", "camembert"].contains(&model_type.as_str()) {
         return Err(unsupported(file, format!("model_type {model_type}"), ARCHITECTURES));
@@ -131,7 +138,7 @@ fn read_architecture(dir: &Path) -> Result<BertConfig, ModelError> {
     }
     let sizes = [config.vocab_size, config.hidden_size, config.num_hidden_layers, config.intermediate_size];
     if sizes.contains(&0) || config.num_attention_heads == 0 || config.type_vocab_size == 0 {
-        return Err(invalid(&file, "a size is 0".into()));
+        return Err(invalid(&file, "vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size and type_vocab_size must be positive".into()));
     }
     if !config.hidden_size.is_multiple_of(config.num_attention_heads) {
         return Err(invalid(
@@ -165,7 +172,7 @@ fn read_modules(dir: &Path) -> Result<PoolingModules, ModelError> {
             other => {
                 return Err(unsupported(
                     file,
-                    format!("the module {other}"),
+                    format!("module {other}"),
                     "Transformer, Pooling and Normalize",
                 ));
             }
@@ -176,10 +183,10 @@ fn read_modules(dir: &Path) -> Result<PoolingModules, ModelError> {
 
 const POOLINGS: &str = "one of CLS, mean and last token";
 
-/// Reads both forms: one `pooling_mode`, or one switch for each mode.
+/// Reads the pooling from either format: one `pooling_mode`, or one boolean per mode.
 fn read_pooling(file: &Path) -> Result<Pooling, ModelError> {
     let config: serde_json::Map<String, serde_json::Value> =
-        read_required(file, "modules.json names it; fetch the model again")?;
+        read_required(file, "modules.json refers to it; download the model again")?;
     if config.get("include_prompt").and_then(serde_json::Value::as_bool) == Some(false) {
         return Err(unsupported(file.into(), "include_prompt = false".into(), "include_prompt = true"));
     }
@@ -208,13 +215,13 @@ fn check_prompts(dir: &Path, config: &SentenceTransformersConfig) -> Result<(), 
     match &config.default_prompt_name {
         Some(name) if !config.prompts.contains_key(name) => Err(invalid(
             &dir.join("config_sentence_transformers.json"),
-            format!("default_prompt_name {name} is not among the prompts"),
+            format!("default_prompt_name {name} is not one of the prompts"),
         )),
         _ => Ok(()),
     }
 }
 
-/// The lowest of what the position table, the files and the operator allow.
+/// Minimum of the limits of the position table, the files and the settings.
 fn max_tokens(
     dir: &Path,
     bert: &BertConfig,
@@ -224,17 +231,21 @@ fn max_tokens(
     let file = dir.join("tokenizer_config.json");
     let tokenizer: TokenizerConfig = read_optional(&file)?.unwrap_or_default();
     let positions = bert.max_position_embeddings.saturating_sub(bert.first_position());
-    // Tokenizers without a limit write 1e30 here.
+    // Tokenizers without a limit have 1e30 here.
     let by_tokenizer =
         tokenizer.model_max_length.filter(|&n| (1.0..1e9).contains(&n)).map(|tokens| tokens as usize);
     let by_files = sentence.max_seq_length.or(by_tokenizer).unwrap_or(positions);
     let limit = positions.min(by_files).min(settings.max_tokens.unwrap_or(usize::MAX));
     if limit < 3 {
-        return Err(invalid(&dir.join("config.json"), format!("inputs could have only {limit} tokens")));
+        return Err(invalid(
+            &dir.join("config.json"),
+            format!("the maximum tokens per input is {limit}, at least 3 are required"),
+        ));
     }
     Ok(limit)
 }
 
+/// Reads a file. `hint` says what to do if it is missing.
 pub(super) fn read_file(file: &Path, hint: &'static str) -> Result<Vec<u8>, ModelError> {
     std::fs::read(file).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => ModelError::Missing { file: file.into(), hint },
@@ -299,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_of_the_pooling_file_are_read() {
+    fn both_formats_of_the_pooling_file_are_read() {
         for (config, expected) in [
             (r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#, Pooling::Cls),
             (r#"{"pooling_mode_mean_tokens": true}"#, Pooling::Mean),
@@ -312,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pooling_that_is_not_supported_is_named() {
+    fn an_unsupported_pooling_is_named() {
         for (config, named) in [
             (r#"{"pooling_mode_max_tokens": true}"#, "max_tokens"),
             (r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true}"#, "mean_tokens"),
@@ -324,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_transformers_model_is_pooled_by_the_mean_and_not_normalised() {
+    fn a_plain_transformers_model_has_mean_pooling_without_scaling() {
         check(&[("config.json", BERT)], |manifest| {
             let manifest = manifest.expect("valid");
             assert_eq!(
@@ -335,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unlimited_tokenizer_leaves_the_limit_to_the_positions() {
+    fn without_tokenizer_limit_the_position_table_limits_inputs() {
         let endless = r#"{"model_max_length": 1000000000000000019884624838656}"#;
         check(&[("config.json", BERT), ("tokenizer_config.json", endless)], |manifest| {
             assert_eq!(manifest.expect("valid").max_tokens, 64);
@@ -343,13 +354,13 @@ mod tests {
     }
 
     #[test]
-    fn roberta_loses_the_positions_before_its_first() {
+    fn roberta_does_not_use_the_positions_before_its_first() {
         let config = BERT.replace("\"bert\"", "\"roberta\"").replace("64", "66");
         check(&[("config.json", &config)], |manifest| assert_eq!(manifest.expect("valid").max_tokens, 64));
     }
 
     #[test]
-    fn what_cannot_be_served_is_named_with_its_file() {
+    fn unsupported_content_is_reported_with_its_file() {
         for (file, content, named) in [
             ("config.json", r#"{"model_type": "t5"}"#.to_owned(), "t5"),
             ("config.json", BERT.replace("}", r#", "hidden_act": "relu"}"#), "relu"),

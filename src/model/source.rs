@@ -1,4 +1,4 @@
-//! Where a model's files come from: a directory, the hub's cache, or the hub.
+//! Sources of model files: a local directory, the hub cache on disk, or the hub.
 
 mod cache;
 mod error;
@@ -26,43 +26,49 @@ use self::{
 pub use self::{error::SourceError, progress::FetchProgress, verify::verify};
 use crate::secret::Secret;
 
-/// How long a start waits to hear whether a model that it already has was changed.
+/// Maximum wait at startup for the hub to report whether a cached model has changed.
 const FRESHNESS_LIMIT: Duration = Duration::from_secs(5);
 
-/// Files of one model: shards of weights, and a few of JSON. Each costs a request.
+/// Maximum files of one model. Each costs a request.
 const MAX_FILES: usize = 1000;
 
+/// Location of the model files, and limits of their download.
 #[derive(Debug, Clone)]
 pub struct SourceSettings {
-    /// A directory, or a hub id such as `org/name`.
+    /// Path of a directory, or hub id such as `org/name`.
     pub model: String,
-    /// Branch, tag or commit; `main` where there is none.
+    /// Branch, tag or commit; `None` means `main`.
     pub revision: Option<String>,
+    /// Base URL of the hub.
     pub endpoint: String,
+    /// Access token for the hub.
     pub token: Option<Secret>,
-    /// The cache that Python's huggingface_hub uses too, such as `~/.cache/huggingface/hub`.
+    /// Hub cache directory, shared with the Python library huggingface_hub, such as `~/.cache/huggingface/hub`.
     pub cache_dir: PathBuf,
-    /// Never ask the hub.
+    /// Never contact the hub.
     pub offline: bool,
+    /// Timeout for a connection to the hub.
     pub connect_timeout: Duration,
-    /// The longest wait for the next byte.
+    /// Maximum wait for the next byte of a response.
     pub idle_timeout: Duration,
+    /// Timeout for the download of one model.
     pub total_timeout: Duration,
-    /// How often one request is tried without any new byte.
+    /// Maximum consecutive attempts of a request that bring no new byte.
     pub attempts: u32,
-    /// The first pause between attempts; it doubles, with jitter, up to 30 s.
+    /// Initial pause between attempts. It doubles with jitter up to 30 s.
     pub backoff: Duration,
-    /// Bytes of the hub's list of files.
+    /// Maximum size of the list of files of a repository, in bytes.
     pub max_listing_bytes: u64,
-    /// Bytes of one file.
+    /// Maximum size of a file, in bytes.
     pub max_file_bytes: u64,
-    /// Bytes of one JSON file, and of any file whose size the hub does not announce.
+    /// Maximum size of a JSON file, and of any file whose size the hub does not announce, in bytes.
     pub max_small_file_bytes: u64,
-    /// Free space that a download leaves on the volume of the cache.
+    /// Minimum free space that a download leaves on the volume of the cache, in bytes.
     pub disk_reserve_bytes: u64,
 }
 
 impl SourceSettings {
+    /// Default settings for a model and a cache directory.
     pub fn new(model: impl Into<String>, cache_dir: impl Into<PathBuf>) -> Self {
         Self {
             model: model.into(),
@@ -88,22 +94,23 @@ impl SourceSettings {
     }
 }
 
-/// A directory with everything that a model needs.
+/// A directory with all files of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFiles {
+    /// Directory of the files.
     pub dir: PathBuf,
-    /// The hub id, or the name of the directory.
+    /// Hub id, or name of the directory.
     pub id: String,
-    /// The commit, where the files came from the hub.
+    /// Commit, if the files are from the hub.
     pub revision: Option<String>,
 }
 
-/// Finds the model's files, fetching them into the cache if need be. Blocks; never call it on the reactor.
+/// Locates the model files, and downloads them into the cache if necessary. Blocks; do not call it on the reactor.
 ///
-/// A cached model is used when the hub cannot be asked, so a hub that is down stops no start but the first.
+/// If the hub is unavailable, a cached model is used, so only the first start depends on the hub.
 ///
 /// # Errors
-/// [`SourceError`]; whatever had arrived by then is kept, and the next call goes on from there.
+/// [`SourceError`]. Downloaded bytes are kept, and the next call resumes.
 pub fn locate(
     settings: &SourceSettings,
     cancel: &CancellationToken,
@@ -118,11 +125,11 @@ pub fn locate(
 }
 
 fn from_directory(dir: &Path) -> Result<ModelFiles, SourceError> {
-    select::check_dir(dir).map_err(|missing| missing.at(format!("directory {}", dir.display())))?;
+    select::check_dir(dir).map_err(|missing| missing.in_location(format!("directory {}", dir.display())))?;
     Ok(ModelFiles { dir: dir.to_owned(), id: directory_name(dir), revision: None })
 }
 
-/// The last part of its path, as the path itself may tell more than callers should know.
+/// Name of the directory without its parents, since the path is not disclosed to callers.
 fn directory_name(dir: &Path) -> String {
     let whole = dir.canonicalize();
     let whole = whole.as_deref().unwrap_or(dir);
@@ -138,7 +145,7 @@ fn from_hub(
     check_revision(settings.revision())?;
     let cache = RepoCache::new(settings);
     let cached = cache.complete(settings.revision());
-    // A commit never changes, so there is nothing to ask.
+    // A commit never changes, so the hub need not be contacted.
     if settings.offline || (cached.is_some() && is_commit(settings.revision())) {
         return cached.ok_or_else(|| not_cached(settings));
     }
@@ -150,7 +157,7 @@ fn from_hub(
         (Err(SourceError::Cancelled), _) => Err(SourceError::Cancelled),
         (Err(error), Some(cached)) => {
             let ModelFiles { id, revision, .. } = &cached;
-            tracing::warn!(%error, id, revision, "hub not usable, going on with the cached model");
+            tracing::warn!(%error, id, revision, "the hub is not available; using the cached model");
             Ok(cached)
         }
         (outcome, _) => outcome,
@@ -164,11 +171,12 @@ fn block_on<T>(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| SourceError::Client { reason: error.to_string() })?;
     let outcome = runtime.block_on(cancel.run_until_cancelled(work));
-    // A name lookup cannot be interrupted; it is left behind rather than waited for.
+    // A DNS lookup cannot be interrupted, so it is not waited for.
     runtime.shutdown_background();
     outcome.unwrap_or(Err(SourceError::Cancelled))
 }
 
+/// The hub with its cache.
 struct HubSource<'a> {
     settings: &'a SourceSettings,
     hub: Hub,
@@ -191,7 +199,7 @@ impl HubSource<'_> {
         self.fetch(listing).await
     }
 
-    /// One short question; if something new is there, it is fetched with all patience.
+    /// Asks the hub once whether the revision has changed, and downloads a new version with the full timeouts.
     async fn refresh(&self) -> Result<ModelFiles, SourceError> {
         let once = SourceSettings { attempts: 1, ..self.settings.clone() };
         let listing = timeout(FRESHNESS_LIMIT, self.list(&once)).await;
@@ -210,18 +218,19 @@ impl HubSource<'_> {
 
     async fn fetch(&self, listing: Listing) -> Result<ModelFiles, SourceError> {
         let commit = &listing.sha;
-        let place = || format!("{} at {commit} on {}", self.settings.model, self.hub.host());
-        let mut files = select::select_files(&listing.paths()).map_err(|missing| missing.at(place()))?;
+        let location = || format!("{} at {commit} on {}", self.settings.model, self.hub.host());
+        let mut files =
+            select::select_files(&listing.paths()).map_err(|missing| missing.in_location(location()))?;
         if files.len() > MAX_FILES {
             let reason = format!("the model has {} files, the limit is {MAX_FILES}", files.len());
-            return Err(SourceError::Unusable { what: place(), reason });
+            return Err(SourceError::Unusable { what: location(), reason });
         }
         files.retain(|file| !self.cache.has(commit, file));
         if !files.is_empty() {
             self.fetcher(commit).fetch_all(&files).await?;
         }
         let located = self.cache.files(commit);
-        select::check_dir(&located.dir).map_err(|missing| missing.at(place()))?;
+        select::check_dir(&located.dir).map_err(|missing| missing.in_location(location()))?;
         self.note_revision(commit);
         Ok(located)
     }
@@ -231,10 +240,10 @@ impl HubSource<'_> {
         Fetcher { settings, hub, cache, cancel, progress, commit }
     }
 
-    /// A cache that cannot be written serves all the same; only a later offline start may miss this commit.
+    /// Records the commit of the revision. If the cache is not writable, only a later offline start is affected.
     fn note_revision(&self, commit: &str) {
         if let Err(error) = self.cache.note_revision(self.settings.revision(), commit) {
-            tracing::warn!(%error, "the cache does not remember which commit the revision means");
+            tracing::warn!(%error, "cannot record the commit of the revision in the cache; a later offline start may not find the model");
         }
     }
 
@@ -256,16 +265,16 @@ fn log_ready(files: &ModelFiles) {
     tracing::info!(id, revision, dir = %dir.display(), "model files are ready");
 }
 
-/// One or two parts of letters, digits, `-`, `_` and `.`, as the hub itself has it.
+/// Checks that an id has one or two parts of letters, digits, `-`, `_` and `.`, as the hub requires.
 fn check_id(model: &str) -> Result<(), SourceError> {
-    let good = |part: &str| is_path_part(part) && !part.contains("--") && !part.contains("..");
-    if model.split('/').count() <= 2 && model.split('/').all(good) {
+    let is_valid = |part: &str| is_path_part(part) && !part.contains("--") && !part.contains("..");
+    if model.split('/').count() <= 2 && model.split('/').all(is_valid) {
         return Ok(());
     }
     Err(SourceError::BadId { model: model.to_owned() })
 }
 
-/// Revisions become paths in the cache: parts that climb or hide are refused.
+/// Checks that a revision can be a path in the cache: no empty part, and none that begins with `.` or `-`.
 fn check_revision(revision: &str) -> Result<(), SourceError> {
     if revision.split('/').all(is_path_part) {
         return Ok(());
@@ -284,7 +293,7 @@ mod tests {
     use super::{check_id, check_revision};
 
     #[test]
-    fn an_id_that_could_leave_the_cache_is_refused() {
+    fn an_id_outside_of_the_cache_is_rejected() {
         for good in ["org/name", "gpt2", "BAAI/bge-small-en-v1.5"] {
             assert!(check_id(good).is_ok(), "{good}");
         }
@@ -294,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_that_could_leave_the_cache_is_refused() {
+    fn a_revision_outside_of_the_cache_is_rejected() {
         for good in ["main", "v1.0", "refs/pr/3"] {
             assert!(check_revision(good).is_ok(), "{good}");
         }

@@ -1,4 +1,4 @@
-//! Text to token ids, with the model's own limit and special tokens.
+//! Tokenization of texts, with the special tokens and the limit of the model.
 
 mod characters;
 mod wordpiece;
@@ -11,54 +11,63 @@ use super::{
     manifest::{self, Manifest},
 };
 
-/// What happens to an input of more tokens than the model takes.
+/// Handling of an input with more tokens than the model accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Truncation {
-    /// It is refused.
+    /// The input is rejected.
     #[default]
     None,
-    /// Tokens are cut from its end.
+    /// Tokens are removed from the end.
     End,
-    /// Tokens are cut from its start.
+    /// Tokens are removed from the start.
     Start,
 }
 
-/// The token ids of one input, special tokens included; at most as many as the model takes.
+/// Token ids of one input within the limit of the model, special tokens included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
+    /// Token ids, special tokens included.
     pub ids: Vec<u32>,
+    /// Whether tokens were removed.
     pub truncated: bool,
 }
 
-/// One token of an input, for callers who cut texts themselves.
+/// One token of an input, for callers that split texts themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
+    /// Token id.
     pub id: u32,
-    /// As the vocabulary writes it.
+    /// Text of the token in the vocabulary.
     pub text: String,
-    /// Bytes of the input that it covers: `start..end`; `0..0` for special tokens and those of the prompt.
+    /// First byte of the input that the token covers. Special tokens and tokens of the prompt cover `0..0`.
     pub start: usize,
+    /// End of the covered bytes, exclusive.
     pub end: usize,
+    /// Whether the tokenizer adds the token to every input.
     pub special: bool,
 }
 
+/// Reason why a text cannot be tokenized.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant documents it")]
 pub enum TokenizeError {
-    #[error("{tokens} tokens, the model takes {limit}")]
+    #[error(
+        "the input has {tokens} tokens, the limit of the model is {limit}; shorten it or set a truncation"
+    )]
     TooLong { tokens: usize, limit: usize },
-    #[error("the tokenizer failed: {0}")]
+    #[error("tokenizer error: {0}")]
     Failed(String),
 }
 
-/// The model's tokenizer without its own truncation and padding.
+/// Tokenizer of a model. Truncation and padding of tokenizer.json are not used.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// The quick way to ids, where the tokenizer is BERT's.
-    words: Option<WordPiece>,
+    /// Fast implementation for token ids, if the tokenizer is that of BERT.
+    wordpiece: Option<WordPiece>,
     file: PathBuf,
     max_tokens: usize,
     lower_cases: bool,
-    // Invariant: every input's ids are these around its own, as `check_frame` saw at load.
+    // Invariant: the ids of every input are between these, as `special_tokens` checked at load.
     prefix: Vec<u32>,
     suffix: Vec<u32>,
 }
@@ -66,19 +75,23 @@ pub struct Tokenizer {
 impl Tokenizer {
     pub(super) fn read(dir: &Path, manifest: &Manifest) -> Result<Tokenizer, ModelError> {
         let file = dir.join("tokenizer.json");
-        let bytes = manifest::read_file(&file, "save the model with its fast tokenizer")?;
+        let bytes = manifest::read_file(&file, "save the model with its fast tokenizer (tokenizer.json)")?;
         let refuse = |message: String| manifest::invalid(&file, message);
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| refuse(e.to_string()))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| refuse(e.to_string()))?;
-        let (prefix, suffix) = frame(&inner).map_err(refuse)?;
+        let (prefix, suffix) = special_tokens(&inner).map_err(refuse)?;
         if prefix.len() + suffix.len() >= manifest.max_tokens {
-            return Err(refuse(format!("no room beside special tokens in {} tokens", manifest.max_tokens)));
+            return Err(refuse(format!(
+                "{} special tokens leave no room within the limit of {} tokens per input",
+                prefix.len() + suffix.len(),
+                manifest.max_tokens
+            )));
         }
-        let words = WordPiece::from_tokenizer(&inner).filter(|words| agrees(words, &inner));
-        words.iter().for_each(WordPiece::prepare);
+        let wordpiece = WordPiece::from_tokenizer(&inner).filter(|fast| agrees(fast, &inner));
+        wordpiece.iter().for_each(WordPiece::prepare);
         Ok(Tokenizer {
-            words,
+            wordpiece,
             inner,
             file,
             max_tokens: manifest.max_tokens,
@@ -88,45 +101,47 @@ impl Tokenizer {
         })
     }
 
+    /// Checks that every token id has a row in the embedding table.
+    ///
     /// # Errors
-    /// [`ModelError::Invalid`] if an id of the vocabulary lies outside the embedding table of `rows` rows.
+    /// [`ModelError::Invalid`] if a token id is not below `rows`.
     pub(super) fn check_vocabulary(&self, rows: usize) -> Result<(), ModelError> {
         let highest = self.inner.get_vocab(true).into_values().max().unwrap_or(0) as usize;
         if highest < rows {
             return Ok(());
         }
-        let message = format!("token id {highest} lies outside the {rows} rows of the embedding table");
+        let message = format!("token id {highest} exceeds the embedding table of {rows} rows");
         Err(manifest::invalid(&self.file, message))
     }
 
-    /// Token ids of `prompt` and `text` as one, within the model's limit.
+    /// Tokenizes `prompt` followed by `text`, within the limit of the model.
     ///
     /// # Errors
-    /// [`TokenizeError::TooLong`] if they don't fit and `truncation` is none.
+    /// [`TokenizeError::TooLong`] if there are too many tokens and `truncation` is [`Truncation::None`].
     pub fn encode(&self, prompt: &str, text: &str, truncation: Truncation) -> Result<Encoded, TokenizeError> {
         let whole = self.whole(prompt, text);
-        match self.words.as_ref().and_then(|words| words.encode(&whole)) {
+        match self.wordpiece.as_ref().and_then(|fast| fast.encode(&whole)) {
             Some(content) => self.fit(&content, truncation),
             None => self.fit(self.inner.encode_fast(whole, false).map_err(failed)?.get_ids(), truncation),
         }
     }
 
-    /// The same for all texts of a call, or none where that could take more than 100 µs.
+    /// Tokenizes all texts of a request. Returns `None` if that could take more than 100 µs.
     pub fn encode_at_once(
         &self,
         prompt: &str,
         texts: &[String],
         truncation: Truncation,
     ) -> Option<Vec<Result<Encoded, TokenizeError>>> {
-        let words = self.words.as_ref()?;
+        let fast = self.wordpiece.as_ref()?;
         if texts.iter().map(|text| prompt.len() + text.len()).sum::<usize>() > BYTES_AT_ONCE {
             return None;
         }
-        let encode = |text: &String| Some(self.fit(&words.encode(&self.whole(prompt, text))?, truncation));
+        let encode = |text: &String| Some(self.fit(&fast.encode(&self.whole(prompt, text))?, truncation));
         texts.iter().map(encode).collect()
     }
 
-    /// Between the special tokens, within the model's limit.
+    /// Truncates `content` to the limit of the model and adds the special tokens.
     fn fit(&self, content: &[u32], truncation: Truncation) -> Result<Encoded, TokenizeError> {
         let room = self.max_tokens - self.prefix.len() - self.suffix.len();
         let kept = match truncation {
@@ -142,10 +157,10 @@ impl Tokenizer {
         Ok(Encoded { ids, truncated: kept.len() < content.len() })
     }
 
-    /// All tokens of `prompt` and `text` as one; nothing is cut off.
+    /// Tokenizes `prompt` followed by `text` without truncation.
     ///
     /// # Errors
-    /// [`TokenizeError::Failed`] if the tokenizer does.
+    /// [`TokenizeError::Failed`] if the tokenizer fails.
     pub fn tokens(&self, prompt: &str, text: &str) -> Result<Vec<Token>, TokenizeError> {
         let whole = self.whole(prompt, text);
         let grown = whole.len() != prompt.len() + text.len();
@@ -154,7 +169,7 @@ impl Tokenizer {
         let content = content.map(|((&id, token), &(start, end))| Token {
             id,
             text: token.clone(),
-            // Lower-casing that changes the length leaves no byte positions in the caller's text.
+            // If lower-casing changes the length, byte positions do not refer to the text of the caller.
             start: if grown { 0 } else { start.saturating_sub(prompt.len()) },
             end: if grown { 0 } else { end.saturating_sub(prompt.len()) },
             special: false,
@@ -163,7 +178,7 @@ impl Tokenizer {
         Ok(special(&self.prefix).into_iter().chain(content).chain(special(&self.suffix)).collect())
     }
 
-    /// The most tokens of one input, special tokens included.
+    /// Maximum tokens per input, special tokens included.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
     }
@@ -179,12 +194,12 @@ impl Tokenizer {
     }
 }
 
-/// Bytes that [`WordPiece`] tokenizes within 100 µs: 30 to 60 ns for each, with caches that weights went through, and
-/// 80 to 120 ns where every letter of long words is a token of its own.
+/// Bytes that [`WordPiece`] tokenizes within 100 µs. It takes 30 to 60 ns per byte with caches evicted by weights, and 80
+/// to 120 ns if every letter of long words is a token.
 const BYTES_AT_ONCE: usize = 1024;
 
-/// The quick way was tested with small vocabularies; whether it goes the whole way with this one is seen at load.
-fn agrees(words: &WordPiece, inner: &tokenizers::Tokenizer) -> bool {
+/// Checks at load that the fast implementation agrees with the `tokenizers` crate for this vocabulary.
+fn agrees(fast: &WordPiece, inner: &tokenizers::Tokenizer) -> bool {
     let texts = [
         "The quick brown fox jumps over 13 lazy dogs, doesn't it?",
         "Tokenization of unbelievably long words: antidisestablishmentarianism, naïveté, Straße.",
@@ -194,16 +209,16 @@ fn agrees(words: &WordPiece, inner: &tokenizers::Tokenizer) -> bool {
     ];
     let agrees = texts.iter().all(|text| {
         let theirs = inner.encode_fast(*text, false);
-        theirs.is_ok_and(|theirs| words.encode(text).is_none_or(|ours| ours == theirs.get_ids()))
+        theirs.is_ok_and(|theirs| fast.encode(text).is_none_or(|ours| ours == theirs.get_ids()))
     });
     if !agrees {
-        tracing::warn!("this tokenizer is not quite BERT's; texts are cut the slow way");
+        tracing::warn!("the fast tokenizer disagrees with tokenizer.json; using the slower tokenizers crate");
     }
     agrees
 }
 
-/// The ids that the tokenizer puts before and after every input.
-fn frame(tokenizer: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), String> {
+/// Ids of the special tokens before and after every input.
+fn special_tokens(tokenizer: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), String> {
     let probe = |text: &str, special| {
         tokenizer.encode_fast(text, special).map(|e| e.get_ids().to_vec()).map_err(|e| e.to_string())
     };
@@ -211,11 +226,11 @@ fn frame(tokenizer: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), Stri
     let start = framed
         .windows(bare.len().max(1))
         .position(|window| window == bare)
-        .ok_or("the post-processor changes the tokens between the special ones")?;
+        .ok_or("the post-processor changes tokens other than the special ones, which is not supported")?;
     let (prefix, suffix) = (framed[..start].to_vec(), framed[start + bare.len()..].to_vec());
     let longer = "two words 三 4";
     if [&prefix[..], &probe(longer, false)?, &suffix[..]].concat() != probe(longer, true)? {
-        return Err("the special tokens depend on the text".into());
+        return Err("the special tokens depend on the text, which is not supported".into());
     }
     Ok((prefix, suffix))
 }

@@ -1,4 +1,4 @@
-//! Tensors from safetensors files, checked and widened to f32.
+//! Tensors from safetensors files, checked and converted to f32.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,13 +17,15 @@ use super::{
     manifest::{invalid, read_optional},
 };
 
-/// All weights files of a model in memory.
+/// All weights files of a model, in memory.
 pub(super) struct Weights {
     shards: Vec<Shard>,
     sha256: String,
+    /// Prefix of every tensor name, such as `bert.`.
     prefix: String,
 }
 
+/// One safetensors file.
 struct Shard {
     file: PathBuf,
     bytes: Vec<u8>,
@@ -36,11 +38,14 @@ struct ShardIndex {
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE_FILE: &str = "model.safetensors";
-/// Every family of the encoder has it, under a prefix or none.
+/// Tensor that every supported model has. What precedes it is the prefix of all tensor names.
 pub(super) const ANCHOR: &str = "embeddings.word_embeddings.weight";
 
 impl Weights {
-    /// Reads every weights file, and hashes it on the way; `progress` gets bytes read and bytes in all.
+    /// Reads and hashes every weights file. `progress` receives the bytes read and the total bytes.
+    ///
+    /// # Errors
+    /// [`ModelError`] if a file is missing, cannot be read or is not a valid safetensors file.
     pub fn read(dir: &Path, progress: &dyn Fn(u64, u64)) -> Result<Weights, ModelError> {
         let files = weights_files(dir)?;
         let sizes: Vec<u64> = files.iter().map(|file| size(file)).collect::<Result<_, _>>()?;
@@ -52,7 +57,7 @@ impl Weights {
                 progress(done, total);
             })?;
             SafeTensors::deserialize(&bytes).map_err(|e| {
-                invalid(&file, format!("{e}; it is {size} bytes long: fetch it again if it was cut short"))
+                invalid(&file, format!("{e} (file size {size} bytes); download it again if it is incomplete"))
             })?;
             shards.push(Shard { file, bytes });
         }
@@ -61,15 +66,16 @@ impl Weights {
         Ok(weights)
     }
 
+    /// SHA-256 over all files, in hexadecimal.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
 
-    /// The tensor `name` in f32, row by row.
+    /// Returns the tensor `name` in f32, in row-major order.
     ///
     /// # Errors
-    /// [`ModelError`] with file and tensor if it is missing, or has another shape or type, or numbers that
-    /// are not finite.
+    /// [`ModelError`] with file and tensor if it is missing, has another shape or an unsupported type, or has a value
+    /// that is not finite.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
         let name = format!("{}{name}", self.prefix);
         let (file, view) = self.find(&name).ok_or_else(|| ModelError::MissingTensor {
@@ -113,7 +119,7 @@ impl Weights {
 
 impl Shard {
     fn tensors(&self) -> SafeTensors<'_> {
-        SafeTensors::deserialize(&self.bytes).expect("the header was read without an error at load")
+        SafeTensors::deserialize(&self.bytes).expect("the header was valid when the file was read")
     }
 }
 
@@ -121,10 +127,13 @@ fn weights_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
     if let Some(index) = read_optional::<ShardIndex>(&dir.join(INDEX))? {
         let names: BTreeSet<String> = index.weight_map.into_values().collect();
         if let Some(outside) = names.iter().find(|name| Path::new(name).components().count() != 1) {
-            return Err(invalid(&dir.join(INDEX), format!("it names {outside}, outside the directory")));
+            return Err(invalid(
+                &dir.join(INDEX),
+                format!("weight_map names {outside}, which is outside of the directory"),
+            ));
         }
         if names.is_empty() {
-            return Err(invalid(&dir.join(INDEX), "it names no file".into()));
+            return Err(invalid(&dir.join(INDEX), "weight_map names no file".into()));
         }
         return Ok(names.into_iter().map(|name| dir.join(name)).collect());
     }
@@ -133,9 +142,10 @@ fn weights_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
 
 fn size(file: &Path) -> Result<u64, ModelError> {
     let metadata = std::fs::metadata(file).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => {
-            ModelError::Missing { file: file.into(), hint: "weights are read from safetensors files alone" }
-        }
+        std::io::ErrorKind::NotFound => ModelError::Missing {
+            file: file.into(),
+            hint: "only weights in the safetensors format are supported",
+        },
         _ => ModelError::Read { file: file.into(), source },
     })?;
     Ok(metadata.len())

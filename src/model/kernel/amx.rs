@@ -1,6 +1,6 @@
-//! AMX: products of tiles of 16 rows of 64 bytes, in bf16, f16 and 8-bit integers.
+//! AMX kernels: products of tiles of 16 rows of 64 bytes, in bf16, f16 and 8-bit integers.
 //!
-//! Two tiles of rows meet two of columns, so that each load serves two products. Source: Intel 64 and IA-32
+//! Two tiles of rows are multiplied with two tiles of columns, so that each load serves two products. Source: Intel 64 and IA-32
 //! Architectures Software Developer's Manual, volume 1, chapter 18.
 
 use std::{
@@ -28,10 +28,10 @@ struct Support {
     fp16: bool,
 }
 
-/// How many bytes ahead of a product its panel is brought to the first cache: a tile load waits for all its lines.
+/// Prefetch distance in a panel, in bytes. A tile load waits for all its cache lines.
 const AHEAD: usize = 4096;
 
-/// What the CPU has and the system lets this process use.
+/// Features that the CPU has and the operating system allows this process to use.
 static SUPPORT: LazyLock<Support> = LazyLock::new(|| {
     let (features, more) = (__cpuid_count(7, 0), __cpuid_count(7, 1));
     let has_tiles = features.edx & 1 << 24 != 0;
@@ -53,13 +53,13 @@ pub(super) fn has_fp16() -> bool {
     SUPPORT.fp16
 }
 
-/// Attention beside the integers is computed in bf16.
+/// Whether AMX for int8 can be used. Attention is then computed in bf16.
 pub(super) fn has_int8() -> bool {
     SUPPORT.int8 && SUPPORT.bf16
 }
 
-/// Linux keeps the tiles' state only for processes that ask for it once; without, the first tile ends the process.
-/// Source: Linux, Documentation/arch/x86/xstate.rst.
+/// Requests permission to use tiles. Linux saves their state only for processes that request it; otherwise the first tile
+/// instruction ends the process. Source: Linux, Documentation/arch/x86/xstate.rst.
 #[cfg(target_os = "linux")]
 fn request_permission() -> bool {
     const ARCH_PRCTL: usize = 158;
@@ -86,7 +86,7 @@ fn request_permission() -> bool {
     false
 }
 
-/// Palette 1, and eight tiles of 16 rows of 64 bytes.
+/// Tile configuration: palette 1 and eight tiles of 16 rows of 64 bytes.
 #[repr(C, align(64))]
 struct Configuration {
     palette: u8,
@@ -119,16 +119,16 @@ unsafe fn release() {
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
-/// Pairs of bf16, summed in f32.
+/// Products of pairs of bf16 with sums in f32.
 pub(super) struct AmxBf16;
 
-/// Pairs of f16, summed in f32.
+/// Products of pairs of f16 with sums in f32.
 pub(super) struct AmxF16;
 
-/// Integers in fours, exact in i32.
+/// Products of integers in groups of four, exact in i32.
 pub(super) struct AmxInt8;
 
-/// What the arithmetics have in common.
+/// Items that are the same for all AMX arithmetics.
 macro_rules! arithmetic {
     ($name:ident, $element:ident, $attention:ident) => {
         type Simd = Avx512;
@@ -141,13 +141,13 @@ macro_rules! arithmetic {
 
         #[inline(always)]
         unsafe fn begin() {
-            // SAFETY: as of the caller.
+            // SAFETY: as for the caller.
             unsafe { configure() };
         }
 
         #[inline(always)]
         unsafe fn end() {
-            // SAFETY: as of the caller.
+            // SAFETY: as for the caller.
             unsafe { release() };
         }
 
@@ -158,7 +158,7 @@ macro_rules! arithmetic {
 
         #[inline(always)]
         unsafe fn tile(tile: &Tile) {
-            // SAFETY: as of the caller.
+            // SAFETY: as for the caller.
             unsafe { Self::tile_interleaved(tile, &mut ()) };
         }
     };
@@ -175,7 +175,7 @@ impl Arithmetic for AmxBf16 {
 
     #[inline(always)]
     unsafe fn strip_interleaved(tile: &Tile, panels: usize, other: &mut impl Interleaved) {
-        // SAFETY: as of `tile_interleaved`.
+        // SAFETY: as for `tile_interleaved`.
         unsafe {
             if tile.lanes == LANE_UNIT {
                 strip!(tile, panels, other, "tdpbf16ps");
@@ -187,19 +187,19 @@ impl Arithmetic for AmxBf16 {
 
     #[inline(always)]
     unsafe fn put(to: *mut u8, x: __m512) {
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe { put_bf16(to, x) };
     }
 
     #[inline(always)]
     unsafe fn put_two(to: *mut u8, low: __m512, high: __m512) {
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe { put_two_bf16(to, low, high) };
     }
 
     #[inline(always)]
     unsafe fn interleave(rows: [*const u8; 4], to: *mut u8) {
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe { interleave_halves(rows[0], rows[1], to) };
     }
 }
@@ -209,13 +209,13 @@ impl Arithmetic for AmxF16 {
 
     #[inline(always)]
     unsafe fn tile_interleaved(tile: &Tile, other: &mut impl Interleaved) {
-        // SAFETY: as of `Bf16`.
+        // SAFETY: as for `AmxBf16`.
         unsafe { block!(tile, other, "tdpfp16ps") };
     }
 
     #[inline(always)]
     unsafe fn strip_interleaved(tile: &Tile, panels: usize, other: &mut impl Interleaved) {
-        // SAFETY: as of `tile_interleaved`.
+        // SAFETY: as for `tile_interleaved`.
         unsafe {
             if tile.lanes == LANE_UNIT {
                 strip!(tile, panels, other, "tdpfp16ps");
@@ -227,13 +227,13 @@ impl Arithmetic for AmxF16 {
 
     #[inline(always)]
     unsafe fn put(to: *mut u8, x: __m512) {
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe { put_f16(to, x) };
     }
 
     #[inline(always)]
     unsafe fn interleave(rows: [*const u8; 4], to: *mut u8) {
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe { interleave_halves(rows[0], rows[1], to) };
     }
 }
@@ -254,7 +254,7 @@ impl Arithmetic for AmxInt8 {
 
     #[inline(always)]
     unsafe fn tile_interleaved(tile: &Tile, other: &mut impl Interleaved) {
-        // SAFETY: as of `Bf16`; the sums are i32 in the place of f32.
+        // SAFETY: as for `AmxBf16`; the sums are i32 in the place of f32.
         unsafe {
             block!(tile, other, "tdpbusd");
             for row in 0..tile.rows {
@@ -269,19 +269,19 @@ impl Arithmetic for AmxInt8 {
 
     #[inline(always)]
     unsafe fn put(to: *mut u8, x: __m512) {
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe { put_bf16(to, x) };
     }
 
     #[inline(always)]
     unsafe fn put_two(to: *mut u8, low: __m512, high: __m512) {
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe { put_two_bf16(to, low, high) };
     }
 
     #[inline(always)]
     unsafe fn seal(stage: *const u8, width: usize, elements: *mut u8, scale: *mut [f32; 2]) {
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe { avx512::seal::<AmxBf16>(stage, width, elements, scale) };
     }
 }

@@ -1,18 +1,18 @@
-//! Programs of tile instructions.
+//! Sequences of AMX tile instructions.
 //!
-//! A core has few registers behind the eight tiles, and fewer while its other hardware thread computes. A tile that is
-//! zeroed has none, so each is zeroed as soon as it is no longer read, and loads and products need not wait for one
-//! another: beside a busy neighbour a step of four products takes 68 ns instead of 122, alone it takes 28 as before.
-//! So all tiles are 0 before a program and after it, as `ldtilecfg` leaves them.
+//! A core has few physical registers behind the eight tiles, and fewer while its other hardware thread computes. A zeroed
+//! tile needs none, so each tile is zeroed after its last use, and loads and products need not wait for one another. With
+//! a busy neighbour, a step of four products takes 68 ns instead of 122 ns; without one it still takes 28 ns. All tiles are
+//! therefore 0 before and after a sequence, as `ldtilecfg` leaves them.
 
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 use super::{amx::LANE_UNIT, arithmetic::PANEL};
 
-/// Of f32 or of lanes.
+/// Columns of a tile, in f32 or lanes.
 pub(super) const TILE_COLUMNS: usize = 16;
 
-/// One tile of sums.
+/// Stores one tile of sums and zeroes it.
 macro_rules! store {
     ($tile:literal, $out:expr, $stride:expr) => {
         asm!(
@@ -25,11 +25,11 @@ macro_rules! store {
     };
 }
 
-/// One block, in steps of 64 bytes along the inputs; `$product` is the instruction that multiplies, and `$other` is
-/// done after each step.
+/// Computes one block in steps of 64 bytes along the inputs. `$product` is the multiplication instruction, and one step of
+/// `$other` is done after each step.
 ///
-/// Sums stay in tiles 0 to 3 from one `asm!` to the next. The compiler never uses a tile by itself, since no function
-/// of this crate has the feature, and `$other` must not either.
+/// Sums stay in tiles 0 to 3 from one `asm!` to the next. The compiler never uses tiles, since no function of this crate
+/// enables the feature, and `$other` must not use them either.
 macro_rules! block {
     ($tile:expr, $other:expr, $product:literal) => {{
         let tile: &Tile = $tile;
@@ -99,8 +99,8 @@ macro_rules! block {
     }};
 }
 
-/// Blocks of panels that stand one after the other, one step along the inputs each: rows are loaded once, and the
-/// sums of one tile are stored beside the products of the next.
+/// Computes the blocks of consecutive panels, with one step along the inputs each. Rows are loaded once, and the sums of
+/// one tile are stored while the next products are computed.
 macro_rules! strip {
     ($tile:expr, $panels:expr, $other:expr, $product:literal) => {{
         let tile: &Tile = $tile;
@@ -161,7 +161,7 @@ macro_rules! strip {
     }};
 }
 
-/// Brings one step of a panel into the first cache; a hint, which may name any address.
+/// Prefetches one step of a panel into the L1 cache. The address may be invalid.
 #[inline(always)]
 pub(super) fn fetch_step(step: *const u8) {
     for line in 0..LANE_UNIT * PANEL * 4 / 64 {

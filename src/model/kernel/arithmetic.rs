@@ -1,4 +1,4 @@
-//! How the operands of a product are stored and multiplied: what sets one kernel apart from another.
+//! Storage and multiplication of operands: the part in which kernels differ.
 
 use half::{bf16, f16};
 
@@ -7,17 +7,18 @@ use super::simd::{Accuracy, Simd};
 /// Columns of a packed panel of weights: two vectors of 16.
 pub(super) const PANEL: usize = 32;
 
-/// The type of an operand's elements.
+/// Element type of an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Element {
     F32,
     F16,
     Bf16,
-    /// Weights are signed with a scale for each column; states unsigned with a scale and a zero point for each row.
+    /// Weights are signed, with one scale per column. States are unsigned, with a scale and a zero point per row.
     Int8,
 }
 
 impl Element {
+    /// Size of an element in bytes.
     pub const fn bytes(self) -> usize {
         match self {
             Element::F32 => 4,
@@ -26,19 +27,19 @@ impl Element {
         }
     }
 
-    /// Elements in a lane of four bytes.
+    /// Elements per lane of four bytes.
     pub const fn per_lane(self) -> usize {
         4 / self.bytes()
     }
 
-    /// What an integer 1 of these weights stands for.
+    /// Scale of a column of weights: the value of the integer 1. It is 1 for floats.
     pub fn scale_of(self, weights: &[f32]) -> f32 {
         let highest = weights.iter().fold(0.0_f32, |highest, x| highest.max(x.abs()));
-        // Below the least normal number, a scale has too few digits to divide by.
+        // Subnormal scales have too few significant bits to divide by.
         if self == Element::Int8 && highest > 0.0 { (highest / 127.0).max(f32::MIN_POSITIVE) } else { 1.0 }
     }
 
-    /// Lays weights out in a lane; the sum of the integers, or 0.
+    /// Encodes weights into a lane. Returns the sum of the integers, 0 for floats.
     pub fn encode(self, weights: &[f32], scale: f32, lane: &mut [u8; 4]) -> f32 {
         let mut sum = 0.0;
         for (bytes, &x) in lane.chunks_exact_mut(self.bytes()).zip(weights) {
@@ -57,22 +58,23 @@ impl Element {
     }
 }
 
-/// One block of a product: `rows` rows times one panel of 32 columns.
+/// One tile of a product: `rows` rows times one panel of 32 columns.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
-    /// The first row's elements; rows up to [`Arithmetic::ROWS`] are readable.
+    /// Elements of the first row. Rows up to [`Arithmetic::ROWS`] are readable.
     pub a: *const u8,
     /// Bytes between rows.
     pub a_stride: usize,
     pub rows: usize,
-    /// Scale and zero point of each row, of integers.
+    /// Scale and zero point of each row, for integers.
     pub a_scales: *const [f32; 2],
+    /// Elements of the panel.
     pub b: *const u8,
-    /// Scale and sum of each column, of integers.
+    /// Scale and sum of each column, for integers.
     pub b_columns: *const [f32; 2],
-    /// Whether `b` has yet to come to the first cache.
+    /// Whether `b` is probably not in the L1 cache.
     pub is_far: bool,
-    /// Along the inputs; a multiple of [`Arithmetic::LANE_UNIT`].
+    /// Number of lanes along the inputs, a multiple of [`Arithmetic::LANE_UNIT`].
     pub lanes: usize,
     /// `[rows, 32]` with `out_stride` numbers between rows; rows up to [`Arithmetic::ROWS`] are writable.
     pub out: *mut f32,
@@ -80,7 +82,7 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// The block of a later panel, beside the first.
+    /// The tile of a later panel, for the same rows.
     #[inline(always)]
     pub fn at_panel(&self, panel: usize) -> Tile {
         let b = self.b.wrapping_add(panel * self.lanes * PANEL * 4);
@@ -88,90 +90,95 @@ impl Tile {
     }
 }
 
-/// Work that is done beside a block, step by step.
+/// Other work that is interleaved with the computation of a tile, step by step.
 pub(super) trait Interleaved {
+    /// Does one step.
+    ///
     /// # Safety
-    /// As of [`Arithmetic`].
+    /// As for [`Arithmetic`].
     unsafe fn step(&mut self);
 }
 
-/// Nothing.
+/// No other work.
 impl Interleaved for () {
     #[inline(always)]
     unsafe fn step(&mut self) {}
 }
 
-/// The arithmetic of one kernel.
+/// Arithmetic of one kernel.
 ///
 /// # Safety
-/// All functions: the CPU has the instruction set, and pointers are valid for what is said of them.
+/// For all functions, the CPU must support the instruction set, and pointers must be valid for the documented accesses.
 pub(super) trait Arithmetic: 'static {
+    /// Vectors of f32.
     type Simd: Simd;
-    /// Floats in which attention is computed, and in which rows are staged where elements are integers.
+    /// Arithmetic of attention, whose elements are floats. Rows are staged in its elements if those of this one are
+    /// integers.
     type Attention: Arithmetic<Simd = Self::Simd>;
     const ELEMENT: Element;
     const ACCURACY: Accuracy;
-    /// The most rows of a tile.
+    /// Maximum rows of a tile.
     const ROWS: usize;
-    /// Rows are cheapest in multiples of this; 1 where blocks should rather be alike.
+    /// Preferred multiple of the rows of a tile; 1 if tiles should have similar sizes instead.
     const TILE_ROWS: usize = 1;
+    /// Multiple of the lanes of a tile.
     const LANE_UNIT: usize = 1;
-    /// Whether tiles fetch themselves what follows them in the panels.
+    /// Whether tiles prefetch the following panels themselves.
     const FETCHES: bool = false;
 
-    /// Before tiles are computed on this thread, and after.
+    /// Prepares this thread for tiles.
     #[inline(always)]
     unsafe fn begin() {}
     #[inline(always)]
     unsafe fn end() {}
 
-    /// Computes one block in f32.
+    /// Computes one tile, with the result in f32.
     unsafe fn tile(tile: &Tile);
 
-    /// How many steps of other work [`Arithmetic::tile_interleaved`] does.
+    /// Steps of other work that [`Arithmetic::tile_interleaved`] does.
     #[inline(always)]
     fn interleaved_steps(_lanes: usize) -> usize {
         1
     }
 
-    /// The same, with steps of other work where the CPU has units to spare.
+    /// Computes one tile, interleaved with steps of other work that use idle execution units.
     #[inline(always)]
     unsafe fn tile_interleaved(tile: &Tile, other: &mut impl Interleaved) {
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe {
             other.step();
             Self::tile(tile);
         }
     }
 
-    /// The blocks of panels that stand one after the other, of which `tile` is the first.
+    /// Computes the tiles of `panels` consecutive panels, of which `tile` is the first.
     #[inline(always)]
     unsafe fn strip_interleaved(tile: &Tile, panels: usize, other: &mut impl Interleaved)
     where
         Self: Sized,
     {
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe { panel_by_panel::<Self>(tile, panels, other) };
     }
 
-    /// Stores [`Simd::LANES`] numbers as elements, rounded to nearest; staged as those of `Attention`.
+    /// Stores [`Simd::LANES`] numbers as elements of `Attention`, rounded to nearest.
     unsafe fn put(to: *mut u8, x: <Self::Simd as Simd>::Vector);
 
-    /// The same of two vectors side by side.
+    /// Stores two consecutive vectors.
     #[inline(always)]
     unsafe fn put_two(to: *mut u8, low: <Self::Simd as Simd>::Vector, high: <Self::Simd as Simd>::Vector) {
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe {
             Self::put(to, low);
             Self::put(to.add(Self::Simd::LANES * Self::Attention::ELEMENT.bytes()), high);
         }
     }
 
-    /// Turns a staged row of `width` numbers into integers with a scale and a zero point.
+    /// Quantizes a staged row of `width` numbers to integers with a scale and a zero point.
     #[inline(always)]
     unsafe fn seal(_stage: *const u8, _width: usize, _elements: *mut u8, _scale: *mut [f32; 2]) {}
 
-    /// Lays one lane of 32 columns out from `rows[i]`, which are as many as a lane has elements.
+    /// Writes one lane of 32 columns from the first rows of `rows`, one per element of the lane.
     #[inline(always)]
     unsafe fn interleave(rows: [*const u8; 4], to: *mut u8) {
         match Self::ELEMENT {
@@ -195,14 +202,14 @@ pub(super) trait Arithmetic: 'static {
     }
 }
 
-/// [`Arithmetic::strip_interleaved`] where nothing is gained by knowing the next panel.
+/// Default implementation of [`Arithmetic::strip_interleaved`], panel by panel.
 ///
 /// # Safety
-/// As of [`Arithmetic`].
+/// As for [`Arithmetic`].
 #[inline(always)]
 pub(super) unsafe fn panel_by_panel<A: Arithmetic>(tile: &Tile, panels: usize, other: &mut impl Interleaved) {
     for panel in 0..panels {
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe { A::tile_interleaved(&tile.at_panel(panel), other) };
     }
 }

@@ -1,4 +1,4 @@
-//! AVX2 with FMA: products of f32.
+//! AVX2 and FMA kernel: products of f32.
 
 use std::arch::x86_64::*;
 
@@ -7,6 +7,7 @@ use super::{
     simd::{Accuracy, Simd, intrinsics},
 };
 
+/// Vectors of 8 numbers.
 pub(super) struct Avx2;
 
 impl Simd for Avx2 {
@@ -88,26 +89,26 @@ const ROWS: usize = 12;
 /// Rows of a group: with two vectors of columns, 12 of 16 registers are sums.
 const GROUP_ROWS: usize = 6;
 
-/// Lanes for each group of rows that all rows are multiplied with before the next ones: those of a panel stay near
-/// meanwhile, together with the next ones. Fewer for a lone group, which waits for memory if they leave the first cache.
+/// Lanes per group of rows in one chunk. All rows are multiplied with a chunk of a panel before the next chunk, so that
+/// both stay in the cache. A single group uses shorter chunks, since it would wait for memory if they left the L1 cache.
 const CHUNK: usize = 96;
 
-/// Lanes in a round of the loop, which share the addresses of rows.
+/// Lanes per iteration of the loop, which share the row addresses.
 const UNROLLED: usize = 4;
 
-/// What is fetched beside a block: an address for each lane.
+/// Prefetch during a block: one address per lane.
 struct Ahead {
     start: *const u8,
     stride: usize,
 }
 
-/// By rows. A call through a table, as direct ones are inlined by link-time optimisation whatever is said, and then what
-/// is constant in the loop is computed anew in each round of it for want of registers.
+/// Functions by number of rows. They are called through a table because link-time optimisation inlines direct calls, and
+/// the loop then recomputes constants in every iteration for lack of registers.
 static BLOCKS: [unsafe fn(&Tile, bool, &Ahead); GROUP_ROWS + 1] =
     [block::<0>, block::<1>, block::<2>, block::<3>, block::<4>, block::<5>, block::<6>];
 
-/// Chunk by chunk of the lanes, each in passes over a group of rows and half of the columns. Meanwhile what follows in
-/// the panels is fetched, line by line all along, since a burst would stand in the way of the products.
+/// Computes a tile by chunks of lanes, each in passes over a group of rows and half of the columns. The following panels
+/// are prefetched evenly, line by line, since a burst would delay the products.
 #[inline(always)]
 unsafe fn by_chunks(tile: &Tile) {
     let groups = tile.rows.div_ceil(GROUP_ROWS).max(1);
@@ -137,8 +138,8 @@ unsafe fn by_chunks(tile: &Tile) {
     }
 }
 
-/// `M` rows times 16 columns, added to the sums of earlier lanes where there are any; a function of its own, so that
-/// all registers are its.
+/// Multiplies `M` rows with 16 columns, and adds to the sums of earlier lanes if `adds`. A separate function, so that it can
+/// use all registers.
 #[target_feature(enable = "avx2,fma")]
 #[inline(never)]
 unsafe fn block<const M: usize>(tile: &Tile, adds: bool, ahead: &Ahead) {
@@ -175,6 +176,7 @@ unsafe fn block<const M: usize>(tile: &Tile, adds: bool, ahead: &Ahead) {
     }
 }
 
+/// Products of f32.
 pub(super) struct Avx2F32;
 
 impl Arithmetic for Avx2F32 {

@@ -1,4 +1,4 @@
-//! AVX-512: products of f32, of f16 (AVX512-FP16), of bf16 (AVX512-BF16) and of integers (AVX512-VNNI).
+//! AVX-512 kernels: products of f32, f16 (AVX512-FP16), bf16 (AVX512-BF16) and 8-bit integers (AVX512-VNNI).
 
 mod half;
 mod int8;
@@ -13,7 +13,7 @@ use super::{
 pub(super) use half::{Avx512Bf16, Avx512F16, interleave_halves, put_bf16, put_f16, put_two_bf16};
 pub(super) use int8::{Avx512Vnni, StagedFloat, real_numbers, seal};
 
-/// Whether the CPU has what all kernels of this file need.
+/// Whether the CPU supports the features that all kernels in this file need.
 pub(super) fn is_supported() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
@@ -21,9 +21,10 @@ pub(super) fn is_supported() -> bool {
         && is_x86_feature_detected!("avx512dq")
 }
 
+/// Vectors of 16 numbers.
 pub(super) struct Avx512;
 
-/// Reduces 16 vectors to one number each, by halves that are put side by side.
+/// Reduces 16 vectors to one number each, by repeatedly combining halves.
 macro_rules! of_each {
     ($rows:expr, $two:ident) => {{
         let rows: &[__m512; GROUP] = $rows;
@@ -90,7 +91,7 @@ impl Simd for Avx512 {
     }
 }
 
-/// [`exp2`] with `x = n + f` and 0 <= f < 1, as two instructions cut it: three quarters of the time. A minimax fit of
+/// [`exp2`] with `x = n + f` and 0 <= f < 1, split by two instructions. It takes three quarters of the time. Minimax fit of
 /// degree 3, relative error 8e-5.
 #[inline(always)]
 unsafe fn exp2_by_reduction(x: __m512) -> __m512 {
@@ -106,15 +107,16 @@ unsafe fn exp2_by_reduction(x: __m512) -> __m512 {
     }
 }
 
-/// GELU is `max(x, 0)` and an even function that vanishes beyond 4.15: a quadratic on each of 16 segments, whose
-/// coefficients a permutation finds. Absolute error 8e-5; two thirds of the time of the polynomial.
+/// GELU as the sum of `max(x, 0)` and an even function that vanishes beyond 4.15. The even function is a quadratic on each of
+/// 16 segments, whose coefficients are looked up by a permutation. Absolute error 8e-5; it takes two thirds of the time of
+/// the polynomial.
 #[inline(always)]
 unsafe fn gelu_by_table(x: __m512) -> __m512 {
     const END: f32 = 4.15;
     const SEGMENTS_PER_UNIT: f32 = 3.73;
-    /// Added to a number below 2^22, it leaves the nearest integer in the lowest bits.
+    /// Adding it to a number below 2^22 leaves the nearest integer in the lowest bits.
     const TO_INTEGER: f32 = 8_388_608.0;
-    /// By rising power; each interpolates `-a erfc(a / sqrt 2) / 2` at the Chebyshev nodes of its segment.
+    /// Coefficients by ascending power, which interpolate `-a erfc(a / sqrt 2) / 2` at the Chebyshev nodes of its segment.
     #[rustfmt::skip]
     const COEFFICIENTS: [[f32; 16]; 3] = [
         [
@@ -137,12 +139,12 @@ unsafe fn gelu_by_table(x: __m512) -> __m512 {
         let segment = _mm512_castps_si512(place);
         let [c, b, a] = COEFFICIENTS.map(|row| _mm512_permutexvar_ps(segment, _mm512_loadu_ps(row.as_ptr())));
         let even = _mm512_fmadd_ps(_mm512_fmadd_ps(a, size, b), size, c);
-        // In this order NaN stays NaN.
+        // This order of operands preserves NaN.
         _mm512_add_ps(_mm512_max_ps(_mm512_setzero_ps(), x), even)
     }
 }
 
-/// By halves: pairs of words, of pairs, of quadruples, of eights.
+/// Transposes 16 x 16 words by interleaving pairs of words, then pairs of pairs and so on.
 #[inline(always)]
 unsafe fn transpose(from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) {
     // SAFETY: the caller gives 16 rows of 64 bytes on both sides, on a CPU with AVX-512F.
@@ -182,27 +184,27 @@ unsafe fn transpose(from: *const u8, from_stride: usize, to: *mut u8, to_stride:
     }
 }
 
-/// Products of vectors of 16 lanes, each of four bytes.
+/// Products of vectors of 16 lanes of four bytes.
 ///
 /// # Safety
-/// The CPU has the instruction set.
+/// The CPU must support the instruction set.
 pub(super) trait Lanes: 'static {
     type Sum: Copy;
-    /// The most lanes that are summed before a sum goes to f32.
+    /// Maximum lanes that are summed before a sum is converted to f32.
     const CHUNK: usize = usize::MAX;
     unsafe fn zero() -> Self::Sum;
     unsafe fn step(sum: Self::Sum, a: __m512i, b: __m512i) -> Self::Sum;
-    /// 32 columns in f32, in their order.
+    /// Converts the sums of 32 columns to f32, in the order of the columns.
     unsafe fn finish(low: Self::Sum, high: Self::Sum, tile: &Tile, row: usize) -> [__m512; 2];
 }
 
-/// Bytes of a panel that are fetched ahead.
+/// Prefetch distance in a panel, in bytes.
 const AHEAD: usize = 2048;
 
 /// Rows of a tile: with two vectors of columns, 24 of 32 registers are sums.
 const ROWS: usize = 12;
 
-/// One block with its sums in registers: `M` rows times 32 columns.
+/// Multiplies `M` rows with 32 columns, with sums in registers.
 #[inline(always)]
 unsafe fn block<L: Lanes, const M: usize>(tile: &Tile) {
     let chunks = tile.lanes.div_ceil(L::CHUNK);
@@ -237,14 +239,14 @@ unsafe fn block<L: Lanes, const M: usize>(tile: &Tile) {
     }
 }
 
-/// Each number of rows as a function of its own, so that all registers are the block's; `$features` are those of
-/// the kernel.
+/// Calls [`block`] for the number of rows of a tile, as a separate function that can use all registers. `$features` are
+/// those of the kernel.
 macro_rules! any_block {
     ($tile:expr, $lanes:ty, $features:literal) => {{
         #[target_feature(enable = $features)]
         #[inline(never)]
         unsafe fn rows<const M: usize>(tile: &Tile) {
-            // SAFETY: as of the caller.
+            // SAFETY: as for the caller.
             unsafe { block::<$lanes, M>(tile) }
         }
         match $tile.rows {
@@ -265,6 +267,7 @@ macro_rules! any_block {
 }
 use any_block;
 
+/// Products of f32.
 pub(super) struct Avx512F32;
 
 impl Lanes for Avx512F32 {

@@ -1,4 +1,4 @@
-//! Matrices as the kernels take them: states of f32, operands of a product, packed weights.
+//! Matrix layouts of the kernels: states in f32, operands of a product, and packed weights.
 
 use std::{marker::PhantomData, ops::Range};
 
@@ -7,15 +7,15 @@ use super::{
     buffer::Buffer,
 };
 
-/// Widths of operands are multiples of this, so that every element type fills whole cache lines.
+/// Multiple of the widths of operands, so that rows of every element type fill whole cache lines.
 const WIDTH_UNIT: usize = 64;
 
-/// A width with its padding.
+/// Width including padding.
 pub(super) fn padded(width: usize) -> usize {
     width.next_multiple_of(WIDTH_UNIT)
 }
 
-/// `[rows, width]` in f32; nothing depends on what stands in the padding of a row.
+/// Matrix `[rows, width]` in f32. The content of the padding is arbitrary.
 pub(in crate::model) struct StateMatrix {
     buffer: Buffer,
     width: usize,
@@ -28,12 +28,12 @@ impl StateMatrix {
         StateMatrix { buffer: Buffer::new(rows * stride), width, stride }
     }
 
-    /// Numbers in a row, without padding.
+    /// Columns without padding.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Numbers in a row, with padding.
+    /// Columns including padding.
     pub(super) fn padded(&self) -> usize {
         self.stride / 4
     }
@@ -60,10 +60,10 @@ impl StateMatrix {
     }
 }
 
-/// `[rows, width]` in the element type of a kernel: the left side of a product.
+/// Matrix `[rows, width]` in the element type of a kernel: the left operand of a product.
 ///
-/// Where the elements are integers, values are first staged in a float type, row by row, since the range of a row
-/// is known when all of it is there; a row that is sealed has elements, a scale and a zero point.
+/// If the elements are integers, rows are first staged in a float type, because the range of a row is known only when it
+/// is complete. Sealing a row quantizes it to elements with a scale and a zero point.
 pub(in crate::model) struct Operand {
     elements: Buffer,
     stride: usize,
@@ -75,9 +75,10 @@ pub(in crate::model) struct Operand {
 }
 
 impl Operand {
-    /// `stage` is the element type that values arrive in.
+    /// Creates an operand; `stage` is the element type in which rows are staged.
     pub(super) fn new(rows: usize, width: usize, element: Element, stage: Element) -> Operand {
-        // Strides that are no multiple of a page: rows at the same place of different pages evict each other.
+        // The stride is not a multiple of the page size, since rows at the same offset of different pages would evict
+        // each other from the cache.
         let stride_of = |element: Element| padded(width) * element.bytes() + 64;
         let rows = rows + 32;
         let stage_buffer = (stage != element).then(|| Buffer::new(rows * stride_of(stage)));
@@ -91,12 +92,12 @@ impl Operand {
         }
     }
 
-    /// With padding.
+    /// Columns including padding.
     pub(super) fn width(&self) -> usize {
         self.width
     }
 
-    /// Bytes from one row's elements to the next one's.
+    /// Bytes between the elements of consecutive rows.
     pub(super) fn stride(&self) -> usize {
         self.stride
     }
@@ -105,7 +106,7 @@ impl Operand {
         self.elements.at(row * self.stride)
     }
 
-    /// Where values of a row go before it is sealed.
+    /// Start of the staged values of a row.
     pub(super) fn stage_at(&self, row: usize) -> *mut u8 {
         match &self.stage {
             Some(stage) => stage.at(row * self.stage_stride),
@@ -113,7 +114,7 @@ impl Operand {
         }
     }
 
-    /// Where the first row goes before it is sealed, and bytes from one row to the next.
+    /// Start of the staged values of the first row, and the bytes between rows.
     pub(super) fn stage(&self) -> (*mut u8, usize) {
         (self.stage_at(0), self.stage_stride)
     }
@@ -126,13 +127,13 @@ impl Operand {
         self.scales.at(row * size_of::<[f32; 2]>()).cast()
     }
 
-    /// Rows, without those that only tiles read.
+    /// Number of rows, without the slack rows that only tiles read.
     pub(super) fn rows(&self) -> usize {
         self.elements.len() / self.stride - 32
     }
 }
 
-/// Some rows of a matrix that nobody else reads or writes meanwhile.
+/// Exclusive access to some rows of a matrix.
 pub(in crate::model) struct RowBlock<'a, M> {
     matrix: &'a M,
     rows: Range<usize>,
@@ -145,7 +146,7 @@ impl<'a, M> RowBlock<'a, M> {
         RowBlock { matrix, rows, exclusive: PhantomData }
     }
 
-    /// Blocks from each bound to the next.
+    /// Blocks between consecutive bounds.
     pub fn between(matrix: &'a mut M, bounds: &[usize]) -> impl ExactSizeIterator<Item = RowBlock<'a, M>> {
         assert!(bounds.is_sorted(), "blocks do not overlap");
         let matrix: &M = matrix;
@@ -163,21 +164,21 @@ impl<'a, M> RowBlock<'a, M> {
 
 /// Weights `[outputs, inputs]` and bias of `x * weights^T + bias`, packed for one element type.
 ///
-/// Layout: panels of 32 outputs; in a panel, for each lane of four bytes along the inputs (1 f32, 2 f16 or bf16,
-/// 4 i8), two vectors of 16 outputs. So every kernel reads a panel from start to end, whatever its vector length.
+/// Layout: panels of 32 outputs. A panel has two vectors of 16 outputs for each lane of four bytes along the inputs (1 f32,
+/// 2 f16 or bf16, 4 i8). Every kernel reads a panel sequentially, whatever its vector length.
 pub(in crate::model) struct Linear {
     panels: Buffer,
     /// `[outputs]`
     bias: Buffer,
-    /// `[outputs]`: scale of a column and the sum of its integers; 1 and 0 for floats.
+    /// `[outputs]`: scale of each column and sum of its integers; 1 and 0 for floats.
     columns: Buffer,
     lanes: usize,
     outputs: usize,
 }
 
-/// Where the padded rows and columns of a packed matrix come from: padding is 0.
+/// Source of the weights and bias of a [`Linear`]. Padding is 0.
 pub(in crate::model) struct LinearSource<'a> {
-    /// `[outputs, inputs]` with padding.
+    /// Shape of the weights, `[outputs, inputs]`.
     pub outputs: usize,
     pub inputs: usize,
     pub weight: &'a dyn Fn(usize, usize) -> f32,

@@ -1,4 +1,4 @@
-//! NEON: products of f32.
+//! NEON kernel: products of f32.
 
 use std::arch::aarch64::*;
 
@@ -7,6 +7,7 @@ use super::{
     simd::{Accuracy, Simd, intrinsics},
 };
 
+/// Vectors of 4 numbers.
 pub(super) struct Neon;
 
 impl Simd for Neon {
@@ -37,7 +38,7 @@ impl Simd for Neon {
 /// Rows of a tile: with four vectors of columns, 24 of 32 registers are sums.
 const ROWS: usize = 6;
 
-/// `M` rows times 32 columns, in two passes of 16 columns; a function of its own, so that all registers are its.
+/// Multiplies `M` rows with 32 columns, in two passes of 16 columns. A separate function, so that it can use all registers.
 #[target_feature(enable = "neon")]
 #[inline(never)]
 unsafe fn block<const M: usize>(tile: &Tile) {
@@ -65,6 +66,7 @@ unsafe fn block<const M: usize>(tile: &Tile) {
     }
 }
 
+/// Products of f32.
 pub(super) struct NeonF32;
 
 impl Arithmetic for NeonF32 {

@@ -1,4 +1,4 @@
-//! The steps of an encoder layer over blocks of rows, written once for all kernels.
+//! The steps of an encoder layer over blocks of rows, generic over the arithmetic of a kernel.
 
 mod attention;
 mod softmax;
@@ -16,18 +16,18 @@ use attention::SCORES_BYTES;
 
 pub(super) use attention::{AttendPart, attend};
 
-/// What becomes of a product `x * weights^T + bias`.
+/// Destination of a product `x * weights^T + bias`.
 #[derive(Clone, Copy)]
 pub(super) enum Epilogue<'a> {
     /// Stored as an operand.
     Store(&'a Operand),
-    /// GELU, and stored as an operand.
+    /// Stored as an operand after GELU.
     Gelu(&'a Operand),
     /// Added to the states.
     Add(&'a StateMatrix),
 }
 
-/// A part of a product: some rows, some panels of columns.
+/// Part of a product: some rows and some panels of columns.
 #[derive(Clone)]
 pub(super) struct ProductPart<'a> {
     pub x: &'a Operand,
@@ -37,43 +37,44 @@ pub(super) struct ProductPart<'a> {
     pub epilogue: Epilogue<'a>,
 }
 
-/// A part of a normalisation: some rows.
+/// Part of a normalisation: some rows.
 pub(super) struct NormalisePart<'a> {
-    /// The padding of these rows is written too.
+    /// Normalised in place; the padding of the rows is overwritten too.
     pub states: &'a StateMatrix,
-    /// `[padded width]` each; 0 in the padding.
+    /// `[padded width]`, 0 in the padding, like `bias`.
     pub weight: &'a [f32],
     pub bias: &'a [f32],
     pub epsilon: f32,
-    /// Gets the same.
+    /// Receives the same values.
     pub operand: &'a Operand,
     pub rows: Range<usize>,
 }
 
-/// What one thread needs beside its operands.
+/// Scratch memory of one thread.
 pub(in crate::model) struct Scratch {
     tokens: usize,
     head_width: usize,
-    /// Two of `[rows of a tile, 32]` in f32
+    /// Two tiles `[rows of a tile, 32]` in f32.
     tiles: Buffer,
     keys: Buffer,
     values: Buffer,
-    /// Two of `[rows of a tile, keys of a chunk]` in f32
+    /// Two matrices `[rows of a tile, keys of a chunk]` in f32.
     scores: Buffer,
-    /// `[panels of a head, rows of a tile, 32]` in f32: of a chunk of keys, and of all chunks until then.
+    /// `[panels of a head, rows of a tile, 32]` in f32: weighted values of one chunk of keys.
     weighed: Buffer,
+    /// `[panels of a head, rows of a tile, 32]` in f32: weighted values of all chunks so far.
     sums: Buffer,
     zeros: Buffer,
 }
 
-/// The most rows of any kernel's tile.
+/// Maximum rows of a tile over all kernels.
 const MAX_TILE_ROWS: usize = 32;
 
-/// Of the sums of one tile.
+/// Size of one tile in bytes.
 const TILE_BYTES: usize = MAX_TILE_ROWS * PANEL * 4;
 
 impl Scratch {
-    /// For sequences of at most `tokens`.
+    /// Allocates memory for sequences of at most `tokens` tokens.
     pub fn new(tokens: usize, head_width: usize) -> Scratch {
         let keys = tokens.next_multiple_of(PANEL);
         Scratch {
@@ -89,13 +90,13 @@ impl Scratch {
         }
     }
 
-    /// Whether it is made for sequences this long and heads this wide.
+    /// Whether it is large enough for sequences of `tokens` tokens and heads of `head_width` columns.
     pub(super) fn fits(&self, tokens: usize, head_width: usize) -> bool {
         tokens <= self.tokens && head_width <= self.head_width
     }
 }
 
-/// Rows in blocks, alike or of whole tiles.
+/// Divides rows into blocks of similar size, or of whole tiles.
 fn blocks<A: Arithmetic>(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let count = rows.len().div_ceil(A::ROWS).max(1);
     let Range { start, end } = rows;
@@ -105,11 +106,13 @@ fn blocks<A: Arithmetic>(rows: Range<usize>) -> impl Iterator<Item = Range<usize
     (0..count).map(move |i| bound(i)..bound(i + 1))
 }
 
+/// Computes part of a product.
+///
 /// # Safety
-/// The CPU has the instruction set, and no other thread writes or reads what this part writes.
+/// The CPU must support the instruction set, and no other thread may access what this part writes.
 #[inline(always)]
 pub(super) unsafe fn product<A: Arithmetic>(part: &ProductPart<'_>, scratch: &Scratch) {
-    // SAFETY: as of the caller; rows and columns are within the matrices that are written.
+    // SAFETY: as for the caller; rows and columns are within the matrices that are written.
     unsafe {
         match part.epilogue {
             Epilogue::Store(to) => blocks_of_product::<A>(part, scratch, &StoreSink::<false>::to(to)),
@@ -122,10 +125,10 @@ pub(super) unsafe fn product<A: Arithmetic>(part: &ProductPart<'_>, scratch: &Sc
     }
 }
 
-/// Each block is finished beside the next one's products.
+/// Computes the tiles of a product. Each tile is finished interleaved with the computation of the next one.
 ///
 /// # Safety
-/// As of [`product`].
+/// As for [`product`].
 #[inline(always)]
 unsafe fn blocks_of_product<A: Arithmetic>(
     part: &ProductPart<'_>,
@@ -186,15 +189,16 @@ unsafe fn blocks_of_product<A: Arithmetic>(
 
 type SimdVector<A> = <<A as Arithmetic>::Simd as Simd>::Vector;
 
-/// Takes sums where they belong.
+/// Destination of the sums of tiles.
 trait TileSink<A: Arithmetic> {
-    /// Two vectors of sums with their bias, from a row and column on.
+    /// Stores two vectors of sums with bias, starting at a row and column.
     ///
     /// # Safety
-    /// As of [`product`].
+    /// As for [`product`].
     unsafe fn put(&self, row: usize, column: usize, low: SimdVector<A>, high: SimdVector<A>);
 }
 
+/// Stores sums as an operand, optionally after GELU.
 struct StoreSink<const GELU: bool> {
     start: *mut u8,
     stride: usize,
@@ -211,7 +215,7 @@ impl<const GELU: bool> StoreSink<GELU> {
 impl<A: Arithmetic, const GELU: bool> TileSink<A> for StoreSink<GELU> {
     #[inline(always)]
     unsafe fn put(&self, row: usize, column: usize, mut low: SimdVector<A>, mut high: SimdVector<A>) {
-        // SAFETY: within the row, as of the caller.
+        // SAFETY: within the row, as for the caller.
         unsafe {
             if GELU {
                 (low, high) = (A::Simd::gelu(low, A::ACCURACY), A::Simd::gelu(high, A::ACCURACY));
@@ -222,6 +226,7 @@ impl<A: Arithmetic, const GELU: bool> TileSink<A> for StoreSink<GELU> {
     }
 }
 
+/// Adds sums to the states.
 struct AddSink {
     states: *mut f32,
     stride: usize,
@@ -230,7 +235,7 @@ struct AddSink {
 impl<A: Arithmetic> TileSink<A> for AddSink {
     #[inline(always)]
     unsafe fn put(&self, row: usize, column: usize, low: SimdVector<A>, high: SimdVector<A>) {
-        // SAFETY: within the row, as of the caller.
+        // SAFETY: within the row, as for the caller.
         unsafe {
             let state = self.states.add(row * self.stride + column);
             let next = state.add(A::Simd::LANES);
@@ -240,11 +245,11 @@ impl<A: Arithmetic> TileSink<A> for AddSink {
     }
 }
 
-/// What is done beside a block: the block before it is taken where it belongs, and the next panel is fetched.
+/// Work interleaved with the computation of a tile: it stores the previous tile and prefetches the next panel.
 struct TileFinisher<'a, A, F> {
     finish: &'a F,
     arithmetic: PhantomData<A>,
-    /// Of the next row.
+    /// Sums of the next row.
     sums: *const f32,
     bias: *const f32,
     column: usize,
@@ -255,11 +260,13 @@ struct TileFinisher<'a, A, F> {
 }
 
 impl<A: Arithmetic, F: TileSink<A>> TileFinisher<'_, A, F> {
+    /// Stores at most `count` rows.
+    ///
     /// # Safety
-    /// As of [`product`].
+    /// As for [`product`].
     #[inline(always)]
-    unsafe fn finish_rows(&mut self, most: usize) {
-        for _ in 0..most {
+    unsafe fn finish_rows(&mut self, count: usize) {
+        for _ in 0..count {
             if self.rows.is_empty() {
                 break;
             }
@@ -287,17 +294,17 @@ impl<A: Arithmetic, F: TileSink<A>> Interleaved for TileFinisher<'_, A, F> {
             prefetch(self.ahead);
             self.ahead = self.ahead.wrapping_add(CACHE_LINE);
         }
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe { self.finish_rows(self.rows_of_step) };
     }
 }
 
 const CACHE_LINE: usize = 64;
 
-/// What of a panel the first cache keeps from one block of rows to the next, with room for the rows.
+/// Cache lines of a panel that stay in the L1 cache from one block of rows to the next, with room for the rows.
 const LINES_KEPT: usize = 512;
 
-/// Brings a line of what will be read soon near the core; a hint, which may name any address.
+/// Prefetches a cache line into the L2 cache. The address may be invalid.
 #[inline(always)]
 fn prefetch(line: *const u8) {
     #[cfg(target_arch = "x86_64")]
@@ -310,10 +317,10 @@ fn prefetch(line: *const u8) {
     let _ = line;
 }
 
-/// Turns staged rows into integers; nothing to do for floats.
+/// Quantizes staged rows to integers. Does nothing for floats.
 ///
 /// # Safety
-/// As of [`product`].
+/// As for [`product`].
 #[inline(always)]
 pub(super) unsafe fn seal<A: Arithmetic>(operand: &Operand, rows: Range<usize>) {
     if operand.is_staged() {
@@ -326,8 +333,10 @@ pub(super) unsafe fn seal<A: Arithmetic>(operand: &Operand, rows: Range<usize>) 
     }
 }
 
+/// Normalises rows.
+///
 /// # Safety
-/// As of [`product`].
+/// As for [`product`].
 #[inline(always)]
 pub(super) unsafe fn normalise<A: Arithmetic>(part: &NormalisePart<'_>) {
     let (width, padded) = (part.states.width(), part.states.padded());
@@ -357,7 +366,7 @@ pub(super) unsafe fn normalise<A: Arithmetic>(part: &NormalisePart<'_>) {
 
 /// Mean and variance of `width` numbers.
 ///
-/// What stands in the padding, such as NaN that an earlier row left, is replaced: by what counts for nothing.
+/// The padding, which may contain NaN of an earlier row, is overwritten with values that do not change the result.
 #[inline(always)]
 unsafe fn moments<S: Simd>(x: *mut f32, width: usize, padded: usize) -> (f32, f32) {
     // SAFETY: `padded` numbers are readable and writable.

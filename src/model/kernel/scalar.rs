@@ -1,4 +1,4 @@
-//! The reference: plain Rust, one number at a time.
+//! Scalar reference kernels in plain Rust.
 
 use std::marker::PhantomData;
 
@@ -9,6 +9,7 @@ use super::{
     simd::{Accuracy, Simd},
 };
 
+/// Vectors of one number.
 pub(super) struct Scalar;
 
 impl Simd for Scalar {
@@ -75,7 +76,7 @@ impl Simd for Scalar {
     }
 }
 
-/// An element type that the reference reads and writes.
+/// Element type that the scalar kernels read and write.
 pub(super) trait ScalarElement: 'static {
     const ELEMENT: Element;
     fn get(bytes: [u8; 4]) -> f32;
@@ -118,7 +119,7 @@ impl ScalarElement for ScalarBf16 {
     }
 }
 
-/// Products of floats, summed in f32.
+/// Products of floats with sums in f32.
 pub(super) struct ScalarFloats<T>(PhantomData<T>);
 
 impl<T: ScalarElement> Arithmetic for ScalarFloats<T> {
@@ -158,7 +159,7 @@ impl<T: ScalarElement> Arithmetic for ScalarFloats<T> {
     }
 }
 
-/// Products of integers, with f32 beside them.
+/// Products of integers, with attention in f32.
 pub(super) struct ScalarInt8;
 
 impl Arithmetic for ScalarInt8 {
@@ -191,7 +192,7 @@ impl Arithmetic for ScalarInt8 {
     }
 
     unsafe fn put(to: *mut u8, x: f32) {
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe { ScalarFloats::<ScalarF32>::put(to, x) };
     }
 
@@ -210,14 +211,14 @@ impl Arithmetic for ScalarInt8 {
     }
 }
 
-/// Where element `i` of a column stands.
+/// Pointer to element `i` of a column.
 unsafe fn lane(tile: &Tile, column: usize, i: usize, bytes: usize) -> *const u8 {
     let per_lane = 4 / bytes;
     // SAFETY: within the panel that the caller gives.
     unsafe { tile.b.add((i / per_lane * PANEL + column) * 4 + i % per_lane * bytes) }
 }
 
-/// What an integer step stands for, and the integer of 0, for numbers in [`lowest`, `highest`], which has 0 in it.
+/// Scale and zero point for numbers in [`lowest`, `highest`], a range that includes 0.
 #[inline(always)]
 pub(super) fn unit_and_zero(lowest: f32, highest: f32) -> (f32, f32) {
     let unit = ((highest - lowest) / 255.0).max(f32::MIN_POSITIVE * 256.0);

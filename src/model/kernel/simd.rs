@@ -1,15 +1,16 @@
-//! Vectors of f32, and the functions of them that every CPU computes alike.
+//! Vectors of f32, and functions over them that are the same on every CPU.
 
-/// Rows that are reduced together.
+/// Number of rows that are reduced together.
 pub(super) const GROUP: usize = 16;
 
 /// Vectors of f32 of one instruction set.
 ///
 /// # Safety
-/// All functions: the CPU has the instruction set. Pointers are valid for [`Simd::LANES`] numbers, at any alignment.
+/// For all functions, the CPU must support the instruction set, and pointers must be valid for [`Simd::LANES`] numbers, at
+/// any alignment.
 pub(super) trait Simd: 'static {
     type Vector: Copy;
-    /// Numbers in a vector; divides [`GROUP`].
+    /// Numbers per vector, a divisor of [`GROUP`].
     const LANES: usize;
 
     unsafe fn splat(x: f32) -> Self::Vector;
@@ -23,13 +24,13 @@ pub(super) trait Simd: 'static {
     unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a * b + c`
     unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
-    /// To the nearest integer.
+    /// Rounds to the nearest integer.
     unsafe fn round(x: Self::Vector) -> Self::Vector;
     /// `x * 2^n` for integral `n` in [-126, 127].
     unsafe fn scale(x: Self::Vector, n: Self::Vector) -> Self::Vector;
     unsafe fn sum(x: Self::Vector) -> f32;
 
-    /// The first `count` numbers, at most all; `fill` in the place of the others, which need not be readable.
+    /// Loads the first `count` numbers and sets the others to `fill`. The others need not be readable.
     #[inline(always)]
     unsafe fn load_first(from: *const f32, count: usize, fill: f32) -> Self::Vector {
         let mut numbers = [fill; GROUP];
@@ -41,20 +42,20 @@ pub(super) trait Simd: 'static {
         unsafe { Self::load(numbers.as_ptr()) }
     }
 
-    /// The sum of each row's numbers.
+    /// Sum of the numbers of each row.
     #[inline(always)]
     unsafe fn sum_of_each(rows: &[Self::Vector; GROUP], sums: &mut [f32; GROUP]) {
         for (row, sum) in rows.iter().zip(sums) {
-            // SAFETY: as of the caller.
+            // SAFETY: as for the caller.
             *sum = unsafe { Self::sum(*row) };
         }
     }
 
-    /// The highest of each row's numbers.
+    /// Highest number of each row.
     #[inline(always)]
     unsafe fn highest_of_each(rows: &[Self::Vector; GROUP], highest: &mut [f32; GROUP]) {
         for (row, highest) in rows.iter().zip(highest) {
-            // SAFETY: as of the caller.
+            // SAFETY: as for the caller.
             *highest = unsafe { Self::highest(*row) };
         }
     }
@@ -65,7 +66,7 @@ pub(super) trait Simd: 'static {
     where
         Self: Sized,
     {
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe { exp2::<Self>(x, accuracy) }
     }
 
@@ -75,7 +76,7 @@ pub(super) trait Simd: 'static {
     where
         Self: Sized,
     {
-        // SAFETY: as of the caller.
+        // SAFETY: as for the caller.
         unsafe { gelu::<Self>(x, accuracy) }
     }
 
@@ -97,19 +98,19 @@ pub(super) trait Simd: 'static {
     }
 }
 
-/// How near to the exact function an approximation comes.
+/// Accuracy of an approximated function.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Accuracy {
-    /// To the last digits of f32.
+    /// About the accuracy of f32.
     Full,
-    /// To those of f16 and below.
+    /// Sufficient for f16 and narrower types.
     Half,
 }
 
-/// `2^x` for x <= 0; 2^-100 below -100, since subnormal numbers would be slow. Relative error 3e-7 in full, 8e-5
-/// in half accuracy.
+/// Computes `2^x` for x <= 0, and 2^-100 below -100, since subnormal numbers are slow.
 ///
-/// `x = n + f` with |f| <= 1/2, and a polynomial for `2^f`: minimax fits of degree 5 and 3.
+/// The relative error is 3e-7 in full and 8e-5 in half accuracy. `x = n + f` with |f| <= 1/2, and `2^f` is a minimax
+/// polynomial of degree 5 or 3.
 #[inline(always)]
 pub(super) unsafe fn exp2<S: Simd>(x: S::Vector, accuracy: Accuracy) -> S::Vector {
     const FULL: [f32; 6] = [1.0, 0.693_146_94, 0.240_221_2, 0.055_507_13, 0.009_675_541, 0.001_327_646_9];
@@ -127,9 +128,10 @@ pub(super) unsafe fn exp2<S: Simd>(x: S::Vector, accuracy: Accuracy) -> S::Vecto
     }
 }
 
-/// `x * (1 + erf(x / sqrt 2)) / 2`. Source: Gaussian Error Linear Units, arXiv:1606.08415.
+/// Computes GELU, `x * (1 + erf(x / sqrt 2)) / 2`. Source: Gaussian Error Linear Units, arXiv:1606.08415.
 ///
-/// Absolute error 1e-6 of max(1, |x|) in full, 7e-5 in half accuracy; [`Simd::gelu`] may err by 8e-5.
+/// The absolute error relative to max(1, |x|) is 1e-6 in full and 7e-5 in half accuracy; that of [`Simd::gelu`] is at most
+/// 8e-5.
 #[inline(always)]
 pub(super) unsafe fn gelu<S: Simd>(x: S::Vector, accuracy: Accuracy) -> S::Vector {
     // SAFETY: the caller's CPU has the instruction set.
@@ -141,7 +143,7 @@ pub(super) unsafe fn gelu<S: Simd>(x: S::Vector, accuracy: Accuracy) -> S::Vecto
                 S::mul_add(half, erf, half)
             }
             Accuracy::Half => {
-                // The normal distribution function less 1/2, odd on [-4.5, 4.5]: a minimax fit.
+                // Minimax fit of the normal distribution function minus 1/2, an odd function, on [-4.5, 4.5].
                 const PHI: [f32; 9] = [
                     0.398_712_6,
                     -0.065_984_65,
@@ -161,8 +163,8 @@ pub(super) unsafe fn gelu<S: Simd>(x: S::Vector, accuracy: Accuracy) -> S::Vecto
     }
 }
 
-/// A quotient of an odd polynomial of degree 13 and an even one of degree 8 on [-4, 4], beyond which erf is
-/// 1 in f32. Coefficients: the minimax fit published with the Eigen library.
+/// Error function: the quotient of an odd polynomial of degree 13 and an even one of degree 8 on [-4, 4]. Beyond that
+/// range it is 1 in f32. Source of the coefficients: minimax fit of the Eigen library.
 #[inline(always)]
 unsafe fn erf<S: Simd>(x: S::Vector) -> S::Vector {
     const NUMERATOR: [f32; 7] = [
@@ -185,7 +187,7 @@ unsafe fn erf<S: Simd>(x: S::Vector) -> S::Vector {
     }
 }
 
-/// Coefficients from the constant upwards.
+/// Evaluates a polynomial. Coefficients start with the constant.
 #[inline(always)]
 pub(super) unsafe fn polynomial<S: Simd, const N: usize>(x: S::Vector, coefficients: &[f32; N]) -> S::Vector {
     // SAFETY: the caller's CPU has the instruction set.
@@ -198,7 +200,7 @@ pub(super) unsafe fn polynomial<S: Simd, const N: usize>(x: S::Vector, coefficie
     }
 }
 
-/// Functions of a trait that are a few intrinsics each.
+/// Defines functions of a trait that consist of a few intrinsics.
 macro_rules! intrinsics {
     ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty { $($body:tt)* })*) => {
         $(

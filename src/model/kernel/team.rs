@@ -1,7 +1,7 @@
 //! Threads that share the steps of one forward pass.
 //!
-//! The leader hands a step to every helper that stands ready and takes part itself; parts are claimed one by one,
-//! so nobody waits for a helper that comes late or is taken off its core between two steps.
+//! The leader publishes a step to every present helper and takes part itself. Parts are claimed one by one, so no thread
+//! waits for a helper that joins late or is descheduled between two steps.
 
 use std::{
     hint::spin_loop,
@@ -14,39 +14,39 @@ use std::{
     time::Duration,
 };
 
-/// The most helpers beside a leader.
+/// Maximum helpers of a leader.
 const MAX_HELPERS: usize = 63;
 
-/// Rounds of waiting before the core is offered to other threads.
+/// Spins before a waiting thread yields its core.
 const SPINS: u32 = 4096;
 
-/// Of a member that has not computed anything yet.
+/// Throughput of a member that has not computed anything yet.
 const UNKNOWN: f32 = 0.0;
 
-/// Who computes one forward pass: the calling thread, and those that help it.
+/// The threads of one forward pass: the calling thread and its helpers.
 pub struct Team {
     session: Option<Arc<TeamSession>>,
 }
 
-/// The place where helpers stand ready.
+/// State shared by the leader and the helpers of one team.
 struct TeamSession {
     mailboxes: Vec<Mailbox>,
     joined: AtomicUsize,
     closed: AtomicBool,
-    /// Rows a second of each member: cores of one machine differ, and the same core from one moment to the next.
+    /// Rows per second of each member. Cores of one machine differ, and the speed of a core changes over time.
     throughputs: Vec<MemberThroughput>,
 }
 
-/// A number in f32; what is read late does no harm.
+/// Rows per second of a member, an atomic f32. Stale values are harmless.
 struct MemberThroughput(AtomicU32);
 
-/// One helper's mailbox, in a cache line of its own.
+/// Mailbox of one helper, in its own cache line.
 #[repr(align(128))]
 struct Mailbox(AtomicPtr<TeamStep>);
 
-/// A step in hand: lives on the leader's stack until every helper is done with it.
+/// The current step. It lives on the stack of the leader until every helper is done with it.
 struct TeamStep {
-    /// Valid as long as the step is.
+    /// Valid for the lifetime of the step.
     work: *const (dyn Fn(usize, usize) + Sync),
     count: usize,
     next: AtomicUsize,
@@ -54,17 +54,17 @@ struct TeamStep {
     panicked: AtomicBool,
 }
 
-/// Lets a thread help; from [`Team::with_helpers`].
+/// Invitation for a thread to help a team, from [`Team::with_helpers`].
 #[derive(Clone)]
 pub struct Invitation(Arc<TeamSession>);
 
 impl Team {
-    /// The calling thread without helpers.
+    /// A team of only the calling thread.
     pub const fn alone() -> Team {
         Team { session: None }
     }
 
-    /// At most `helpers` threads may accept the invitation, at any time until the team is dropped.
+    /// A team of the calling thread and at most `helpers` threads, which can join at any time until the team is dropped.
     pub fn with_helpers(helpers: usize) -> (Team, Invitation) {
         let mailboxes = (0..helpers.min(MAX_HELPERS)).map(|_| Mailbox(AtomicPtr::new(null_mut()))).collect();
         let throughputs = (0..=helpers.min(MAX_HELPERS)).map(|_| MemberThroughput::new(UNKNOWN)).collect();
@@ -78,18 +78,19 @@ impl Team {
         (Team { session: Some(Arc::clone(&session)) }, Invitation(session))
     }
 
-    /// The most threads that take part.
+    /// Maximum number of members.
     pub fn size(&self) -> usize {
         1 + self.session.as_ref().map_or(0, |session| session.mailboxes.len())
     }
 
-    /// How many take part by now.
+    /// Number of members that have joined so far.
     pub fn present(&self) -> usize {
         1 + self.session.as_ref().map_or(0, |session| session.present())
     }
 
-    /// Moves the bounds between parts of one member each, in multiples of `unit`, to where all would have ended at once;
-    /// none becomes empty. What would move by less than a unit stays, and all does while somebody's pace is unknown.
+    /// Moves the bounds between the parts of the members, in multiples of `unit`, so that all members would have finished at
+    /// the same time. No part becomes empty. A bound that would move by less than one unit stays, and all stay while the
+    /// throughput of a member is unknown.
     pub(super) fn rebalance(&self, unit: usize, bounds: &mut [usize]) {
         let Some(TeamSession { throughputs, .. }) = self.session.as_deref() else { return };
         let members = bounds.len() - 1;
@@ -106,23 +107,23 @@ impl Team {
             if (fair - bounds[member] as f32).abs() >= unit as f32 {
                 bounds[member] = (fair / unit as f32).round() as usize * unit;
             }
-            let (least, most) = (bounds[member - 1] + unit, (total / unit - (members - member)) * unit);
-            bounds[member] = bounds[member].clamp(least, most);
+            let (min, max) = (bounds[member - 1] + unit, (total / unit - (members - member)) * unit);
+            bounds[member] = bounds[member].clamp(min, max);
         }
     }
 
-    /// A member computed so many rows in that time.
+    /// Records that a member computed `rows` rows in `time`.
     pub(super) fn observe(&self, member: usize, rows: usize, time: Duration) {
         if let Some(session) = &self.session {
             session.throughputs[member].add(rows as f32 / time.as_secs_f32().max(1e-6));
         }
     }
 
-    /// Calls `work(member, index)` once for each index below `count`; members are below [`Team::size`], and no
-    /// two threads have the same at a time.
+    /// Calls `work(member, index)` once for each index below `count`. Members are below [`Team::size`], and each is used by
+    /// only one thread at a time.
     ///
     /// # Panics
-    /// If `work` does, on whatever thread.
+    /// If `work` panics on any thread.
     pub(super) fn each(&self, count: usize, work: &(dyn Fn(usize, usize) + Sync)) {
         match &self.session {
             Some(session) if count > 1 => session.lead(count, work),
@@ -140,7 +141,7 @@ impl Drop for Team {
 }
 
 impl Invitation {
-    /// Helps until the team is dropped; at once back where all places are taken.
+    /// Helps until the team is dropped. Returns immediately if the team has all its helpers.
     pub fn help(&self) {
         let session = &*self.0;
         let index = session.joined.fetch_add(1, Ordering::AcqRel);
@@ -153,8 +154,8 @@ impl Invitation {
                 continue;
             }
             spins = 0;
-            // SAFETY: whoever takes a step from the mail is counted in its `helpers`, and the leader keeps the step
-            // until the count is 0.
+            // SAFETY: a thread that takes a step from its mailbox is counted in `helpers`, and the leader keeps the step
+            // alive until the count is 0.
             let step = unsafe { &*step };
             step.run(index + 1);
             step.helpers.fetch_sub(1, Ordering::Release);
@@ -175,7 +176,7 @@ impl MemberThroughput {
         self.0.store(rows_a_second.to_bits(), Ordering::Relaxed);
     }
 
-    /// The mean with what was known: a thread that was off its core once is not slow for long.
+    /// Averages with the known value, so that a thread that was descheduled once does not count as slow for long.
     fn add(&self, rows_a_second: f32) {
         let known = self.get();
         self.set(if known == UNKNOWN { rows_a_second } else { f32::midpoint(known, rows_a_second) });
@@ -183,14 +184,14 @@ impl MemberThroughput {
 }
 
 impl TeamSession {
-    /// Helpers that came.
+    /// Number of helpers that have joined.
     fn present(&self) -> usize {
         self.joined.load(Ordering::Acquire).min(self.mailboxes.len())
     }
 
     fn lead(&self, count: usize, work: &(dyn Fn(usize, usize) + Sync)) {
         let helpers = self.present().min(count - 1);
-        // SAFETY: only the lifetime is dropped; the step ends before this function does.
+        // SAFETY: only the lifetime is erased; the step ends before this function returns.
         let work = unsafe {
             std::mem::transmute::<
                 &(dyn Fn(usize, usize) + Sync),
@@ -210,7 +211,7 @@ impl TeamSession {
         }
         step.run(0);
         for Mailbox(mail) in &self.mailboxes[..helpers] {
-            // A helper that has not begun has nothing left to do.
+            // A helper that has not started has nothing left to do.
             if mail.compare_exchange(address, null_mut(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 step.helpers.fetch_sub(1, Ordering::Relaxed);
             }
@@ -220,15 +221,15 @@ impl TeamSession {
             wait(&mut spins);
         }
         if step.panicked.load(Ordering::Relaxed) {
-            resume_unwind(Box::new("a part of a step panicked; the message stands before this"));
+            resume_unwind(Box::new("a part of a step panicked; see the message above"));
         }
     }
 }
 
 impl TeamStep {
-    /// Claims parts until none is left.
+    /// Claims and runs parts until none is left.
     fn run(&self, member: usize) {
-        // SAFETY: the leader keeps what `work` points to while the step lives.
+        // SAFETY: the leader keeps the target of `work` alive as long as the step.
         let work = unsafe { &*self.work };
         let run = || {
             loop {
@@ -283,13 +284,13 @@ mod tests {
     }
 
     #[test]
-    fn each_part_runs_once_alone_and_with_helpers() {
+    fn each_part_runs_once_with_and_without_helpers() {
         check_each_part_runs_once(&Team::alone());
         with_team(3, |team| (0..200).for_each(|_| check_each_part_runs_once(team)));
     }
 
     #[test]
-    fn a_team_without_anyone_who_came_does_all_itself() {
+    fn a_leader_without_helpers_does_all_parts() {
         let (team, _invitation) = Team::with_helpers(4);
         check_each_part_runs_once(&team);
     }
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_faster_gets_more_and_nobody_gets_nothing() {
+    fn faster_members_get_more_rows_and_none_gets_nothing() {
         check_division(&[UNKNOWN, 5.0], 127, &[0, 64, 127]);
         check_division(&[5.0, 4.0], 127, &[0, 64, 127]);
         check_division(&[5.0, 5.0], 127, &[0, 64, 127]);
@@ -318,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pace_follows_what_is_seen() {
+    fn throughput_follows_observations() {
         let (team, _invitation) = Team::with_helpers(1);
         let throughput = || team.session.as_deref().expect("there are helpers").throughputs[1].get();
         assert_eq!(throughput(), UNKNOWN);
@@ -329,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_any_part_reaches_the_leader_and_the_team_works_on() {
+    fn a_panic_reaches_the_leader_and_the_team_survives() {
         with_team(2, |team| {
             let step = || {
                 team.each(64, &|_, index| assert!(index != 63, "on purpose"));

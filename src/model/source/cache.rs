@@ -1,6 +1,6 @@
-//! The standard hub cache on disk, shared with Python's huggingface_hub:
+//! The hub cache on disk, in the layout of the Python library huggingface_hub:
 //! `models--org--name/{refs/<revision>, snapshots/<commit>/<file>, blobs/<etag>}`,
-//! where a snapshot's files are relative links to blobs, plus `.locks/`.
+//! where the files of a snapshot are relative links to blobs, and `.locks/` with lock files.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -14,21 +14,22 @@ use tokio::time::{Instant, sleep};
 
 use super::{ModelFiles, SourceSettings, error::SourceError, select};
 
-/// Lock files of other processes cannot notify, so they are asked again this often.
+/// Interval at which a lock file of another process is polled.
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
+/// Cache of one repository.
 pub(super) struct RepoCache {
     /// Invariant: has passed `check_id`, so no path made from it leaves `cache_dir`.
     id: String,
     cache_dir: PathBuf,
     repo_dir: PathBuf,
     lock_dir: PathBuf,
-    /// Free space that is left to others on the volume.
+    /// Minimum free space on the volume, in bytes.
     reserve_bytes: u64,
 }
 
 impl RepoCache {
-    /// The id of `settings` must have passed `check_id`.
+    /// Opens the cache of a repository. The id in `settings` must have passed `check_id`.
     pub(super) fn new(settings: &SourceSettings) -> Self {
         let (cache_dir, id) = (&settings.cache_dir, &settings.model);
         let folder = format!("models--{}", id.replace('/', "--"));
@@ -41,7 +42,7 @@ impl RepoCache {
         }
     }
 
-    /// The snapshot that `revision` last meant, if everything needed is in it.
+    /// Returns the last known snapshot of `revision`, if it is complete.
     pub(super) fn complete(&self, revision: &str) -> Option<ModelFiles> {
         let commit = self.commit(revision)?;
         select::check_dir(&self.snapshot(&commit)).is_ok().then(|| self.files(&commit))
@@ -51,7 +52,7 @@ impl RepoCache {
         ModelFiles { dir: self.snapshot(commit), id: self.id.clone(), revision: Some(commit.to_owned()) }
     }
 
-    /// Whether the snapshot has the file, that is, a link that leads to a blob.
+    /// Whether the snapshot has the file as a link to an existing blob.
     pub(super) fn has(&self, commit: &str, file: &str) -> bool {
         self.snapshot(commit).join(file).is_file()
     }
@@ -60,19 +61,19 @@ impl RepoCache {
         self.repo_dir.join("blobs").join(etag)
     }
 
-    /// Where a blob grows until it is whole and verified.
+    /// Path of the partial file of a blob, until it is complete and verified.
     pub(super) fn partial(&self, etag: &str) -> PathBuf {
         self.repo_dir.join("blobs").join(format!("{etag}.incomplete"))
     }
 
-    /// Makes `file` of the snapshot lead to the blob.
+    /// Links `file` of the snapshot to the blob.
     pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<(), SourceError> {
         let link = self.snapshot(commit).join(file);
         let up = "../".repeat(2 + file.matches('/').count());
         replace(&link, |fresh| symlink(format!("{up}blobs/{etag}"), fresh)).map_err(at(&link))
     }
 
-    /// Notes what a branch or tag means now. Called last, so a ref always leads to a whole snapshot.
+    /// Records the commit of a branch or tag. Called last, so that a ref always points to a complete snapshot.
     pub(super) fn note_revision(&self, revision: &str, commit: &str) -> Result<(), SourceError> {
         if self.commit(revision).as_deref() == Some(commit) {
             return Ok(());
@@ -81,7 +82,10 @@ impl RepoCache {
         replace(&path, |fresh| fs::write(fresh, commit)).map_err(at(&path))
     }
 
-    /// Creates the directories and refuses early what could not be stored anyway.
+    /// Creates the directories and checks the free space before a download.
+    ///
+    /// # Errors
+    /// [`SourceError::DiskFull`] or [`SourceError::Cache`].
     pub(super) fn make_room(&self, needed_bytes: u64) -> Result<(), SourceError> {
         for dir in [&self.repo_dir.join("blobs"), &self.lock_dir] {
             fs::create_dir_all(dir).map_err(at(dir))?;
@@ -89,7 +93,10 @@ impl RepoCache {
         self.check_room(needed_bytes)
     }
 
-    /// Refuses what would leave less than the reserve.
+    /// Checks that `needed_bytes` leave the reserve free.
+    ///
+    /// # Errors
+    /// [`SourceError::DiskFull`] if they do not.
     pub(super) fn check_room(&self, needed_bytes: u64) -> Result<(), SourceError> {
         let (free_bytes, needed_bytes) = (self.free_bytes(), needed_bytes.saturating_add(self.reserve_bytes));
         if needed_bytes > free_bytes {
@@ -98,7 +105,7 @@ impl RepoCache {
         Ok(())
     }
 
-    /// Turns a failed write into what the operator can do about it.
+    /// Converts a write error to the error that says what the operator can do.
     pub(super) fn write_error(&self, path: &Path, needed_bytes: u64, cause: io::Error) -> SourceError {
         match cause.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SourceError::DiskFull {
@@ -110,10 +117,10 @@ impl RepoCache {
         }
     }
 
-    /// Waits until no other process fetches this blob. The lock lasts as long as the returned file.
+    /// Waits until no other process downloads this blob, and locks it until the returned file is dropped.
     ///
-    /// The holder may take as long as it likes while its partial file grows; after
-    /// `patience` without growth it counts as stuck.
+    /// # Errors
+    /// [`SourceError::Locked`] if the partial file of the other process does not grow for `patience`.
     pub(super) async fn lock(
         &self,
         etag: &str,
@@ -129,8 +136,8 @@ impl RepoCache {
                 Ok(()) => return Ok(Some(file)),
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => {
-                    // Some network filesystems have no locks; the checksum still guards the result.
-                    tracing::warn!(path = %path.display(), %error, "cache cannot be locked, going on without");
+                    // Some network file systems do not support locks. The checksum still protects the result.
+                    tracing::warn!(path = %path.display(), %error, "the cache does not support locks; continuing without a lock");
                     return Ok(None);
                 }
             }
@@ -164,7 +171,7 @@ impl RepoCache {
         file_bytes(&self.partial(etag))
     }
 
-    /// Unlimited where the system does not say.
+    /// Free space in bytes; unlimited if the system does not report it.
     fn free_bytes(&self) -> u64 {
         match rustix::fs::statvfs(&self.cache_dir) {
             Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
@@ -177,12 +184,12 @@ pub(super) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Length of a file, 0 where there is none.
+/// Length of a file in bytes; 0 if it does not exist.
 pub(super) fn file_bytes(path: &Path) -> u64 {
     fs::metadata(path).map(|metadata| metadata.len()).unwrap_or(0)
 }
 
-/// Makes `path` in one step, so that no reader ever meets half of it.
+/// Replaces `path` atomically.
 fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let parent = path.parent().expect("every path in the cache has a parent");
     fs::create_dir_all(parent)?;

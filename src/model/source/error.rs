@@ -1,4 +1,4 @@
-//! What can go wrong while the files are located, by what a person can do about it.
+//! Errors of locating model files, grouped by what the operator can do.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -7,67 +7,68 @@ use humantime::format_duration;
 use thiserror::Error;
 
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the message of each variant documents it")]
 pub enum SourceError {
-    #[error("model {model:?} is neither a directory nor a hub id of the form org/name; check --model")]
+    #[error("model: {model:?} is neither a directory nor a hub id such as org/name; check --model")]
     BadId { model: String },
-    #[error("revision {revision:?} is no branch, tag or commit; check --revision")]
+    #[error("revision: {revision:?} is not a branch, tag or commit; check --revision")]
     BadRevision { revision: String },
-    #[error("endpoint {endpoint:?} is no http or https URL; check HF_ENDPOINT")]
+    #[error("hub endpoint: {endpoint:?} is not an http or https URL; check HF_ENDPOINT")]
     BadEndpoint { endpoint: String },
-    /// The place was read in full; what it has is not a model that can be loaded.
-    #[error("{place} has no {missing}{hint}")]
-    Incomplete { place: String, missing: String, hint: String },
-    #[error("{host} has no {what}; check --model and --revision (no directory of that name exists either)")]
+    /// The location was read, but a file of the model is missing.
+    #[error("{location} has no {missing}{hint}")]
+    Incomplete { location: String, missing: String, hint: String },
+    #[error("{host} has no {what}, and there is no directory of this name; check --model and --revision")]
     NotFound { what: String, host: String },
-    #[error("{host} refuses {what}: {advice}")]
+    #[error("{host} denied access to {what}: {advice}")]
     Denied { what: String, host: String, advice: &'static str },
     #[error(
-        "{id} at {revision} is not complete in {}, and offline mode forbids fetching it; \
+        "{id} at revision {revision} is not complete in the cache {}, and offline mode is set; \
          run `assay pull` with network access, or unset HF_HUB_OFFLINE",
         cache_dir.display()
     )]
     NotCached { id: String, revision: String, cache_dir: PathBuf },
     #[error(
-        "no room in {}: {} needed, {} free; free space or set HF_HOME to a larger volume",
+        "not enough disk space in {}: {} needed, {} free; free some space or set HF_HOME to a larger volume",
         path.display(), ByteSize(*needed_bytes), ByteSize(*free_bytes)
     )]
     DiskFull { path: PathBuf, needed_bytes: u64, free_bytes: u64 },
-    #[error("{what} is larger than {} allow; raise {setting} if the hub is trusted", ByteSize(*limit))]
+    #[error("{what} exceeds the limit of {}; raise {setting} if the hub is trusted", ByteSize(*limit))]
     TooLarge { what: String, limit: u64, setting: &'static str },
-    #[error("cannot write {} ({cause}); make it writable or set HF_HOME", path.display())]
+    #[error("cannot access {} in the cache: {cause}; make it writable or set HF_HOME", path.display())]
     Cache { path: PathBuf, cause: io::Error },
     #[error(
         "{file} from {host} is corrupt: expected sha256 {expected}, found {found}; \
-         check the mirror or proxy in between"
+         check the mirror or proxy"
     )]
     Corrupt { file: String, host: String, expected: String, found: String },
     #[error(
-        "{} was damaged (expected sha256 {expected}, found {found}) and is removed; the next try fetches it again",
+        "{} was damaged (expected sha256 {expected}, found {found}) and was removed; the next attempt downloads it again",
         path.display()
     )]
     Damaged { path: PathBuf, expected: String, found: String },
     #[error(
-        "{} is held by a process that made no progress for {}; end that process, then try again",
+        "{} is locked by another process, which made no progress for {}; stop that process and retry",
         lock.display(), format_duration(*waited)
     )]
     Locked { lock: PathBuf, waited: Duration },
     #[error("{what} failed after {attempts} attempts: {reason}; check the network, proxy and HF_ENDPOINT")]
     Unreachable { what: String, attempts: u32, reason: String },
-    #[error("{what} answered with something unusable: {reason}; check HF_ENDPOINT")]
+    #[error("invalid response for {what}: {reason}; check HF_ENDPOINT")]
     Unusable { what: String, reason: String },
     #[error(
-        "{id} was not fetched from {host} within {}; what has arrived is kept and the next try resumes",
+        "{id} was not downloaded from {host} within {}; downloaded bytes are kept, and the next attempt resumes",
         format_duration(*limit)
     )]
     TimedOut { id: String, host: String, limit: Duration },
-    #[error("cannot prepare an HTTPS client: {reason}; check the system's CA certificates")]
+    #[error("cannot create an HTTPS client: {reason}; check the CA certificates of the system")]
     Client { reason: String },
-    #[error("cancelled while the model's files were fetched")]
+    #[error("the download of the model was cancelled")]
     Cancelled,
 }
 
 impl SourceError {
-    /// True where trying again helps only after a person has changed something.
+    /// Whether a retry succeeds only after the operator has changed something.
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::BadId { .. }
@@ -92,30 +93,33 @@ impl SourceError {
     }
 }
 
-/// How one attempt at one request ended badly.
+/// Failure of one attempt at a request.
 pub(super) enum FetchAttemptError {
-    /// Another attempt would end the same way.
+    /// Another attempt would fail in the same way.
     Final(SourceError),
+    /// Another attempt may succeed.
     Retryable(RetryableFetchError),
 }
 
 impl FetchAttemptError {
+    /// Records whether the attempt downloaded new bytes.
     pub(super) fn with_advance(self, advanced: bool) -> Self {
         match self {
-            Self::Retryable(trouble) => Self::Retryable(RetryableFetchError { advanced, ..trouble }),
+            Self::Retryable(failure) => Self::Retryable(RetryableFetchError { advanced, ..failure }),
             Self::Final(error) => Self::Final(error),
         }
     }
 }
 
-/// A reason to try again.
+/// A failure after which the request is retried.
 pub(super) struct RetryableFetchError {
+    /// Cause, for messages.
     pub(super) reason: String,
-    /// The server's own wish, from Retry-After.
+    /// Minimum pause, from the Retry-After header.
     pub(super) retry_after: Option<Duration>,
-    /// More of the file is there than ever before, so the attempt was worth it.
+    /// Whether the attempt downloaded new bytes of the file.
     pub(super) advanced: bool,
-    /// What to report in place of `Unreachable` when this was the last attempt.
+    /// Error to report after the last attempt instead of [`SourceError::Unreachable`].
     pub(super) final_error: Option<Box<SourceError>>,
 }
 
@@ -132,7 +136,7 @@ impl From<SourceError> for FetchAttemptError {
 }
 
 impl From<RetryableFetchError> for FetchAttemptError {
-    fn from(trouble: RetryableFetchError) -> Self {
-        Self::Retryable(trouble)
+    fn from(failure: RetryableFetchError) -> Self {
+        Self::Retryable(failure)
     }
 }

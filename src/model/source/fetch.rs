@@ -1,4 +1,4 @@
-//! Brings files into the cache: resumes, verifies, and only then publishes.
+//! Download of files into the cache: resume, verify, publish.
 
 use std::{
     cell::Cell,
@@ -21,11 +21,13 @@ use super::{
     verify::sha256,
 };
 
-/// Progress is told in steps of this: often enough to see, too rarely to cost.
+/// Bytes between two progress reports.
 const REPORT_STEP_BYTES: u64 = 1 << 20;
-/// A process that fetches pauses between attempts, so a file may rest for a few idle limits.
-const LOCK_PATIENCE: u32 = 4;
+/// Multiple of the idle timeout after which the lock of another process counts as stuck. A process pauses between
+/// attempts, so its partial file may not grow for several idle timeouts.
+const LOCK_IDLE_TIMEOUTS: u32 = 4;
 
+/// Download of the files of one commit.
 pub(super) struct Fetcher<'a> {
     pub(super) settings: &'a SourceSettings,
     pub(super) hub: &'a Hub,
@@ -35,16 +37,18 @@ pub(super) struct Fetcher<'a> {
     pub(super) commit: &'a str,
 }
 
-/// A file, its place in the cache, and its share of all the bytes.
+/// One file to download.
 struct Download<'a> {
     remote: &'a RemoteFile,
+    /// Partial file in the cache.
     partial: &'a Path,
+    /// Bytes of the files before this one.
     before_bytes: u64,
     total_bytes: u64,
 }
 
 impl Fetcher<'_> {
-    /// Fetches `files` into the snapshot, in the given order.
+    /// Downloads `files` into the snapshot, in the given order.
     pub(super) async fn fetch_all(&self, files: &[String]) -> Result<(), SourceError> {
         let mut remotes = Vec::new();
         for file in files {
@@ -56,7 +60,7 @@ impl Fetcher<'_> {
         let missing_bytes = sum_bytes(&remotes, |remote| !self.is_stored(remote));
         self.cache.make_room(missing_bytes)?;
         let (id, commit, host) = (&self.settings.model, self.commit, self.hub.host());
-        tracing::info!(id, commit, host, files = files.len(), bytes = missing_bytes, "fetching model");
+        tracing::info!(id, commit, host, files = files.len(), bytes = missing_bytes, "downloading the model");
         let mut before_bytes = 0;
         for remote in &remotes {
             let partial = &self.cache.partial(&remote.etag);
@@ -72,19 +76,19 @@ impl Fetcher<'_> {
         retry(self.settings, self.progress, &what, attempt).await
     }
 
-    /// Refuses what is too large by its own account, and weights of which neither size nor checksum is known: nothing
-    /// would tell whether they are whole.
+    /// Rejects files whose announced size exceeds the limit, and weights with neither size nor checksum, which could not
+    /// be verified.
     fn check_announced(&self, remote: &RemoteFile) -> Result<(), SourceError> {
         if let (None, None, false) = (remote.bytes, &remote.sha256, is_json(&remote.file)) {
             let what = format!("{} from {}", remote.file, self.hub.host());
-            let reason = "it has neither a size nor a checksum".to_owned();
+            let reason = "the hub announced neither a size nor a checksum".to_owned();
             return Err(SourceError::Unusable { what, reason });
         }
         let (limit, _) = self.limit(remote);
         if remote.bytes.is_some_and(|bytes| bytes > limit) { Err(self.too_large(remote)) } else { Ok(()) }
     }
 
-    /// The most bytes that the file may have, and the setting that says so.
+    /// Maximum size of the file in bytes, and the setting that defines it.
     fn limit(&self, remote: &RemoteFile) -> (u64, &'static str) {
         let settings = self.settings;
         match remote.bytes {
@@ -102,9 +106,9 @@ impl Fetcher<'_> {
         let RemoteFile { file, etag, .. } = download.remote;
         if !self.is_stored(download.remote) {
             let waiting = || (self.progress)(FetchProgress::Locked { file: file.clone() });
-            let patience = self.settings.idle_timeout * LOCK_PATIENCE;
+            let patience = self.settings.idle_timeout * LOCK_IDLE_TIMEOUTS;
             let _lock = self.cache.lock(etag, patience, waiting).await?;
-            // Whoever held the lock has probably fetched it.
+            // The previous holder of the lock may have downloaded the file.
             if !self.is_stored(download.remote) {
                 self.download(download).await?;
             }
@@ -112,7 +116,7 @@ impl Fetcher<'_> {
         self.cache.link(self.commit, file, etag)
     }
 
-    /// A blob of another length than announced counts as absent, whoever left it.
+    /// Whether the blob is in the cache with the announced size.
     fn is_stored(&self, remote: &RemoteFile) -> bool {
         let blob = self.cache.blob(&remote.etag);
         blob.is_file() && remote.bytes.is_none_or(|bytes| bytes == file_bytes(&blob))
@@ -127,7 +131,7 @@ impl Fetcher<'_> {
                 SourceError::DiskFull { .. } | SourceError::TooLarge { .. },
             )) = &outcome
             {
-                // Nobody would come back for it: it only holds space that others need.
+                // The download is not resumed, so the partial file would only use disk space.
                 let _ = fs::remove_file(download.partial);
             }
             let bytes = file_bytes(download.partial);
@@ -140,7 +144,7 @@ impl Fetcher<'_> {
 
     async fn download_once(&self, download: &Download<'_>) -> Result<(), FetchAttemptError> {
         let Download { remote, partial, .. } = download;
-        // An earlier run may have stopped between the last byte and the check.
+        // An earlier run may have ended after the last byte and before the verification.
         if !partial.is_file() || remote.bytes != Some(file_bytes(partial)) {
             self.receive(download).await?;
         }
@@ -148,7 +152,7 @@ impl Fetcher<'_> {
         self.publish(download).map_err(|cause| self.write_error(download, cause).into())
     }
 
-    /// Appends to the partial file what is missing, from where the last attempt stopped.
+    /// Downloads the missing bytes and appends them to the partial file.
     async fn receive(&self, download: &Download<'_>) -> Result<(), FetchAttemptError> {
         let expected = download.remote.bytes;
         let have =
@@ -157,9 +161,10 @@ impl Fetcher<'_> {
         let response = self.hub.open(&self.path(&download.remote.file), have).await?;
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             fs::remove_file(download.partial).map_err(|cause| self.write_error(download, cause))?;
-            return Err(
-                RetryableFetchError::new("the server cannot resume where the last attempt stopped").into()
-            );
+            return Err(RetryableFetchError::new(
+                "the server cannot resume the download at the requested byte",
+            )
+            .into());
         }
         let from = if continues_at(&response, have) { have } else { 0 };
         let mut file = open_at(download.partial, from).map_err(|cause| self.write_error(download, cause))?;
@@ -167,13 +172,14 @@ impl Fetcher<'_> {
         file.sync_all().map_err(|cause| self.write_error(download, cause))?;
         match expected {
             Some(bytes) if bytes != end => {
-                Err(RetryableFetchError::new(format!("the body ended after {end} of {bytes} bytes")).into())
+                Err(RetryableFetchError::new(format!("the response ended after {end} of {bytes} bytes"))
+                    .into())
             }
             _ => Ok(()),
         }
     }
 
-    /// Returns how long the file is at the end.
+    /// Writes the response to `file`, and returns the length of the file.
     async fn stream(
         &self,
         download: &Download<'_>,
@@ -182,14 +188,15 @@ impl Fetcher<'_> {
         from: u64,
     ) -> Result<u64, FetchAttemptError> {
         let (mut bytes, mut reported) = (from, from);
-        let most = download.remote.bytes.unwrap_or_else(|| self.limit(download.remote).0);
+        let limit = download.remote.bytes.unwrap_or_else(|| self.limit(download.remote).0);
         self.report(download, bytes);
         loop {
             let chunk = timeout(self.settings.idle_timeout, response.chunk()).await;
-            let chunk = chunk.map_err(|_| self.hub.stalled())?.map_err(|error| self.hub.trouble(error))?;
+            let chunk =
+                chunk.map_err(|_| self.hub.stalled())?.map_err(|error| self.hub.connection_error(error))?;
             let Some(chunk) = chunk else { break };
-            if bytes + chunk.len() as u64 > most {
-                return Err(self.beyond(download));
+            if bytes + chunk.len() as u64 > limit {
+                return Err(self.too_long(download));
             }
             file.write_all(&chunk).map_err(|cause| self.write_error(download, cause))?;
             bytes += chunk.len() as u64;
@@ -203,17 +210,15 @@ impl Fetcher<'_> {
         Ok(bytes)
     }
 
-    /// More came than was announced, or than a file without a size may have.
-    fn beyond(&self, download: &Download<'_>) -> FetchAttemptError {
+    /// Error for a response that is longer than announced, or than the limit if no size was announced.
+    fn too_long(&self, download: &Download<'_>) -> FetchAttemptError {
         match download.remote.bytes {
             None => self.too_large(download.remote).into(),
             Some(bytes) => {
-                // What has arrived is part of another file.
+                // The bytes are not those of the announced file.
                 let _ = fs::remove_file(download.partial);
-                RetryableFetchError::new(format!(
-                    "the body is longer than the {bytes} bytes that were announced"
-                ))
-                .into()
+                RetryableFetchError::new(format!("the response is longer than the announced {bytes} bytes"))
+                    .into()
             }
         }
     }
@@ -228,7 +233,7 @@ impl Fetcher<'_> {
         });
     }
 
-    /// Drops a partial file that is not what the hub promised, so that the next attempt starts clean.
+    /// Verifies the checksum, and removes a partial file that does not match, so that the next attempt starts anew.
     fn verify(&self, download: &Download<'_>) -> Result<(), FetchAttemptError> {
         let Some(expected) = &download.remote.sha256 else { return Ok(()) };
         let file = download.remote.file.clone();
@@ -272,7 +277,7 @@ fn sum_bytes(remotes: &[RemoteFile], counts: impl Fn(&RemoteFile) -> bool) -> u6
     remotes.iter().filter(|remote| counts(remote)).filter_map(|remote| remote.bytes).sum()
 }
 
-/// Whether the server sends the part that was asked for, not the file from its start.
+/// Whether the response is the requested range and not the whole file.
 fn continues_at(response: &Response, from: u64) -> bool {
     let range = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
     response.status() == StatusCode::PARTIAL_CONTENT

@@ -1,8 +1,7 @@
-//! The three requests of the hub's HTTP API that fetching a model takes.
+//! Client for the HTTP API of the hub: list the files of a revision, describe a file, download a file.
 //!
-//! Written on reqwest rather than on the hf-hub crate: hf-hub 1.0 stores whatever a download
-//! answers (no check of status, size or checksum), starts again from zero after a cut, has no
-//! idle limit, and reads the environment on its own.
+//! It uses reqwest instead of the hf-hub crate, because hf-hub 1.0 stores every response without checking status, size or
+//! checksum, cannot resume a download, has no idle timeout and reads environment variables.
 
 use std::time::Duration;
 
@@ -25,19 +24,20 @@ use crate::{
     secret::{Secret, shown_url},
 };
 
-/// A renamed repository or a mirror takes one or two hops; more is a loop.
-const MAX_HOPS: usize = 5;
-/// A server that asks for a longer pause than this is asked again sooner.
+/// Maximum redirects. A renamed repository or a mirror needs one or two.
+const MAX_REDIRECTS: usize = 5;
+/// Maximum pause that a Retry-After header can request.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
-/// Repositories of models have some dozens.
+/// Maximum files that a repository may list. Model repositories have some dozens.
 const MAX_LISTED_FILES: usize = 50_000;
 const LINKED_ETAG: &str = "x-linked-etag";
 const LINKED_SIZE: &str = "x-linked-size";
 
+/// Client of a hub.
 pub(super) struct Hub {
-    /// Follows nothing: a file's checksum is in the headers of the redirect to its storage.
+    /// Does not follow redirects: the checksum of a file is in the headers of the redirect to its storage.
     metadata: Client,
-    /// Follows redirects; reqwest drops the token where host or port change.
+    /// Follows redirects. reqwest removes the token if the host or port changes.
     download: Client,
     endpoint: Url,
     token: Option<Secret>,
@@ -45,9 +45,10 @@ pub(super) struct Hub {
     max_listing_bytes: u64,
 }
 
-/// What a revision means right now.
+/// Commit and files of a revision.
 #[derive(Deserialize)]
 pub(super) struct Listing {
+    /// Commit.
     pub(super) sha: String,
     siblings: Vec<Sibling>,
 }
@@ -63,22 +64,24 @@ impl Listing {
     }
 }
 
-/// A file as the hub describes it.
+/// Description of a file on the hub.
 pub(super) struct RemoteFile {
     pub(super) file: String,
-    /// Names the blob in the cache. Invariant: safe as a file name.
+    /// Name of the blob in the cache. Invariant: a safe file name.
     pub(super) etag: String,
+    /// Size, if announced.
     pub(super) bytes: Option<u64>,
+    /// Checksum, if announced.
     pub(super) sha256: Option<String>,
 }
 
 impl Hub {
     pub(super) fn new(settings: &SourceSettings) -> Result<Self, SourceError> {
-        // Fails when a provider is installed already, which is just as good.
+        // Fails if a provider is already installed, which is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
             metadata: client(settings, Policy::none())?,
-            download: client(settings, Policy::limited(MAX_HOPS))?,
+            download: client(settings, Policy::limited(MAX_REDIRECTS))?,
             endpoint: parse_url(&settings.endpoint)?,
             token: settings.token.clone(),
             idle_timeout: settings.idle_timeout,
@@ -86,33 +89,34 @@ impl Hub {
         })
     }
 
-    /// Scheme, host and port, without path or credentials, for messages.
+    /// Scheme, host and port for messages, without path and credentials.
     pub(super) fn host(&self) -> String {
         origin(&self.endpoint)
     }
 
-    /// Asks what `revision` of `id` is and which files it has.
+    /// Requests the commit and the files of `revision` of the repository `id`.
     pub(super) async fn list(&self, id: &str, revision: &str) -> Result<Listing, FetchAttemptError> {
         let what = format!("{id} at revision {revision}");
         let url = self.url(&format!("api/models/{id}/revision/{}", revision.replace('/', "%2F")));
         let response = self.follow(Method::GET, url, &what).await?.response;
         let body = self.read_listing(response, &what).await?;
-        let listing: Listing = serde_json::from_slice(&body).map_err(|error| {
-            unusable(&what, format!("the list of files is not what a hub sends ({error})"))
-        })?;
+        let listing: Listing = serde_json::from_slice(&body)
+            .map_err(|error| unusable(&what, format!("the list of files is not valid: {error}")))?;
         if listing.siblings.len() > MAX_LISTED_FILES {
             let files = listing.siblings.len();
-            return Err(
-                unusable(&what, format!("it lists {files} files, the limit is {MAX_LISTED_FILES}")).into()
-            );
+            return Err(unusable(
+                &what,
+                format!("the repository lists {files} files, the limit is {MAX_LISTED_FILES}"),
+            )
+            .into());
         }
         if !is_commit(&listing.sha) {
-            return Err(unusable(&what, "the list of files names no commit".to_owned()).into());
+            return Err(unusable(&what, "the list of files has no valid commit".to_owned()).into());
         }
         Ok(listing)
     }
 
-    /// Reads piece by piece, so that a list that is too large is never held.
+    /// Reads the response in chunks, so that an oversized list is never held in memory.
     async fn read_listing(&self, mut response: Response, what: &str) -> Result<Vec<u8>, FetchAttemptError> {
         let limit = self.max_listing_bytes;
         let too_large = || SourceError::TooLarge {
@@ -126,7 +130,7 @@ impl Hub {
         let mut body = Vec::new();
         loop {
             let chunk = timeout(self.idle_timeout, response.chunk()).await.map_err(|_| self.stalled())?;
-            let Some(chunk) = chunk.map_err(|error| self.trouble(error))? else { return Ok(body) };
+            let Some(chunk) = chunk.map_err(|error| self.connection_error(error))? else { return Ok(body) };
             if (body.len() + chunk.len()) as u64 > limit {
                 return Err(too_large().into());
             }
@@ -134,25 +138,25 @@ impl Hub {
         }
     }
 
-    /// Asks for a file's size and checksum.
+    /// Requests the size and checksum of a file.
     pub(super) async fn describe(&self, path: &FilePath<'_>) -> Result<RemoteFile, FetchAttemptError> {
         let what = path.to_string();
         let HubResponse { response, first_etag } =
             self.follow(Method::HEAD, self.url(&path.resolve()), &what).await?;
         let headers = response.headers();
         let linked_etag = header(headers, LINKED_ETAG).map(bare);
-        // Only the linked tag is a checksum: storage behind the hub has tags of its own that look alike.
+        // Only the linked ETag is a checksum. The storage behind the hub has ETags that look similar.
         let sha256 = linked_etag.filter(|etag| is_sha256(etag)).map(str::to_owned);
         let etag = linked_etag.map(str::to_owned).or(first_etag).filter(|etag| is_file_name(etag));
-        let etag = etag.ok_or_else(|| unusable(&what, "no usable ETag header".to_owned()))?;
-        // The length of a redirect is not that of the file.
+        let etag = etag.ok_or_else(|| unusable(&what, "the response has no valid ETag header".to_owned()))?;
+        // The Content-Length of a redirect is not the size of the file.
         let own_length =
             || header(headers, CONTENT_LENGTH.as_str()).filter(|_| response.status().is_success());
         let bytes = header(headers, LINKED_SIZE).or_else(own_length).and_then(|bytes| bytes.parse().ok());
         Ok(RemoteFile { file: path.file.to_owned(), etag, bytes, sha256 })
     }
 
-    /// Starts a download at byte `from`. The answer may be the whole file all the same (status 200).
+    /// Starts a download at byte `from`. The server may still send the whole file with status 200.
     pub(super) async fn open(&self, path: &FilePath<'_>, from: u64) -> Result<Response, FetchAttemptError> {
         let url = self.url(&path.resolve());
         let mut request = self.authorized(self.download.get(url.clone()), &url);
@@ -166,8 +170,8 @@ impl Hub {
         Err(self.refusal(&response, &path.to_string()))
     }
 
-    /// The failure of a connection, without the URL: those of storage carry signatures.
-    pub(super) fn trouble(&self, error: reqwest::Error) -> RetryableFetchError {
+    /// Converts a connection error. The message has no URL, since URLs of the storage contain signatures.
+    pub(super) fn connection_error(&self, error: reqwest::Error) -> RetryableFetchError {
         let root = cause(&error);
         let reason = if error.is_connect() { format!("cannot connect: {root}") } else { root };
         let elsewhere = error.url().map(origin).filter(|host| *host != self.host());
@@ -177,11 +181,15 @@ impl Hub {
         })
     }
 
+    /// Error for a response that sent no data within the idle timeout.
     pub(super) fn stalled(&self) -> RetryableFetchError {
-        RetryableFetchError::new(format!("no bytes for {}", humantime::format_duration(self.idle_timeout)))
+        RetryableFetchError::new(format!(
+            "no data received for {}",
+            humantime::format_duration(self.idle_timeout)
+        ))
     }
 
-    /// Sends a request, following redirects up to the one that carries the file's metadata.
+    /// Sends a request and follows redirects up to the response with the metadata of the file.
     async fn follow(
         &self,
         method: Method,
@@ -189,7 +197,7 @@ impl Hub {
         what: &str,
     ) -> Result<HubResponse, FetchAttemptError> {
         let mut first_etag = None;
-        for _ in 0..MAX_HOPS {
+        for _ in 0..MAX_REDIRECTS {
             let request = self.metadata.request(method.clone(), url.clone());
             let response = self.send(self.authorized(request, &url)).await?;
             let headers = response.headers();
@@ -200,18 +208,20 @@ impl Hub {
             }
             let next = header(headers, LOCATION.as_str()).filter(|_| response.status().is_redirection());
             let Some(next) = next else { return Err(self.refusal(&response, what)) };
-            url = url.join(next).map_err(|_| unusable(what, "a redirect to nowhere".to_owned()))?;
+            url = url
+                .join(next)
+                .map_err(|_| unusable(what, "a redirect has an invalid location".to_owned()))?;
         }
-        Err(unusable(what, format!("more than {MAX_HOPS} redirects")).into())
+        Err(unusable(what, format!("more than {MAX_REDIRECTS} redirects")).into())
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, RetryableFetchError> {
-        // Compressed answers have other lengths than the ones announced.
+        // Compressed responses would not have the announced length.
         let sent = timeout(self.idle_timeout, request.header(ACCEPT_ENCODING, "identity").send()).await;
-        sent.map_err(|_| self.stalled())?.map_err(|error| self.trouble(error))
+        sent.map_err(|_| self.stalled())?.map_err(|error| self.connection_error(error))
     }
 
-    /// The token goes to the hub alone.
+    /// Adds the token, but only to requests to the hub itself.
     fn authorized(&self, request: RequestBuilder, url: &Url) -> RequestBuilder {
         match &self.token {
             Some(token) if url.origin() == self.endpoint.origin() => request.bearer_auth(token.expose()),
@@ -221,12 +231,12 @@ impl Hub {
 
     fn refusal(&self, response: &Response, what: &str) -> FetchAttemptError {
         let (what, host, status) = (what.to_owned(), self.host(), response.status());
-        // Storage answers 403 to a link that has expired; the next attempt gets a fresh one.
+        // The storage responds with 403 to an expired link. The next attempt gets a new one.
         let at_hub = response.url().origin() == self.endpoint.origin();
         if !at_hub || is_retryable(status) {
             let seconds = header(response.headers(), RETRY_AFTER.as_str()).and_then(|text| text.parse().ok());
             let retry_after = seconds.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
-            let reason = format!("{} answered {status}", origin(response.url()));
+            let reason = format!("{} responded with {status}", origin(response.url()));
             return RetryableFetchError { retry_after, ..RetryableFetchError::new(reason) }.into();
         }
         let error = match status {
@@ -234,7 +244,7 @@ impl Hub {
                 SourceError::Denied { what, host, advice: self.advice(response.headers()) }
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => SourceError::NotFound { what, host },
-            _ => unusable(&what, format!("{host} answered {status}")),
+            _ => unusable(&what, format!("{host} responded with {status}")),
         };
         error.into()
     }
@@ -242,14 +252,16 @@ impl Hub {
     fn advice(&self, headers: &HeaderMap) -> &'static str {
         let gated = header(headers, "x-error-code") == Some("GatedRepo");
         match (&self.token, gated) {
-            (None, true) => "it is gated; accept its terms on the hub, then set HF_TOKEN",
-            (Some(_), true) => "it is gated; accept its terms on the hub with the account of HF_TOKEN",
-            (None, false) => "it does not exist or is private; check --model, or set HF_TOKEN",
-            (Some(_), false) => "the token is not valid for it; check --model and HF_TOKEN",
+            (None, true) => "the repository is gated; accept its terms on the hub and set HF_TOKEN",
+            (Some(_), true) => {
+                "the repository is gated; accept its terms on the hub with the account of HF_TOKEN"
+            }
+            (None, false) => "the repository does not exist or is private; check --model or set HF_TOKEN",
+            (Some(_), false) => "the token is not authorized for the repository; check --model and HF_TOKEN",
         }
     }
 
-    /// A query of the endpoint, such as the key of a mirror, stays behind the path.
+    /// URL of `path` on the hub. A query of the endpoint, such as the key of a mirror, is kept.
     fn url(&self, path: &str) -> Url {
         let mut url = self.endpoint.clone();
         url.set_path(&format!("{}/{path}", self.endpoint.path().trim_end_matches('/')));
@@ -257,7 +269,7 @@ impl Hub {
     }
 }
 
-/// A file of one commit of a repository.
+/// Path of a file in one commit of a repository.
 pub(super) struct FilePath<'a> {
     pub(super) id: &'a str,
     pub(super) commit: &'a str,
@@ -276,13 +288,14 @@ impl std::fmt::Display for FilePath<'_> {
     }
 }
 
+/// Response after redirects.
 struct HubResponse {
     response: Response,
-    /// Of the first hop that had one: later hops are storage.
+    /// ETag of the first response that had one. Later responses are from the storage.
     first_etag: Option<String>,
 }
 
-/// HTTP/1.1 alone: for one big file at a time, HTTP/2 flow control only costs throughput.
+/// Creates an HTTP/1.1 client. For one large file at a time, HTTP/2 flow control only costs throughput.
 fn client(settings: &SourceSettings, redirects: Policy) -> Result<Client, SourceError> {
     Client::builder()
         .user_agent(concat!("assay/", env!("CARGO_PKG_VERSION")))
@@ -306,7 +319,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// `W/"abc"` -> `abc`
+/// Removes weakness prefix and quotes of an ETag: `W/"abc"` becomes `abc`.
 fn bare(etag: &str) -> &str {
     etag.trim_start_matches("W/").trim_matches('"')
 }

@@ -1,4 +1,4 @@
-//! One request, tried until it succeeds, fails for good or has used up its attempts.
+//! Retries of a request with exponential backoff.
 
 use std::time::Duration;
 
@@ -11,11 +11,15 @@ use super::{
     progress::FetchProgress,
 };
 
+/// Maximum pause between two attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// Runs `request` with jittered, doubling pauses.
+/// Runs `request` until it succeeds, with doubling pauses and jitter.
 ///
-/// An attempt that brought new bytes does not count: a slow, broken line still gets a big file.
+/// An attempt that brought new bytes resets the count, so that a large file can be downloaded over a bad connection.
+///
+/// # Errors
+/// The error of an attempt that cannot be retried, or that of the last attempt.
 pub(super) async fn retry<T>(
     settings: &SourceSettings,
     progress: &dyn Fn(FetchProgress),
@@ -26,30 +30,36 @@ pub(super) async fn retry<T>(
     let mut attempt = 1;
     loop {
         progress(FetchProgress::Waiting { what: what.to_owned(), attempt });
-        let trouble = match request().await {
+        let failure = match request().await {
             Ok(answer) => return Ok(answer),
             Err(FetchAttemptError::Final(error)) => return Err(error),
-            Err(FetchAttemptError::Retryable(trouble)) => trouble,
+            Err(FetchAttemptError::Retryable(failure)) => failure,
         };
-        if trouble.advanced {
+        if failure.advanced {
             pauses = self::pauses(settings);
         }
-        let Some(pause) = pauses.next() else { return Err(give_up(trouble, what, attempt)) };
-        let pause = pause.max(trouble.retry_after.unwrap_or_default());
+        let Some(pause) = pauses.next() else { return Err(give_up(failure, what, attempt)) };
+        let pause = pause.max(failure.retry_after.unwrap_or_default());
         attempt += 1;
-        tracing::warn!(what, reason = trouble.reason, attempt, ?pause, "fetching again");
+        tracing::warn!(
+            what,
+            reason = failure.reason,
+            attempt,
+            ?pause,
+            "a request to the hub failed; retrying after the pause"
+        );
         progress(FetchProgress::Retrying {
             what: what.to_owned(),
             attempt,
             pause,
-            last_error: trouble.reason,
+            last_error: failure.reason,
         });
         sleep(pause).await;
     }
 }
 
-fn give_up(trouble: RetryableFetchError, what: &str, attempts: u32) -> SourceError {
-    let RetryableFetchError { reason, final_error, .. } = trouble;
+fn give_up(failure: RetryableFetchError, what: &str, attempts: u32) -> SourceError {
+    let RetryableFetchError { reason, final_error, .. } = failure;
     match final_error {
         Some(final_error) => *final_error,
         None => SourceError::Unreachable { what: what.to_owned(), attempts, reason },

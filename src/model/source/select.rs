@@ -1,4 +1,4 @@
-//! Which files of a repository or directory make a model.
+//! Selection of the files of a repository or directory that belong to a model.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ const OPTIONAL: [&str; 5] = [
     "config_sentence_transformers.json",
 ];
 
-/// Something a model cannot do without.
+/// A missing file without which a model cannot be loaded.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct MissingFile {
     missing: String,
@@ -30,18 +30,21 @@ pub(super) struct MissingFile {
 }
 
 impl MissingFile {
-    fn of(missing: impl Into<String>) -> Self {
+    fn new(missing: impl Into<String>) -> Self {
         Self { missing: missing.into(), hint: String::new() }
     }
 
-    pub(super) fn at(self, place: String) -> SourceError {
-        SourceError::Incomplete { place, missing: self.missing, hint: self.hint }
+    pub(super) fn in_location(self, location: String) -> SourceError {
+        SourceError::Incomplete { location, missing: self.missing, hint: self.hint }
     }
 }
 
-/// Picks what to fetch out of everything a repository has.
+/// Selects the files to download from all files of a repository.
 ///
-/// Small files come first and weights last, so weights in a snapshot mean that the rest is there too.
+/// Small files come first and weights last, so a snapshot that has weights is complete.
+///
+/// # Errors
+/// [`MissingFile`] if a required file is missing.
 pub(super) fn select_files(paths: &[String]) -> Result<Vec<String>, MissingFile> {
     let present: BTreeSet<&str> = paths.iter().map(String::as_str).collect();
     if let Some(missing) = REQUIRED.into_iter().find(|file| !present.contains(file)) {
@@ -54,7 +57,10 @@ pub(super) fn select_files(paths: &[String]) -> Result<Vec<String>, MissingFile>
     Ok(chosen.map(str::to_owned).collect())
 }
 
-/// Checks that `dir` holds a whole model, shards and modules included.
+/// Checks that `dir` has all files of a model, including shards and modules.
+///
+/// # Errors
+/// [`MissingFile`] if one is missing.
 pub(super) fn check_dir(dir: &Path) -> Result<(), MissingFile> {
     let chosen = select_files(&list(dir))?;
     if chosen.iter().any(|file| file == SHARD_INDEX) {
@@ -80,7 +86,7 @@ fn weights<'a>(present: &BTreeSet<&'a str>) -> Result<Vec<&'a str>, MissingFile>
     Ok(std::iter::once(*index).chain(shards).collect())
 }
 
-/// Names the file of another format that people take for the missing one.
+/// Hint for a repository that has the missing file only in another format.
 fn hint_for(missing: &str, present: &BTreeSet<&str>) -> String {
     let (reads, others): (_, &[&str]) = match missing {
         SINGLE_WEIGHTS => {
@@ -93,18 +99,19 @@ fn hint_for(missing: &str, present: &BTreeSet<&str>) -> String {
     };
     match others.iter().find(|file| present.contains(*file)) {
         Some(only) => {
-            format!(" (only {only}; Assay reads {reads}, so convert it or choose another revision)")
+            format!(" (only {only}; Assay reads {reads}: convert it or choose another revision)")
         }
         None => String::new(),
     }
 }
 
-/// `model-00001-of-00003.safetensors`
+/// Whether a path is a shard such as `model-00001-of-00003.safetensors`.
 fn is_shard(path: &str) -> bool {
     path.starts_with("model-") && path.ends_with(".safetensors") && !path.contains('/')
 }
 
-/// `1_Pooling/config.json`: sentence-transformers numbers the directories of its modules.
+/// Whether a path is a file of a module, such as `1_Pooling/config.json`. sentence-transformers numbers the directories
+/// of modules.
 fn is_module_file(path: &str, name: &str) -> bool {
     path.split_once('/').is_some_and(|(dir, file)| file == name && is_module_dir(dir))
 }
@@ -117,7 +124,7 @@ fn is_module_dir(dir: &str) -> bool {
     })
 }
 
-/// Files of `dir` and of its module directories; links count only if they lead somewhere.
+/// Files of `dir` and of its module directories. Broken links are ignored.
 fn list(dir: &Path) -> Vec<String> {
     let mut paths = Vec::new();
     for name in names(dir) {
@@ -139,7 +146,7 @@ fn names(dir: &Path) -> Vec<String> {
 
 fn all_present(dir: &Path, files: BTreeSet<String>) -> Result<(), MissingFile> {
     match files.into_iter().find(|file| !dir.join(file).is_file()) {
-        Some(missing) => Err(MissingFile::of(missing)),
+        Some(missing) => Err(MissingFile::new(missing)),
         None => Ok(()),
     }
 }
@@ -153,7 +160,7 @@ fn shards(dir: &Path) -> Result<BTreeSet<String>, MissingFile> {
     Ok(index.weight_map.into_values().collect())
 }
 
-/// Pooling and Dense cannot work without their settings; Normalize has none.
+/// Configuration files of the modules that require one: Pooling and Dense.
 fn module_configs(dir: &Path) -> Result<BTreeSet<String>, MissingFile> {
     #[derive(Deserialize)]
     struct ModuleConfig {
@@ -168,8 +175,8 @@ fn module_configs(dir: &Path) -> Result<BTreeSet<String>, MissingFile> {
 }
 
 fn read_json<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, MissingFile> {
-    let text = fs::read(dir.join(name)).map_err(|_| MissingFile::of(format!("readable {name}")))?;
-    serde_json::from_slice(&text).map_err(|_| MissingFile::of(format!("valid {name}")))
+    let text = fs::read(dir.join(name)).map_err(|_| MissingFile::new(format!("readable {name}")))?;
+    serde_json::from_slice(&text).map_err(|_| MissingFile::new(format!("valid {name}")))
 }
 
 #[cfg(test)]
@@ -189,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_come_last_and_other_formats_are_left() {
+    fn weights_come_last_and_other_formats_are_ignored() {
         check(
             &["1_Pooling/config.json", "model.safetensors", "modules.json", "config.json", "tokenizer.json"],
             &["config.json", "tokenizer.json", "modules.json", "1_Pooling/config.json", "model.safetensors"],
@@ -210,21 +217,21 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_climbs_is_never_wanted() {
+    fn a_path_outside_of_the_repository_is_not_selected() {
         let paths =
             ["config.json", "tokenizer.json", "model.safetensors", "../config.json", "1_../config.json"];
         check(&paths, &paths[..3]);
     }
 
     #[test]
-    fn a_pickle_alone_is_named() {
+    fn a_repository_with_only_a_pickle_gets_a_hint() {
         let missing = missing(&["config.json", "tokenizer.json", "pytorch_model.bin"]);
         assert_eq!(missing.missing, "model.safetensors");
         assert!(missing.hint.contains("only pytorch_model.bin; Assay reads safetensors"), "{}", missing.hint);
     }
 
     #[test]
-    fn a_slow_tokenizer_alone_is_named() {
+    fn a_repository_with_only_a_slow_tokenizer_gets_a_hint() {
         let missing = missing(&["config.json", "vocab.txt", "model.safetensors"]);
         assert_eq!(missing.missing, "tokenizer.json");
         assert!(missing.hint.contains("only vocab.txt"), "{}", missing.hint);

@@ -1,4 +1,4 @@
-//! Holds files against the checksums that name them.
+//! Verification of cached files with the checksums in their names.
 
 use std::{
     fs::{self, File},
@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{FetchProgress, ModelFiles, error::SourceError};
 
-/// Checks every large file of a cached model, and removes what is damaged so that `locate` fetches it again.
+/// Verifies every large file of a cached model, and removes a damaged one so that `locate` downloads it again.
 ///
-/// Files of a plain directory and small files of the hub have no checksum to be held against.
+/// Files of a local directory and small files of the hub have no checksum and are not verified.
 ///
 /// # Errors
 /// [`SourceError::Damaged`] names the first damaged file.
@@ -35,7 +35,7 @@ pub fn verify(
     Ok(())
 }
 
-/// Where the links of a snapshot and of its module directories lead.
+/// Targets of the links in a snapshot and its module directories.
 fn blobs(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let paths = entries.flatten().map(|entry| entry.path());
@@ -53,7 +53,7 @@ pub(super) fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// `None` when cancelled: hashing a large file takes seconds.
+/// SHA-256 of a file in hexadecimal. Returns `None` if it was cancelled; hashing a large file takes seconds.
 pub(super) fn sha256(path: &Path, cancel: &CancellationToken) -> io::Result<Option<String>> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();

@@ -1,7 +1,7 @@
-//! What BERT's normaliser and pre-tokenizer make of a character, looked up instead of computed for each text.
+//! Normalization and pre-tokenization of BERT per character, as a lookup table.
 //!
-//! Both look at one character at a time, but for the order of combining marks. By the same tables of Unicode as those
-//! of the `tokenizers` crate, which are older than those of `std`.
+//! Both process one character at a time, except for the order of combining marks. The Unicode tables are those of the
+//! `tokenizers` crate, which are older than those of `std`.
 
 use std::{borrow::Cow, sync::OnceLock};
 
@@ -9,23 +9,25 @@ use tokenizers::normalizers::BertNormalizer;
 use unicode_categories::UnicodeCategories;
 use unicode_normalization_alignments::char::{canonical_combining_class, decompose_canonical};
 
-/// A character after normalisation, and what it means for the words around it.
+/// A normalized character and its effect on word boundaries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NormalizedChar {
+    /// No character.
     Removed,
-    /// Ends a word.
+    /// White space, which ends a word.
     Separator,
     /// Part of a word.
     Letter(char),
     /// A word of its own.
     Standalone(char),
+    /// Several characters.
     Sequence(Box<[NormalizedChar]>),
-    /// Depends on the characters around it.
+    /// A character whose normalization depends on its neighbours.
     Contextual,
 }
 
-/// Pieces of characters: those of the first two planes are made a page at a time when a character of it is first met,
-/// the others, which few texts have, each time.
+/// Table of normalized characters. Pages of the first two planes are filled when one of their characters first occurs;
+/// other characters, which are rare, are computed each time.
 pub(super) struct CharacterTable {
     normalizer: BertNormalizer,
     pages: Box<[OnceLock<CharacterPage>]>,
@@ -41,7 +43,7 @@ impl CharacterTable {
         CharacterTable { normalizer, pages: (0..PAGES).map(|_| OnceLock::new()).collect() }
     }
 
-    /// Makes the pages of nearly all texts, so that the first calls needn't: some tens of milliseconds.
+    /// Fills all pages, so that the first requests do not have to. Takes some tens of milliseconds.
     pub fn prepare(&self) {
         for (page, made) in self.pages.iter().enumerate() {
             made.get_or_init(|| self.page(page));
@@ -58,7 +60,7 @@ impl CharacterTable {
 
     fn page(&self, page: usize) -> CharacterPage {
         let piece = |index| {
-            // Surrogates are no characters.
+            // Surrogates are not characters.
             let c = u32::try_from(page * PAGE + index).ok().and_then(char::from_u32);
             c.map_or(NormalizedChar::Contextual, |c| self.make(c))
         };
@@ -129,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_character_becomes_what_bert_makes_of_it() {
+    fn characters_are_normalized_like_bert() {
         let characters = CharacterTable::new(BertNormalizer::new(true, true, None, true));
         let piece = |c| characters.piece(c).into_owned();
         assert_eq!(piece('A'), NormalizedChar::Letter('a'));
@@ -143,7 +145,7 @@ mod tests {
             piece('가'),
             NormalizedChar::Sequence([NormalizedChar::Letter('ᄀ'), NormalizedChar::Letter('ᅡ')].into())
         );
-        // A tone mark that stays and changes places with others of a lower class.
+        // A tone mark that is kept and is reordered with marks of a lower class.
         assert_eq!(piece('\u{302e}'), NormalizedChar::Contextual);
     }
 
@@ -155,7 +157,7 @@ mod tests {
         words.map(|(word, ..)| word.to_owned()).filter(|word| !word.is_empty()).collect()
     }
 
-    /// None where it is not sure.
+    /// Words of a text, `None` if a character depends on its neighbours.
     fn words(characters: &CharacterTable, text: &str) -> Option<Vec<String>> {
         fn put(piece: &NormalizedChar, words: &mut Vec<String>) -> Option<()> {
             let word = |words: &mut Vec<String>| words.push(String::new());
@@ -179,11 +181,11 @@ mod tests {
     }
 
     #[test]
-    fn each_character_of_unicode_is_what_the_crate_makes_of_it() {
+    fn every_unicode_character_matches_the_tokenizers_crate() {
         for normalizer in [BertNormalizer::default(), BertNormalizer::new(true, true, None, false)] {
             let characters = CharacterTable::new(normalizer);
             let mut unsure = 0;
-            // Ideographs and unassigned ones beyond the first planes are alike.
+            // Beyond the first planes, characters behave alike, so a sample is enough.
             let some = (0..=char::MAX as u32).filter(|number| *number < 0x20000 || number % 7 == 0);
             for c in some.filter_map(char::from_u32) {
                 let text = format!("a{c}b");

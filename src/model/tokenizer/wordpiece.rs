@@ -1,5 +1,7 @@
-//! BERT's tokenizer for ids alone: no offsets, no strings, nothing allocated for a word. Ten times as fast as the
-//! `tokenizers` crate, and the same ids; what it can't be sure of is left to that crate.
+//! A fast WordPiece tokenizer for BERT that returns only token ids, without offsets, strings or allocations per word.
+//!
+//! It returns the same ids as the `tokenizers` crate about ten times as fast. Texts that it cannot handle are left to that
+//! crate.
 
 use std::collections::HashMap;
 
@@ -9,27 +11,29 @@ use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::characters::{CharacterTable, NormalizedChar};
 
+/// WordPiece tokenization with the normalization of BERT.
 pub(super) struct WordPiece {
     characters: CharacterTable,
-    /// Tokens that a word may begin with.
+    /// Tokens that can begin a word.
     first: Vocabulary,
-    /// Tokens that may follow, without their prefix.
+    /// Tokens that can continue a word, without their `##` prefix.
     next: Vocabulary,
+    /// Id of the unknown token.
     unknown: u32,
-    /// Characters of a word; longer ones are unknown.
+    /// Maximum characters of a word; longer words are unknown.
     longest_word: usize,
-    /// Tokens that are found in a text before all else; such texts are left to the crate.
+    /// Added tokens, which are matched before normalization. Texts that contain one are left to the crate.
     added: AhoCorasick,
 }
 
 struct Vocabulary {
     ids: HashMap<Box<str>, u32, RandomState>,
-    /// Bytes of its longest token.
+    /// Length of the longest token in bytes.
     longest: usize,
 }
 
 impl WordPiece {
-    /// None for a tokenizer of another kind.
+    /// Creates the fast implementation of `tokenizer`. Returns `None` if it is not a BERT tokenizer.
     pub fn from_tokenizer(tokenizer: &tokenizers::Tokenizer) -> Option<WordPiece> {
         let ModelWrapper::WordPiece(model) = tokenizer.get_model() else { return None };
         let NormalizerWrapper::BertNormalizer(normalizer) = tokenizer.get_normalizer()? else { return None };
@@ -51,17 +55,17 @@ impl WordPiece {
         })
     }
 
-    /// Once at load, so that no call pays for it.
+    /// Fills the character table.
     pub fn prepare(&self) {
         self.characters.prepare();
     }
 
-    /// Token ids of a text, without special tokens; none if the text is one that only the crate knows about.
+    /// Token ids of a text, without special tokens. Returns `None` if the text must be left to the `tokenizers` crate.
     pub fn encode(&self, text: &str) -> Option<Vec<u32>> {
         if self.added.is_match(text) {
             return None;
         }
-        // English has about five bytes for each token, Chinese three.
+        // A token has about five bytes in English and three in Chinese.
         let mut ids = Vec::with_capacity(text.len() / 3 + 2);
         let mut word = Word::default();
         for c in text.chars() {
@@ -89,8 +93,8 @@ impl WordPiece {
         Some(())
     }
 
-    /// Of what is left of a word, the longest token of the vocabulary, until nothing is left; the whole word is
-    /// unknown where there is none.
+    /// Ends a word: repeatedly takes the longest token that is a prefix of the rest. The whole word is unknown if there is
+    /// none.
     fn end(&self, word: &mut Word, ids: &mut Vec<u32>) {
         let (begun, mut rest) = (ids.len(), word.text.as_str());
         if word.characters > self.longest_word {
@@ -192,7 +196,7 @@ mod tests {
         tokenizer.encode_fast(text, false).expect("ids").get_ids().to_vec()
     }
 
-    /// How many of the texts it was sure of.
+    /// Compares ids, and returns the number of texts that were not left to the crate.
     fn check<'a>(normalizer: BertNormalizer, texts: impl IntoIterator<Item = &'a str>) -> usize {
         let tokenizer = tokenizer(normalizer);
         let words = WordPiece::from_tokenizer(&tokenizer).expect("it is BERT's");
@@ -207,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_cut_as_the_crate_cuts_them() {
+    fn ids_match_the_tokenizers_crate() {
         let texts = [
             "",
             "  ",
@@ -226,14 +230,14 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_depend_on_more_than_single_characters_are_left_to_the_crate() {
+    fn texts_with_added_tokens_or_reordered_marks_are_left_out() {
         let left = ["a [MASK] b", "[SEP]", "a\u{302e}\u{16ff0}"];
         assert_eq!(check(BertNormalizer::default(), left), 0);
         assert_eq!(check(BertNormalizer::default(), ["[mask]", "[ MASK]", "MASK]"]), 3);
     }
 
     #[test]
-    fn tokenizers_of_another_kind_are_left_to_the_crate() {
+    fn other_tokenizers_are_left_to_the_crate() {
         let mut other = tokenizer(BertNormalizer::default());
         other.add_tokens([AddedToken::from("new", false)]).expect("known");
         assert!(WordPiece::from_tokenizer(&other).is_none());
@@ -243,12 +247,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_cut_as_the_crate_cuts_it(text in "\\PC{0,40}", of in 0..24_usize) {
+        fn ids_of_any_text_match_the_tokenizers_crate(text in "\\PC{0,40}", of in 0..24_usize) {
             check(normalizers().nth(of).expect("one of them"), [text.as_str()]);
         }
 
         #[test]
-        fn words_of_the_vocabulary_in_any_order_are_cut_as_the_crate_cuts_them(
+        fn ids_of_vocabulary_words_match_the_tokenizers_crate(
             parts in prop::collection::vec(
                 prop_oneof![prop::sample::select(WORDS).prop_map(str::to_owned), "[ab#\u{301}\u{302e}\u{1d165} É中!\0\n]"],
                 0..30,

@@ -52,7 +52,7 @@ fn a_silent_hub_is_given_up_by_name() {
     let error = bench.refused();
     let text = error.to_string();
     assert!(!error.is_permanent());
-    assert!(text.contains("after 2 attempts: no bytes for 300ms"), "{text}");
+    assert!(text.contains("after 2 attempts: no data received for 300ms"), "{text}");
     assert!(text.contains(&bench.hub.endpoint()), "{text}");
     assert_eq!(bench.count("GET list"), 2);
 }

@@ -8,7 +8,7 @@ use crate::model::kernel::{
     simd::{Accuracy, intrinsics},
 };
 
-/// Sums of f16 in f16, two for each column, which go to f32 before they grow inexact.
+/// Products of f16 with sums in f16, two per column, which are converted to f32 before they become inaccurate.
 pub(in crate::model::kernel) struct Avx512F16;
 
 impl Lanes for Avx512F16 {
@@ -22,15 +22,15 @@ impl Lanes for Avx512F16 {
         }
     }
 
-    /// Even and odd places hold sums over even and odd elements of the same column.
+    /// Even and odd positions are sums over even and odd elements of the same column.
     #[inline(always)]
     unsafe fn finish(low: __m512h, high: __m512h, _tile: &Tile, _row: usize) -> [__m512; 2] {
         // SAFETY: the caller's CPU has AVX512-FP16, which has AVX512-BW in it.
         unsafe {
             let (low, high) = (_mm512_castph_si512(low), _mm512_castph_si512(high));
-            let even = _mm512_permutex2var_epi16(low, even_places(), high);
+            let even = _mm512_permutex2var_epi16(low, even_positions(), high);
             let odd =
-                _mm512_permutex2var_epi16(low, _mm512_or_si512(even_places(), _mm512_set1_epi16(1)), high);
+                _mm512_permutex2var_epi16(low, _mm512_or_si512(even_positions(), _mm512_set1_epi16(1)), high);
             let wide = |x: __m512i| {
                 [
                     _mm512_cvtph_ps(_mm512_castsi512_si256(x)),
@@ -43,20 +43,20 @@ impl Lanes for Avx512F16 {
     }
 }
 
-/// 0, 2, … 62
+/// The indices 0, 2, … 62.
 #[inline(always)]
-unsafe fn even_places() -> __m512i {
-    const PLACES: [u16; 32] = {
-        let mut places = [0; 32];
+unsafe fn even_positions() -> __m512i {
+    const POSITIONS: [u16; 32] = {
+        let mut positions = [0; 32];
         let mut i = 0;
         while i < 32 {
-            places[i] = 2 * i as u16;
+            positions[i] = 2 * i as u16;
             i += 1;
         }
-        places
+        positions
     };
     // SAFETY: 64 bytes, on a CPU with AVX-512F.
-    unsafe { _mm512_loadu_si512(PLACES.as_ptr().cast()) }
+    unsafe { _mm512_loadu_si512(POSITIONS.as_ptr().cast()) }
 }
 
 impl Arithmetic for Avx512F16 {
@@ -73,38 +73,38 @@ impl Arithmetic for Avx512F16 {
     }
 }
 
-/// One lane of 32 columns from two rows of as many halves.
+/// Interleaves two rows of 32 half-precision numbers into one lane of 32 columns.
 #[inline(always)]
 pub(in crate::model::kernel) unsafe fn interleave_halves(low: *const u8, high: *const u8, to: *mut u8) {
-    const PLACES: [[u16; 32]; 2] = {
-        let mut places = [[0; 32]; 2];
+    const POSITIONS: [[u16; 32]; 2] = {
+        let mut positions = [[0; 32]; 2];
         let mut i = 0;
         while i < 32 {
-            places[i / 16][i % 16 * 2] = i as u16;
-            places[i / 16][i % 16 * 2 + 1] = 32 + i as u16;
+            positions[i / 16][i % 16 * 2] = i as u16;
+            positions[i / 16][i % 16 * 2 + 1] = 32 + i as u16;
             i += 1;
         }
-        places
+        positions
     };
     // SAFETY: 64 bytes in each row, 128 to write, on a CPU with AVX-512BW.
     unsafe {
         let (low, high) = (_mm512_loadu_si512(low.cast()), _mm512_loadu_si512(high.cast()));
-        for (i, places) in PLACES.iter().enumerate() {
-            let places = _mm512_loadu_si512(places.as_ptr().cast());
-            _mm512_storeu_si512(to.add(64 * i).cast(), _mm512_permutex2var_epi16(low, places, high));
+        for (i, positions) in POSITIONS.iter().enumerate() {
+            let positions = _mm512_loadu_si512(positions.as_ptr().cast());
+            _mm512_storeu_si512(to.add(64 * i).cast(), _mm512_permutex2var_epi16(low, positions, high));
         }
     }
 }
 
-/// By the instruction of AVX512-FP16: the older one takes a detour of a hundred cycles for each vector with a
-/// subnormal result, and small shares of a softmax and small GELUs are many.
+/// Stores 16 numbers in f16 with the instruction of AVX512-FP16. The older instruction takes a hundred more cycles for a
+/// vector with a subnormal result, which is frequent for shares of a softmax and for GELU.
 #[inline(always)]
 pub(in crate::model::kernel) unsafe fn put_f16(to: *mut u8, x: __m512) {
     // SAFETY: 32 bytes, on a CPU with AVX512-FP16.
     unsafe { _mm256_storeu_si256(to.cast(), _mm256_castph_si256(_mm512_cvtxps_ph(x))) }
 }
 
-/// Products of pairs of bf16, summed in f32.
+/// Products of pairs of bf16 with sums in f32.
 pub(in crate::model::kernel) struct Avx512Bf16;
 
 impl Lanes for Avx512Bf16 {
@@ -144,7 +144,7 @@ pub(in crate::model::kernel) unsafe fn put_bf16(to: *mut u8, x: __m512) {
     unsafe { to.cast::<__m256bh>().write_unaligned(_mm512_cvtneps_pbh(x)) }
 }
 
-/// Two vectors side by side.
+/// Stores two consecutive vectors in bf16.
 #[inline(always)]
 pub(in crate::model::kernel) unsafe fn put_two_bf16(to: *mut u8, low: __m512, high: __m512) {
     // SAFETY: 64 bytes, on a CPU with AVX512-BF16.

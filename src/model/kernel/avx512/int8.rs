@@ -9,7 +9,7 @@ use crate::model::kernel::{
     simd::{Accuracy, intrinsics},
 };
 
-/// Products of integers in fours, exact in i32.
+/// Products of integers in groups of four, exact in i32.
 struct VnniLanes;
 
 impl Lanes for VnniLanes {
@@ -24,7 +24,7 @@ impl Lanes for VnniLanes {
     }
 }
 
-/// What sums of integers stand for.
+/// Converts sums of integers to real numbers.
 #[inline(always)]
 pub(in crate::model::kernel) unsafe fn real_numbers(
     sums: [__m512; 2],
@@ -47,14 +47,14 @@ pub(in crate::model::kernel) unsafe fn real_numbers(
     }
 }
 
-/// 0, 2, … 30
+/// The indices 0, 2, … 30.
 #[inline(always)]
 unsafe fn even_words() -> __m512i {
     // SAFETY: the caller's CPU has AVX-512F.
     unsafe { _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) }
 }
 
-/// Integers, and attention in the floats of `A`.
+/// Products of integers, with attention in the floats of `A`.
 pub(in crate::model::kernel) struct Avx512Vnni<A>(PhantomData<A>);
 
 impl<A: Arithmetic<Simd = Avx512> + StagedFloat> Arithmetic for Avx512Vnni<A> {
@@ -74,12 +74,12 @@ impl<A: Arithmetic<Simd = Avx512> + StagedFloat> Arithmetic for Avx512Vnni<A> {
     }
 }
 
-/// Floats that rows are staged in.
+/// Float type in which rows are staged.
 ///
 /// # Safety
-/// The CPU has the instruction set.
+/// The CPU must support the instruction set.
 pub(in crate::model::kernel) trait StagedFloat: Arithmetic {
-    /// Sixteen numbers.
+    /// Loads 16 numbers.
     unsafe fn get(from: *const u8) -> __m512;
 }
 

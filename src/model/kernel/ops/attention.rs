@@ -1,4 +1,4 @@
-//! Attention of heads over sequences.
+//! Multi-head attention over packed sequences.
 
 use std::{marker::PhantomData, ops::Range};
 
@@ -12,39 +12,39 @@ use super::{
     softmax::{Softmax, SoftmaxState},
 };
 
-/// Keys whose scores are in hand at one time: twice as many stay in the first cache.
+/// Keys per chunk. The scores of two chunks fit the L1 cache.
 const CHUNK: usize = 256;
 
-/// Numbers between rows of scores: never a multiple of a page.
+/// Numbers between rows of scores; not a multiple of the page size.
 const SCORES_STRIDE: usize = CHUNK + 16;
 
-/// Of the scores of a block of queries with a chunk of keys.
+/// Size of the scores of a block of queries with a chunk of keys, in bytes.
 pub(super) const SCORES_BYTES: usize = MAX_TILE_ROWS * SCORES_STRIDE * 4;
 
-/// Some heads of some sequences.
+/// Part of attention: some heads of some sequences.
 pub(in super::super) struct AttendPart<'a> {
     /// `[tokens, 3 * heads * head_width]`: queries (scaled by log2 e / sqrt(head_dim)), keys, values.
     pub qkv: &'a Operand,
     pub context: &'a Operand,
     /// `[sequences + 1]`
     pub offsets: &'a [usize],
-    /// Each stands for a sequence and one of its heads.
+    /// Each item is one head of one sequence: `sequence * heads + head`.
     pub items: Range<usize>,
     pub heads: usize,
     /// A multiple of 32.
     pub head_width: usize,
 }
 
-/// A block of queries of one head of one sequence with a chunk of its keys.
+/// A block of queries of one head of one sequence, with a chunk of its keys.
 #[derive(Clone)]
 pub(super) struct AttentionUnit {
-    /// The first row of the sequence.
+    /// First row of the sequence.
     first: usize,
     tokens: usize,
     head: usize,
     /// Rows of the matrix.
     pub(super) queries: Range<usize>,
-    /// Places in the sequence.
+    /// Positions in the sequence.
     pub(super) keys: Range<usize>,
 }
 
@@ -79,24 +79,24 @@ fn units<A: Arithmetic>(part: &AttendPart<'_>) -> impl Iterator<Item = Attention
     })
 }
 
-/// Attention by blocks of queries and chunks of keys: scores, softmax with a running maximum, weighted values.
-/// Source: Attention Is All You Need, arXiv:1706.03762; the running maximum: FlashAttention, arXiv:2205.14135.
+/// Computes attention by blocks of queries and chunks of keys: scores, softmax with a running maximum, weighted values.
 ///
-/// The softmax of a unit is computed beside the products of its neighbours: the one before weighs its values, the
-/// one after gets its scores.
+/// The softmax of a unit is interleaved with the products of its neighbours: the weighted values of the previous unit and
+/// the scores of the next one. Source: Attention Is All You Need, arXiv:1706.03762; running maximum: FlashAttention,
+/// arXiv:2205.14135.
 ///
 /// # Safety
-/// As of [`product`](super::product); `A` is an arithmetic of floats.
+/// As for [`product`](super::product); the elements of `A` are floats.
 #[inline(always)]
 pub(in super::super) unsafe fn attend<A: Arithmetic>(part: &AttendPart<'_>, scratch: &Scratch) {
     let mut units = units::<A>(part);
     let Some(first) = units.next() else { return };
-    let pass = AttentionProducts::<A> { part, scratch, arithmetic: PhantomData };
+    let products = AttentionProducts::<A> { part, scratch, arithmetic: PhantomData };
     // SAFETY: the scratch is made for sequences this long, rows are within their matrices.
     unsafe {
         A::begin();
-        pass.pack_keys(&first);
-        pass.score(&first, 0, &mut ());
+        products.pack_keys(&first);
+        products.score(&first, 0, &mut ());
         let (mut current, mut side) = (Some(first), 0);
         let mut weights = SoftmaxState::new();
         let mut before: Option<(AttentionUnit, SoftmaxState)> = None;
@@ -106,34 +106,34 @@ pub(in super::super) unsafe fn attend<A: Arithmetic>(part: &AttendPart<'_>, scra
                 weights = SoftmaxState::new();
             }
             let mut softmax = Softmax::<A>::new(&mut weights, scratch, side, &unit);
-            let steps = before.as_ref().map_or(0, |(unit, _)| pass.steps_of_weighing(unit))
-                + next.as_ref().map_or(0, |unit| pass.steps_of_scoring(unit));
+            let steps = before.as_ref().map_or(0, |(unit, _)| products.steps_of_weighing(unit))
+                + next.as_ref().map_or(0, |unit| products.steps_of_scoring(unit));
             softmax.spread(steps);
             if let Some((unit, weights)) = &before {
-                pass.weigh(unit, 1 - side, &mut softmax);
-                pass.collect(unit, weights);
+                products.weigh(unit, 1 - side, &mut softmax);
+                products.collect(unit, weights);
             }
             if let Some(unit) = &next {
                 if unit.begins_head() {
-                    pass.pack_keys(unit);
+                    products.pack_keys(unit);
                 }
-                pass.score(unit, 1 - side, &mut softmax);
+                products.score(unit, 1 - side, &mut softmax);
             }
             softmax.end();
             if unit.begins_head() {
-                pass.pack_values(&unit);
+                products.pack_values(&unit);
             }
             (before, current, side) = (Some((unit, weights.clone())), next, 1 - side);
         }
         if let Some((unit, weights)) = &before {
-            pass.weigh(unit, 1 - side, &mut ());
-            pass.collect(unit, weights);
+            products.weigh(unit, 1 - side, &mut ());
+            products.collect(unit, weights);
         }
         A::end();
     }
 }
 
-/// The products of attention; sides are those of the scores in the scratch.
+/// Products of attention. A `side` is one of the two score matrices in the scratch.
 struct AttentionProducts<'a, A> {
     part: &'a AttendPart<'a>,
     scratch: &'a Scratch,
@@ -141,7 +141,7 @@ struct AttentionProducts<'a, A> {
 }
 
 impl<A: Arithmetic> AttentionProducts<'_, A> {
-    /// The start of a row's queries, keys or values.
+    /// Start of the queries, keys or values of a row.
     #[inline(always)]
     fn at(&self, row: usize, part: usize, head: usize) -> *mut u8 {
         let AttendPart { qkv, heads, head_width, .. } = self.part;
@@ -158,13 +158,13 @@ impl<A: Arithmetic> AttentionProducts<'_, A> {
         self.part.head_width / PANEL
     }
 
-    /// The keys of the unit's head become the right side of a product: panels of 32 keys, lanes along the head.
+    /// Packs the keys of the head as the right operand of a product: panels of 32 keys, lanes along the head.
     #[inline(always)]
     unsafe fn pack_keys(&self, unit: &AttentionUnit) {
         let bytes = self.part.head_width * A::ELEMENT.bytes();
         for first in (0..unit.tokens).step_by(16) {
             for word in (0..bytes).step_by(64) {
-                // SAFETY: operands have slack rows past the last sequence; what is read there is never used.
+                // SAFETY: operands have slack rows behind the last sequence, whose content is not used.
                 unsafe {
                     let from = self.at(unit.first + first, KEYS, unit.head).add(word);
                     let panel = first / PANEL * PANEL * bytes;
@@ -175,8 +175,8 @@ impl<A: Arithmetic> AttentionProducts<'_, A> {
         }
     }
 
-    /// The values of the unit's head become the right side of a product: panels of 32 columns of the head, lanes
-    /// along the keys.
+    /// Packs the values of the head as the right operand of a product: panels of 32 columns of the head, lanes along the
+    /// keys.
     #[inline(always)]
     unsafe fn pack_values(&self, unit: &AttentionUnit) {
         let (bytes, per_lane) = (A::ELEMENT.bytes(), A::ELEMENT.per_lane());
@@ -189,7 +189,7 @@ impl<A: Arithmetic> AttentionProducts<'_, A> {
                         // SAFETY: within the row.
                         unsafe { row.add(panel * PANEL * bytes).cast_const() }
                     } else {
-                        // Values past the sequence must be numbers, since 0 times NaN is NaN.
+                        // Values behind the sequence must be finite, since 0 times NaN is NaN.
                         self.scratch.zeros.at(0).cast_const()
                     }
                 };
@@ -213,7 +213,7 @@ impl<A: Arithmetic> AttentionProducts<'_, A> {
     #[inline(always)]
     unsafe fn score(&self, unit: &AttentionUnit, side: usize, other: &mut impl Interleaved) {
         let bytes = self.part.head_width * A::ELEMENT.bytes();
-        // SAFETY: as of `attend`.
+        // SAFETY: as for `attend`.
         unsafe {
             let tile = Tile {
                 a: self.at(unit.queries.start, QUERIES, unit.head),
@@ -239,7 +239,7 @@ impl<A: Arithmetic> AttentionProducts<'_, A> {
     #[inline(always)]
     unsafe fn weigh(&self, unit: &AttentionUnit, side: usize, other: &mut impl Interleaved) {
         for panel in 0..self.panels_of_head() {
-            // SAFETY: as of `attend`.
+            // SAFETY: as for `attend`.
             unsafe {
                 let tile = Tile {
                     a: scores_of(self.scratch, side, 0).cast(),
@@ -258,20 +258,20 @@ impl<A: Arithmetic> AttentionProducts<'_, A> {
         }
     }
 
-    /// `[rows of a tile, 32]`: the weighted values of one chunk.
+    /// Weighted values of one chunk, `[rows of a tile, 32]`.
     #[inline(always)]
     fn weighed(&self, panel: usize) -> *mut f32 {
         self.scratch.weighed.at(panel * TILE_BYTES).cast()
     }
 
-    /// Adds the weighted values of a chunk to those of the chunks before; after the last one, divides by the totals
-    /// and takes them where they belong.
+    /// Adds the weighted values of a chunk to those of the previous chunks. After the last chunk, divides by the totals and
+    /// stores the context.
     #[inline(always)]
     unsafe fn collect(&self, unit: &AttentionUnit, weights: &SoftmaxState) {
         let (context, stride) = self.part.context.stage();
         let head = unit.head * self.part.head_width;
         for (i, row) in unit.queries.clone().enumerate() {
-            // SAFETY: as of `attend`.
+            // SAFETY: as for `attend`.
             unsafe {
                 let shrink = A::Simd::splat(weights.shrink[i]);
                 let share = A::Simd::splat(1.0 / weights.totals[i]);
@@ -294,17 +294,17 @@ impl<A: Arithmetic> AttentionProducts<'_, A> {
     }
 }
 
-/// Parts of a row.
+/// Index of the queries, keys and values in a row.
 const QUERIES: usize = 0;
 const KEYS: usize = 1;
 const VALUES: usize = 2;
 
-/// Lanes along some keys.
+/// Number of lanes along `keys` keys.
 pub(super) fn lanes_of<A: Arithmetic>(keys: usize) -> usize {
     keys.div_ceil(A::ELEMENT.per_lane()).next_multiple_of(A::LANE_UNIT)
 }
 
-/// Of one query with the keys of a chunk; shares take their place.
+/// Scores of one query with the keys of a chunk. The softmax overwrites them with shares.
 #[inline(always)]
 pub(super) fn scores_of(scratch: &Scratch, side: usize, query: usize) -> *mut f32 {
     scratch.scores.at(side * SCORES_BYTES + query * SCORES_STRIDE * 4).cast()

@@ -9,17 +9,17 @@ use super::{
     attention::{AttentionUnit, lanes_of, scores_of},
 };
 
-/// Queries that become shares in one step.
+/// Queries whose scores are converted to shares in one step.
 const QUERIES_OF_STEP: usize = 4;
 
-/// What the softmax knows of each query of a block.
+/// Running state of the softmax for each query of a block.
 #[derive(Clone)]
 pub(super) struct SoftmaxState {
-    /// The highest score until now.
+    /// Highest score so far.
     highest: [f32; MAX_TILE_ROWS],
-    /// Of `2^(score - highest)`.
+    /// Sums of `2^(score - highest)`.
     pub totals: [f32; MAX_TILE_ROWS],
-    /// By which what was summed before the last chunk shrinks.
+    /// Factor for the sums of the previous chunks, after the last chunk changed the highest score.
     pub shrink: [f32; MAX_TILE_ROWS],
 }
 
@@ -29,15 +29,15 @@ impl SoftmaxState {
         SoftmaxState { highest: none, totals: [0.0; MAX_TILE_ROWS], shrink: [0.0; MAX_TILE_ROWS] }
     }
 
-    /// The highest scores of a group may be those of a new chunk.
+    /// Updates the highest scores of a group of queries with those of a new chunk.
     #[inline(always)]
-    unsafe fn rise<A: Arithmetic>(&mut self, first: usize, of_chunk: &[f32; GROUP]) {
+    unsafe fn rise<A: Arithmetic>(&mut self, first: usize, chunk_highest: &[f32; GROUP]) {
         for lane in (0..GROUP).step_by(A::Simd::LANES) {
             // SAFETY: a group has as many numbers in each array.
             unsafe {
                 let at = first + lane;
                 let old = A::Simd::load(self.highest.as_ptr().add(at));
-                let new = A::Simd::max(A::Simd::load(of_chunk.as_ptr().add(lane)), old);
+                let new = A::Simd::max(A::Simd::load(chunk_highest.as_ptr().add(lane)), old);
                 let shrink = A::Simd::exp2(A::Simd::sub(old, new), A::ACCURACY);
                 let total = A::Simd::mul(A::Simd::load(self.totals.as_ptr().add(at)), shrink);
                 A::Simd::store(self.highest.as_mut_ptr().add(at), new);
@@ -48,19 +48,19 @@ impl SoftmaxState {
     }
 }
 
-/// The scores of a unit become shares, in steps: a step finds the highest scores of a group of queries, or turns a
-/// few queries of it into shares.
+/// Converts the scores of a unit to shares, in steps. A step finds the highest scores of a group of queries, or converts a
+/// few queries of the group.
 pub(super) struct Softmax<'a, A: Arithmetic> {
     weights: &'a mut SoftmaxState,
     scratch: &'a Scratch,
     side: usize,
     queries: usize,
     keys: usize,
-    /// The first query of the group in hand.
+    /// First query of the current group.
     first: usize,
-    /// Queries of the group that are done; none where the highest scores are not known.
+    /// Finished queries of the group; `None` until the highest scores are known.
     done: Option<usize>,
-    of_queries: [<A::Simd as Simd>::Vector; GROUP],
+    per_query: [<A::Simd as Simd>::Vector; GROUP],
     steps_at_once: usize,
 }
 
@@ -72,13 +72,13 @@ impl<'a, A: Arithmetic> Softmax<'a, A> {
         side: usize,
         unit: &AttentionUnit,
     ) -> Softmax<'a, A> {
-        // SAFETY: as of `attend`.
-        let of_queries = [unsafe { A::Simd::splat(0.0) }; GROUP];
+        // SAFETY: as for `attend`.
+        let per_query = [unsafe { A::Simd::splat(0.0) }; GROUP];
         let (queries, keys) = (unit.queries.len(), unit.keys.len());
-        Softmax { weights, scratch, side, queries, keys, first: 0, done: None, of_queries, steps_at_once: 0 }
+        Softmax { weights, scratch, side, queries, keys, first: 0, done: None, per_query, steps_at_once: 0 }
     }
 
-    /// Makes all steps fit beside as many of another work.
+    /// Distributes all steps over `others` steps of other work.
     #[inline(always)]
     pub fn spread(&mut self, others: usize) {
         let steps = self.queries.div_ceil(GROUP) + self.queries.div_ceil(QUERIES_OF_STEP);
@@ -88,7 +88,7 @@ impl<'a, A: Arithmetic> Softmax<'a, A> {
     #[inline(always)]
     pub unsafe fn end(&mut self) {
         while self.first < self.queries {
-            // SAFETY: as of `attend`.
+            // SAFETY: as for `attend`.
             unsafe { self.advance() };
         }
     }
@@ -96,7 +96,7 @@ impl<'a, A: Arithmetic> Softmax<'a, A> {
     #[inline(always)]
     unsafe fn advance(&mut self) {
         let queries = GROUP.min(self.queries - self.first);
-        // SAFETY: as of `attend`.
+        // SAFETY: as for `attend`.
         unsafe {
             let Some(done) = self.done else {
                 self.find_highest(queries);
@@ -105,12 +105,12 @@ impl<'a, A: Arithmetic> Softmax<'a, A> {
             };
             let end = queries.min(done + QUERIES_OF_STEP);
             for query in done..end {
-                self.of_queries[query] = self.share(self.first + query);
+                self.per_query[query] = self.share(self.first + query);
             }
             self.done = Some(end);
             if end == queries {
                 let mut sums = [0.0; GROUP];
-                A::Simd::sum_of_each(&self.of_queries, &mut sums);
+                A::Simd::sum_of_each(&self.per_query, &mut sums);
                 let totals = &mut self.weights.totals[self.first..][..queries];
                 totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
                 (self.first, self.done) = (self.first + GROUP, None);
@@ -121,7 +121,7 @@ impl<'a, A: Arithmetic> Softmax<'a, A> {
     #[inline(always)]
     unsafe fn find_highest(&mut self, queries: usize) {
         let whole = self.keys / A::Simd::LANES * A::Simd::LANES;
-        // SAFETY: as of `attend`.
+        // SAFETY: as for `attend`.
         unsafe {
             for query in 0..queries {
                 let scores = scores_of(self.scratch, self.side, self.first + query);
@@ -133,22 +133,23 @@ impl<'a, A: Arithmetic> Softmax<'a, A> {
                     let last = A::Simd::load_first(scores.add(whole), self.keys - whole, f32::NEG_INFINITY);
                     highest = A::Simd::max(highest, last);
                 }
-                self.of_queries[query] = highest;
+                self.per_query[query] = highest;
             }
-            let mut of_group = [0.0; GROUP];
-            A::Simd::highest_of_each(&self.of_queries, &mut of_group);
-            self.weights.rise::<A>(self.first, &of_group);
+            let mut group_highest = [0.0; GROUP];
+            A::Simd::highest_of_each(&self.per_query, &mut group_highest);
+            self.weights.rise::<A>(self.first, &group_highest);
         }
     }
 
-    /// `2^(score - highest)` of each key as elements, 0 or next to it past the last; their sum, lane by lane.
+    /// Stores `2^(score - highest)` of each key as elements, and 0 or nearly 0 behind the last key. Returns their sums per
+    /// lane.
     #[inline(always)]
     unsafe fn share(&self, query: usize) -> <A::Simd as Simd>::Vector {
         let scores = scores_of(self.scratch, self.side, query);
         let pair = 2 * A::Simd::LANES;
         let whole = self.keys / pair * pair;
         let used = lanes_of::<A>(self.keys) * A::ELEMENT.per_lane();
-        // SAFETY: as of `attend`; no element is wider than a score, so none is written before it was read.
+        // SAFETY: as for `attend`; no element is wider than a score, so no score is overwritten before it is read.
         unsafe {
             let shares = scores.cast::<u8>();
             let highest = A::Simd::splat(self.weights.highest[query]);
@@ -182,7 +183,7 @@ impl<A: Arithmetic> Interleaved for Softmax<'_, A> {
     unsafe fn step(&mut self) {
         for _ in 0..self.steps_at_once {
             if self.first < self.queries {
-                // SAFETY: as of `attend`.
+                // SAFETY: as for `attend`.
                 unsafe { self.advance() };
             }
         }
