@@ -233,14 +233,15 @@ fn no_file_is_long() {
 }
 
 #[test]
-fn the_readme_has_the_table_of_settings_as_it_is() {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let Ok(readme) = fs::read_to_string(&file) else {
-        println!("skipped: there is no {} yet", file.display());
-        return;
-    };
-    let table = assay::config::markdown();
-    assert!(readme.contains(table.trim_end()), "README.md lacks this table of settings:\n{table}");
+fn the_configuration_page_has_all_settings() {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/CONFIGURATION.md");
+    let page = fs::read_to_string(&file).expect("the page");
+    let settings = assay::config::settings_markdown();
+    assert!(
+        page.contains(settings.trim_end()),
+        "{} must contain the output of: target/debug/assay config table",
+        file.display()
+    );
 }
 
 #[test]
