@@ -11,12 +11,12 @@
 //! Bound: before the first job of a new flow, every other flow receives at most the tokens of that job plus one job.
 //!
 //! Source: Demers, Keshav and Shenker, Analysis and Simulation of a Fair Queueing Algorithm, SIGCOMM 1989. The limit
-//! [`PENALTY`] is an addition; docs/decisions/tail-latency.md compares it with other policies.
+//! [`PENALTY`] is an addition; docs/decisions/0014-bounded-penalty-of-long-texts.md compares policies.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Maximum tokens of a job that count for its position in the queue: about four times the median length of passages.
-const PENALTY: usize = 144;
+const PENALTY: usize = 96;
 
 /// Identifier of a flow: one unary call, one stream, or all evaluations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
