@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs python/bulk_checks.py and python/bulk_drill.py, and writes what the drill saw into docs/CLIENTS.md.
+# Runs python/bulk_checks.py and python/bulk_drill.py, and writes the results into docs/CLIENTS.md.
 #
 #   clients/bulk.sh [--rows N] [--rounds N] [--only DRIVER ...]
 #

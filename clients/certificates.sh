@@ -1,10 +1,10 @@
 #!/bin/sh
-# Makes the files that TLS and tokens need, for a try on this machine and no longer than a day:
+# Generates certificates and a token for local tests, valid for one day:
 #
 #   clients/certificates.sh DIRECTORY
 #
-# ca.pem signs server.pem (for localhost and 127.0.0.1) and client.pem; the keys are beside them. Nobody's certificate is
-# of other-ca.pem. tokens is for the server's --token-file, and token is what a caller sends.
+# ca.pem signs server.pem (for localhost and 127.0.0.1) and client.pem; the keys are next to them. other-ca.pem is an unrelated
+# certificate authority. tokens is for --token-file of the server, and token is the token that a client sends.
 set -eu
 
 command -v openssl >/dev/null || {

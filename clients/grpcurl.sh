@@ -1,10 +1,10 @@
 #!/bin/sh
-# Calls a running server with two grpcurls, one that asks for reflection v1 and one that knows only v1alpha, and
-# prints what was typed and answered.
+# Calls a running server with two versions of grpcurl, one that uses reflection v1 and one that supports only v1alpha, and
+# prints the commands and their output.
 #
 #   clients/grpcurl.sh HOST:PORT ADMIN_HOST:PORT [SOCKET_PATH [JUDGED_HOST:PORT [MUTUAL_HOST:PORT DIRECTORY]]]
 #
-# The last server wants a token and a client's certificate; the directory is that of certificates.sh.
+# The last server requires a token and a client certificate; the directory is that of certificates.sh.
 set -eu
 
 NEW=1.9.3

@@ -1,4 +1,4 @@
-"""A stand-in for a judge: an OpenAI-compatible endpoint that compares words and understands nothing.
+"""Stand-in for a judge: an OpenAI-compatible endpoint that compares words.
 
     python3 judge.py [--port PORT] [--delay SECONDS]
 
@@ -33,7 +33,7 @@ def words(text):
 
 
 def share(text, source):
-    """How much of the text's words the source has; a number that it lacks decides against it."""
+    """Share of the words of the text that the source contains; 0 if the source lacks a number of the text."""
     wanted, there = words(text), words(source)
     if not wanted or any(word[0].isdigit() for word in wanted - there):
         return 0
@@ -41,7 +41,7 @@ def share(text, source):
 
 
 def quote(claim, source):
-    """The sentence that supports the claim, or None."""
+    """The sentence that supports the claim; None if there is none."""
     return next((sentence for sentence in SENTENCE.findall(source) if share(claim, sentence) >= ENOUGH), None)
 
 
@@ -66,7 +66,7 @@ def reason(verdict, about):
 
 
 def rated(text, source, scale):
-    """The last of the scale where all words are there, the first where few are."""
+    """The highest value of the scale if all words are present, the lowest if few are."""
     part = share(text, source)
     return scale[2 if part >= ENOUGH else 1 if part >= ENOUGH / 2 else 0]
 

@@ -1,4 +1,4 @@
-"""Writes what every client saw into a page, between its markers.
+"""Writes the results of all clients into a page, between its markers.
 
     python3 matrix.py PAGE DIRECTORY
 
@@ -45,7 +45,7 @@ def main(page, directory):
 
 
 def read(file):
-    """The library, and what each check saw by its name."""
+    """The library, and the result of each check by name."""
     library, seen = "", {}
     for line in file.read_text().splitlines():
         if line.startswith("library "):

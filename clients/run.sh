@@ -1,11 +1,11 @@
 #!/bin/sh
-# Starts servers, runs every client against them, and writes what was seen into docs/CLIENTS.md.
+# Starts servers, runs every client against them, and writes the results into docs/CLIENTS.md.
 #
 #   clients/run.sh [BINARY [MODEL_DIR]]
 #
 # Defaults: $ASSAY_BIN or target/release/assay, $ASSAY_MODEL_DIR or models/all-MiniLM-L6-v2. Needs python3 and openssl;
-# go for the Go client and grpcurl, node with npm for the Node client, a JDK with mvn for the Java client. Where one is
-# missing, its clients are skipped with a loud line, and docs/CLIENTS.md stays as it is.
+# go for the Go client and grpcurl, node with npm for the Node client, a JDK with mvn for the Java client. If one is
+# missing, its clients are skipped with a warning, and docs/CLIENTS.md is not changed.
 set -eu
 
 BIN=$(realpath "${1:-${ASSAY_BIN:-$(dirname "$0")/../target/release/assay}}")

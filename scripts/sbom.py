@@ -1,4 +1,4 @@
-"""Whether a list of parts is valid CycloneDX, and holds every crate that cargo builds the binary from.
+"""Validates a CycloneDX software bill of materials, and checks that it contains every crate of the binary.
 
     python sbom.py assay.cdx.json
 

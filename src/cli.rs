@@ -37,9 +37,9 @@ Without a command, assay runs the server. It listens immediately and loads the m
 report NOT_SERVING until the model is ready, and SERVING from then on.";
 
 const AFTER_HELP: &str = "Configuration:
-  Every setting is a flag, an environment variable and a key of the TOML file of --config. A flag takes precedence over
-  the environment variable, which takes precedence over the file: --max-inputs 64, ASSAY_MAX_INPUTS=64, max_inputs = 64.
-  docs/CONFIGURATION.md describes all settings with examples.
+  Every setting is a flag, an environment variable and a key of the TOML file of --config:
+  --max-inputs 64, ASSAY_MAX_INPUTS=64, max_inputs = 64. Flags take precedence over environment
+  variables, and these over the file. docs/CONFIGURATION.md describes all settings with examples.
 
 Exit codes:
   0   success
@@ -47,11 +47,11 @@ Exit codes:
   64  invalid settings or flags; all errors are printed
 
 Examples:
-  assay --model models/all-MiniLM-L6-v2                   serve a model from a directory
-  assay --model BAAI/bge-small-zh-v1.5 --threads 3        serve a model from the hub, with 3 compute threads
-  assay --config assay.toml                               serve with the settings of a file
-  assay embed --model models/all-MiniLM-L6-v2 < texts.txt embed a file without a server
-  assay evaluate --metrics lexical < samples.jsonl        evaluate a file without a server
+  assay --model models/all-MiniLM-L6-v2                     serve a model from a directory
+  assay --model BAAI/bge-small-zh-v1.5 --threads 3          serve a model from the hub
+  assay --config assay.toml                                 serve with the settings of a file
+  assay embed --model models/all-MiniLM-L6-v2 < texts.txt   embed a file without a server
+  assay evaluate --metrics lexical < samples.jsonl          evaluate a file without a server
 
 assay COMMAND --help describes each command, with examples.";
 
@@ -60,8 +60,11 @@ const SERVE_HELP: &str = "Examples:
   assay serve --listen 0.0.0.0:50051 --tls-cert tls.crt --tls-key tls.key --token-file tokens
   assay serve --judge-url http://127.0.0.1:11434/v1 --judge-model qwen3:8b";
 
-const PULL_HELP: &str = "Prints the directory of the model on standard output. A damaged file is downloaded again. Suited for init containers:
-the server then runs with --offline true. Exit code: 0 if the model is complete and loads, 1 otherwise.
+const PULL_HELP: &str =
+    "Prints the directory of the model on standard output. A damaged file is downloaded again. In an
+init container, it allows the server to run with --offline true.
+
+Exit code: 0 if the model is complete and loads, 1 otherwise, 64 for invalid settings.
 
 Examples:
   assay pull --model BAAI/bge-small-zh-v1.5
@@ -82,8 +85,9 @@ Examples:
   assay config check --config assay.toml
   ASSAY_MAX_INPUTS=64 assay config check";
 
-const CONFIG_SHOW_HELP: &str = "Prints every setting in the format of the file, each with its source: flag, environment variable, file or default.
-Secrets and credentials in URLs are hidden.
+const CONFIG_SHOW_HELP: &str =
+    "Prints every setting in the format of the file, each with its source: flag, environment variable,
+file or default. Secrets and credentials in URLs are hidden.
 
 Examples:
   assay config show --config assay.toml

@@ -14,6 +14,8 @@
 //!
 //! docs/ARCHITECTURE.md describes how they work together.
 
+#![deny(missing_docs)]
+
 mod admin;
 pub mod app;
 pub mod cli;

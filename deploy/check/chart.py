@@ -1,4 +1,4 @@
-"""Checks the chart: values that are wrong are refused, settings are those of the binary, README.md has every value.
+"""Checks the chart: wrong values are rejected, settings match the binary, and README.md documents every value.
 
     python chart.py BINARY CHART
 """
@@ -86,7 +86,7 @@ def refuses(chart, given, named):
     if result.returncode == 0:
         sys.exit(f"{given} is taken")
     if named not in result.stderr:
-        sys.exit(f"{given} is refused without a word of {named}: {result.stderr}")
+        sys.exit(f"{given} is rejected, but the error does not mention {named}: {result.stderr}")
 
 
 def nothing_in_sidecar_mode(chart):

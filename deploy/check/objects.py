@@ -1,4 +1,4 @@
-"""Checks rendered Kubernetes objects: by the schemas, by rules of our own, and Assay's settings by the binary itself.
+"""Checks rendered Kubernetes objects against schemas and project rules, and the settings of Assay with the binary.
 
     python objects.py BINARY CRD_DIRECTORY FILE...
 """
@@ -31,7 +31,7 @@ def main():
     for mistake in check.mistakes:
         print(mistake, file=sys.stderr)
     if check.mistakes:
-        sys.exit(f"{len(check.mistakes)} mistakes")
+        sys.exit(f"{len(check.mistakes)} errors")
     print(f"{check.objects} objects of {len(files)} renderings, {check.servers} containers of Assay")
 
 
@@ -50,7 +50,7 @@ def read_crds(directory):
 
 
 def closed(schema, top=False):
-    """The same schema, which refuses fields that it does not name, as the API server's strict validation does."""
+    """The same schema, but without unknown fields, like the strict validation of the API server."""
     if isinstance(schema, list):
         return [closed(part) for part in schema]
     if not isinstance(schema, dict):
@@ -85,7 +85,7 @@ class Check:
         self.transport(documents)
 
     def transport(self, documents):
-        """Services and tests know whether the port for calls has TLS."""
+        """Checks that services and tests match the TLS setting of the serving port."""
         self.where = "all objects"
         pods = [pod for document in documents if (pod := pod_of(document))]
         containers = [container for pod in pods for container in pod.get("initContainers", []) + pod["containers"]]

@@ -1,4 +1,4 @@
-"""Checks every query of dashboard, alerts and autoscalers against what a server's /metrics has: names and labels.
+"""Checks the metric names and labels of every query of dashboard, alerts and autoscalers against /metrics of a server.
 
     python queries.py METRICS_FILE RULES_FILE RENDERED_FILE...
 

@@ -1,4 +1,4 @@
-"""Starts the server with stand-ins for judges, uses all of it, and writes what /metrics serves then.
+"""Starts the server with test judges, makes calls of every kind, and writes the output of /metrics.
 
     PYTHONPATH=gen python scrape.py BINARY MODEL_DIR METRICS_FILE
 

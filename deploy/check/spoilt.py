@@ -1,4 +1,4 @@
-"""Spoils renderings that are right, one word at a time: objects.py has to find each of it.
+"""Changes one word at a time in valid renderings; objects.py must report each change.
 
     python spoilt.py BINARY CRD_DIRECTORY RENDERED_DIRECTORY
 """

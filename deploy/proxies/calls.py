@@ -1,4 +1,4 @@
-"""Callers through a proxy, and what their calls end with."""
+"""Clients that call through a proxy, and the outcomes of their calls."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The stories of run.sh: what callers see through each proxy while replicas come and go.
+"""The scenarios of run.sh: outcomes of calls through each proxy while replicas stop and start.
 
     PYTHONPATH=gen python drive.py --binary FILE --model DIR --judge URL --logs DIR [--browser CHROMIUM] envoy nginx haproxy
 """

@@ -1,4 +1,4 @@
-"""Envoy, nginx and HAProxy, each with the example of this directory, on ports that are free."""
+"""Envoy, nginx and HAProxy with the example configurations of this directory, on free ports."""
 
 import os
 import re

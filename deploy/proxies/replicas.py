@@ -1,4 +1,4 @@
-"""Replicas of the server, on addresses that they keep when they come again."""
+"""Replicas of the server that keep their addresses across restarts."""
 
 import asyncio
 import re

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Attacks a server on this machine, and tells what a polite caller and the probes see meanwhile.
+"""Attacks a local server and measures the effect on a well-behaved client and on the probes.
 
 Each attack gets a fresh server in a memory cgroup of 1 GiB, where cgroups can be made. Beside it run a caller that embeds
 one short text after another, a stream that does the same, and a prober that asks for liveness and health by new
@@ -33,7 +33,7 @@ MIB = 1 << 20
 
 
 class Polite:
-    """The callers and probes beside an attack."""
+    """The well-behaved clients and probes that run during an attack."""
 
     def __init__(self, server: Server, tls: bool):
         # Over TLS they would measure Python's handshakes.
@@ -67,7 +67,7 @@ def quantile(seconds: list[float], share: float) -> float:
 
 
 class Sampler(threading.Thread):
-    """The highest resident memory."""
+    """The maximum resident memory."""
 
     def __init__(self, server: Server):
         super().__init__(daemon=True)
@@ -87,7 +87,7 @@ def certificate(folder: str) -> list[str]:
 
 
 def run(attack: Attack, options: argparse.Namespace) -> dict:
-    """One attack on a fresh server. However it ends, no process stays; the log stays where it failed."""
+    """Runs one attack on a new server. All processes are stopped afterwards; the log of a failed attack is kept."""
     with contextlib.ExitStack() as stack:
         further = list(attack.arguments)
         if attack.tls:

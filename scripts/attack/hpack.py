@@ -1,4 +1,4 @@
-"""Finds grpc-status in a header block, without a decoder of Huffman's code.
+"""Finds grpc-status in a header block without a Huffman decoder.
 
 The client announces a header table of size 0 (SETTINGS_HEADER_TABLE_SIZE), so each header that the static table lacks
 arrives as a literal. Names and values are plain or in Huffman's code (RFC 7541, appendix B); the codes of this one name
@@ -23,7 +23,7 @@ STATUSES = {code(str(status)): status for status in range(17) for code in (str.e
 
 
 def grpc_status(block: bytes) -> int | None:
-    """The value of grpc-status; None where the block has none. Source: RFC 7541, section 6."""
+    """The value of grpc-status; None if the block has none. Source: RFC 7541, section 6."""
     at = 0
 
     def integer(bits: int) -> int:

@@ -1,4 +1,4 @@
-"""HTTP/2 and gRPC by hand: a client that can break the rules, and needs no library."""
+"""Low-level HTTP/2 and gRPC client that can violate the protocol. It needs no library."""
 
 import socket
 import ssl
@@ -97,11 +97,11 @@ def evaluation(metrics: list[str], response: str, contexts: list[str], reference
 
 
 class Closed(Exception):
-    """The server has ended the connection."""
+    """The server closed the connection."""
 
 
 class Late(Closed):
-    """The time for it was over."""
+    """The operation timed out."""
 
 
 class Connection:
@@ -172,7 +172,7 @@ class Connection:
         return kind, flags, stream, payload
 
     def arrived(self) -> None:
-        """Takes in what has come, without waiting. Raises `Closed` at a GOAWAY."""
+        """Processes received frames without blocking. Raises `Closed` on GOAWAY."""
         self.socket.settimeout(0)
         try:
             data = self.socket.recv(1 << 16)
@@ -188,13 +188,13 @@ class Connection:
                 raise Closed("GOAWAY")
 
     def begin(self, path: str, **further: str) -> int:
-        """Sends the headers of a call; returns its stream."""
+        """Sends the headers of a call. Returns the stream id."""
         stream, self.next_stream = self.next_stream, self.next_stream + 2
         self.send(headers(stream, path, **further))
         return stream
 
     def body(self, stream: int, data: bytes, end: bool = True) -> None:
-        """Sends a body within the windows."""
+        """Sends a body within the flow-control windows."""
         self.stream_window = self.peer_window
         while data:
             room = min(self.sendable, self.stream_window, 1 << 14, len(data))
@@ -209,7 +209,7 @@ class Connection:
             self.send(frame(DATA, END_STREAM if end and not data else 0, stream, part))
 
     def call(self, path: str, payload: bytes, compressed: str = "", **further: str) -> bytes | None:
-        """One unary call: the body of the answer, or None for an answer without a message."""
+        """Makes a unary call. Returns the response body, or None for a response without a message."""
         if compressed:
             further["grpc_encoding"] = compressed
         stream = self.begin(path, **further)
@@ -235,7 +235,7 @@ class Connection:
                 return answer or None
 
     def drain(self) -> None:
-        """Reads and drops what comes, until the server ends the connection or the time is over."""
+        """Reads and discards data until the server closes the connection or the timeout passes."""
         try:
             while True:
                 self.receive()

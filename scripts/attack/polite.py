@@ -1,4 +1,4 @@
-"""A caller and probes that behave, beside an attack; each is a process of its own and prints what it saw as JSON."""
+"""Well-behaved clients and probes that run during an attack. Each is a separate process and prints its results as JSON."""
 
 import json
 import os
@@ -18,12 +18,12 @@ def stop(*_: object) -> None:
 
 
 def running(parent: int = os.getppid()) -> bool:
-    """Until it is told to stop, or the suite is gone."""
+    """True until the process is asked to stop or the suite has exited."""
     return not stopped and os.getppid() == parent
 
 
 def caller(port: int) -> dict:
-    """Embeds one short text over one connection, again and again."""
+    """Embeds a short text repeatedly over one connection."""
     seconds, failed, connection = [], 0, None
     while running():
         started = time.monotonic()
@@ -39,7 +39,7 @@ def caller(port: int) -> dict:
 
 
 def stream(port: int) -> dict:
-    """Sends one text at a time on one open stream."""
+    """Sends one text at a time on an open stream."""
     seconds, failed = [], 0
     connection = Connection(port)
     on = connection.begin(EMBED_STREAM)
@@ -59,7 +59,7 @@ def stream(port: int) -> dict:
 
 
 def prober(admin: int) -> dict:
-    """Asks the admin port for liveness and health as a kubelet does, each time by a new connection."""
+    """Probes liveness and health on the admin port like the kubelet, with a new connection each time."""
     livez, health = [], []
     while running():
         for times, ask in ((livez, lambda: probe_livez(admin)), (health, lambda: probe_health(admin))):

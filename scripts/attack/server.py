@@ -1,4 +1,4 @@
-"""The server under attack: a process of its own, in a memory cgroup where there is one."""
+"""The server under attack: a separate process, in a memory cgroup if available."""
 
 import contextlib
 import ctypes
@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 class Cgroup:
-    """A memory cgroup of 1 GiB; nothing where none can be made."""
+    """Creates a memory cgroup of 1 GiB; None if that is not possible."""
 
     def __init__(self) -> None:
         name = f"assay-attack-{os.getpid()}-{time.monotonic_ns()}"
@@ -50,7 +50,7 @@ class Cgroup:
             (self.folder / "cgroup.procs").write_text(str(os.getpid()))
 
     def remove(self) -> None:
-        """Processes that have just ended may keep it for a moment."""
+        """Removes the cgroup. Retries, because processes that have just exited may still use it."""
         end = time.monotonic() + 2
         while self.folder and self.folder.exists() and time.monotonic() < end:
             with contextlib.suppress(OSError):
@@ -59,7 +59,7 @@ class Cgroup:
 
 
 class Server:
-    """Starts the binary and waits until it serves. What starts one has to close it."""
+    """Starts the binary and waits until it serves. The caller must close it."""
 
     def __init__(self, binary: str, model: str, *arguments: str, descriptors: int | None = None):
         self.binary = binary
@@ -104,7 +104,7 @@ class Server:
         return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)", text, re.MULTILINE))
 
     def resident(self) -> int:
-        """Resident memory in bytes; 0 once the process has ended."""
+        """Resident memory in bytes; 0 after the process has exited."""
         try:
             pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         except (OSError, IndexError):
@@ -115,7 +115,7 @@ class Server:
         return self.process.poll() is None
 
     def stop(self) -> tuple[int | None, float]:
-        """SIGTERM: the exit code and the seconds that it took; None where it had to be killed."""
+        """Sends SIGTERM. Returns the exit code and the duration in seconds; None if it had to be killed."""
         started = time.monotonic()
         code = None
         with contextlib.suppress(ProcessLookupError):
@@ -128,7 +128,7 @@ class Server:
         return code, time.monotonic() - started
 
     def close(self, keep_log: bool) -> None:
-        """Ends what is left of it, however the attack ended."""
+        """Stops the process and removes the cgroup, whatever the outcome of the attack."""
         if self.alive():
             self.process.kill()
             self.process.wait()

@@ -1,4 +1,4 @@
-"""An HTTP server on this machine, in the place of a judge or of the model hub."""
+"""A local HTTP server that stands in for a judge or the model hub."""
 
 import contextlib
 import itertools
@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection. It keeps each request, and then answers as the stand-in wants it."""
+    """One connection. Records each request and sends the response that the stand-in defines."""
 
     protocol_version = "HTTP/1.1"
 
@@ -26,7 +26,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
-        """A whole answer. Underscores in names stand for hyphens."""
+        """Sends a complete response. Underscores in names stand for hyphens."""
         self.start(status, content_length=str(len(body)), **headers)
         self.wfile.write(b"" if self.command == "HEAD" else body)
 
@@ -37,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def pieces(self, status: int, parts: Iterable[bytes], pause: float = 0, **headers: str) -> None:
-        """An answer in pieces, without a length."""
+        """Sends a response in pieces, without a length."""
         self.start(status, transfer_encoding="chunked", **headers)
         for part in filter(None, parts):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
@@ -45,12 +45,12 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(pause)
 
     def endless(self, start: bytes, more: bytes, pause: float = 0) -> None:
-        """An answer of status 200 that has neither a length nor an end."""
+        """Sends an endless response with status 200 and without a length."""
         self.pieces(200, itertools.chain([start], itertools.repeat(more)), pause)
 
 
 class StandIn(ThreadingHTTPServer):
-    """Listens until it is closed. `requests` holds what came: the request line, the headers and the body of each."""
+    """Listens until closed. `requests` has the request line, headers and body of each request."""
 
     daemon_threads = True
     block_on_close = False
@@ -64,7 +64,7 @@ class StandIn(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def handle_error(self, *_: object) -> None:
-        """A connection that the client broke off needs no stack trace."""
+        """Suppresses the stack trace of a connection that the client closed."""
 
     def close(self) -> None:
         self.shutdown()

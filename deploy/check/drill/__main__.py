@@ -1,4 +1,4 @@
-"""The drill of ../../drill.sh: a kubelet in a few lines, against the real binary.
+"""The drill of ../../drill.sh: a minimal kubelet for the real binary.
 
     PYTHONPATH=gen python drill BINARY MODEL_DIR DIRECTORY
 

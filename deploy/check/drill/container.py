@@ -1,4 +1,4 @@
-"""Processes in the place of containers, and files in the place of images and volumes."""
+"""Processes as containers, and files as images and volumes."""
 
 import os
 import shutil

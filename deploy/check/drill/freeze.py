@@ -1,4 +1,4 @@
-"""A replica that stands still."""
+"""A replica whose process is stopped."""
 
 import signal
 import time
@@ -8,7 +8,7 @@ from watch import SLACK, report, until
 
 
 def freeze(manifest, files):
-    """A process that stands still loses its calls first, and its life when liveness has failed often enough."""
+    """A stopped process becomes unready first, and is restarted after enough failed liveness probes."""
     pod = Pod(manifest, 0, files)
     try:
         files.fill(pod.volume)
@@ -26,6 +26,6 @@ def freeze(manifest, files):
 
 
 def allowed(pod, kind):
-    """What the probe's settings let pass until it counts as failed."""
+    """The time until a probe counts as failed, by its settings."""
     spec = pod.mains[0].spec[kind]
     return spec["failureThreshold"] * (spec["periodSeconds"] + spec["timeoutSeconds"]) + SLACK

@@ -1,4 +1,4 @@
-"""Secrets, as the kubelet mounts and renews them."""
+"""Secrets, mounted and updated like the kubelet does."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A namespace for the node, from which probes come, and one for each pod."""
+"""Network namespaces: one for the node, from which probes run, and one per pod."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""The kubelet, as far as one pod sees it."""
+"""The kubelet for one pod."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ PERIOD, TIMEOUT, THRESHOLD, GRACE = 10, 1, 3, 30
 
 
 class Pod:
-    """One pod, in the order in which the kubelet starts, probes and ends its containers."""
+    """One pod. Starts, probes and stops its containers in the order of the kubelet."""
 
     def __init__(self, manifest, index, files):
         documents = yaml.safe_load_all(manifest.read_text())

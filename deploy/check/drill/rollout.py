@@ -1,4 +1,4 @@
-"""Replicas that are replaced while they are called."""
+"""Replicas that are replaced under load."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Calls over TLS, with client certificates and tokens, whose secrets are renewed meanwhile."""
+"""Calls over TLS with client certificates and tokens, while the secrets are rotated."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Assay beside an app: when the app starts, what it can be asked, and who ends first."""
+"""Assay as a sidecar: start of the app, available calls, and order of the shutdown."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Watchers, who see what the kubelet does not, and callers."""
+"""Watchers of health and pods, and clients."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""Two servers under load of every kind, for the dashboard to have something to show; Prometheus looks at them.
+"""Runs two servers under varied load for the dashboard, scraped by Prometheus.
 
     PYTHONPATH=gen python load.py BINARY MODEL_DIR WORK_DIR SECONDS
 

@@ -1,4 +1,4 @@
-"""Messages that are small on the line and large in memory."""
+"""Messages that are small on the wire and large in memory."""
 
 import contextlib
 import gzip

@@ -1,4 +1,4 @@
-"""Connections that say nothing, or little at a time."""
+"""Connections that send nothing or very little."""
 
 import contextlib
 import socket

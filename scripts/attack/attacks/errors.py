@@ -1,4 +1,4 @@
-"""Answers that say what is wrong."""
+"""Error responses."""
 
 from http2 import EMBED, END_STREAM, HEADERS, INVALID_ARGUMENT, Connection, inputs, message
 

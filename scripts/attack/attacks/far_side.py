@@ -1,4 +1,4 @@
-"""Attacks from the far side: a judge or a hub that the server asks, and that means ill."""
+"""Attacks by a malicious judge or hub that the server connects to."""
 
 import contextlib
 import itertools
@@ -118,7 +118,7 @@ def _(server, seconds):
 
 
 def asked(server: Server, least: int) -> str | None:
-    """An attack in which the judge was never asked shows nothing."""
+    """Fails if the judge was never asked, because the attack then shows nothing."""
     count = len(server.judge.requests)
     return f"the judge was asked {count} times" if count < least else None
 

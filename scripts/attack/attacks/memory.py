@@ -1,4 +1,4 @@
-"""Messages that never become whole, and answers that nobody reads."""
+"""Incomplete messages and unread responses."""
 
 import contextlib
 import time

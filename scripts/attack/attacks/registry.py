@@ -1,4 +1,4 @@
-"""The list of the attacks, and the ways in which they run."""
+"""The list of attacks, and helpers to run them."""
 
 import contextlib
 import threading
@@ -34,7 +34,7 @@ class Attack:
 
 
 def attack(name: str, **options):
-    """Puts a function into the list. It gets the server and the seconds that it may take, and returns what failed."""
+    """Registers an attack. The function gets the server and its duration in seconds, and returns the failure, if any."""
 
     def add(run):
         ATTACKS[name] = Attack(name, run, **options)
@@ -44,7 +44,7 @@ def attack(name: str, **options):
 
 
 def before(end: float) -> Iterator[int]:
-    """Counts rounds until that time of the monotonic clock."""
+    """Counts rounds until an instant of the monotonic clock."""
     count = 0
     while time.monotonic() < end:
         yield count
@@ -52,12 +52,12 @@ def before(end: float) -> Iterator[int]:
 
 
 def until(seconds: float) -> Iterator[int]:
-    """Counts rounds until the time is over."""
+    """Counts rounds for a duration."""
     return before(time.monotonic() + seconds)
 
 
 def side_by_side(count: int, work: Callable[[int], None]) -> None:
-    """Runs `work` on so many threads; a connection that the server ends is no failure of the attack."""
+    """Runs `work` on several threads. Connections closed by the server are not failures."""
 
     def guarded(index: int) -> None:
         with contextlib.suppress(Closed, OSError):
@@ -69,7 +69,7 @@ def side_by_side(count: int, work: Callable[[int], None]) -> None:
 
 
 def calls(server: Server, seconds: float, path: str, payload: bytes, count: int = 1, **further: str) -> None:
-    """The same call again and again, over so many connections."""
+    """Repeats a call over several connections."""
     end = time.monotonic() + seconds
 
     def work(_: int) -> None:

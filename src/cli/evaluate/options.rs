@@ -15,33 +15,35 @@ use crate::{
     judge::BudgetLimits,
 };
 
-pub(in crate::cli) const AFTER_HELP: &str = "Input, one object per line. All fields are optional; each metric lists the fields that it requires:
-  {\"user_input\": \"When did it open?\", \"response\": \"In 1931.\", \"retrieved_contexts\": [\"It opened on 1 May 1931.\"],
-   \"reference\": \"It opened in 1931.\", \"id\": \"q1\"}
-  The names question, answer, contexts and ground_truth are accepted, too. A context may be {\"text\": …, \"id\": …}.
-  Further fields: reference_contexts, rubrics, language.
+pub(in crate::cli) const AFTER_HELP: &str =
+    "Input, one JSON object per line. All fields are optional; each metric lists those that it requires:
+  {\"user_input\": \"When did it open?\", \"response\": \"In 1931.\", \"reference\": \"It opened in 1931.\",
+   \"retrieved_contexts\": [\"It opened on 1 May 1931.\"], \"id\": \"q1\"}
+  The names question, answer, contexts and ground_truth are accepted, too. A context may be
+  {\"text\": …, \"id\": …}. Further fields: reference_contexts, rubrics, language.
 
-Output, one object per line: line, id, and for each metric its status, score (or lower and upper bound if verdicts are
-missing), reason, claims with evidence, cost and error. An invalid line has an error instead of results. Rows are
-appended as they complete, and sorted in the order of the input at the end of the run.
+Output, one JSON object per line: line, id, and for each metric its status, score (or lower and
+upper bound if verdicts are missing), reason, claims with evidence, cost and error. An invalid
+line has an error instead of results. Rows are appended as they complete, and sorted in the order
+of the input at the end of the run.
 
-Resuming: the same command resumes a stopped or killed run. Existing rows are kept, and no judge request is repeated,
-because responses are stored in FILE.journal until the run is complete. A row is evaluated again if its line, the
-metrics or the model have changed.
+Resuming: the same command resumes a stopped or killed run. Existing rows are kept, and no judge
+request is repeated, because responses are stored in FILE.journal until the run is complete. A row
+is evaluated again if its line, the metrics or the model have changed.
 
-Metrics: the names in docs/METRICS.md, and the groups all, judged, no_judge, lexical and vector. The status of a metric is
-NOT_APPLICABLE for samples without a field that it requires.
+Metrics: the names in docs/METRICS.md, and the groups all, judged, no_judge, lexical and vector.
+The status of a metric is NOT_APPLICABLE for samples without a field that it requires.
 
-Exit code: 0 if all lines were evaluated, 1 if lines or metrics failed (the summary counts them), 64 for invalid flags,
-130 if the run was interrupted.
+Exit code: 0 if all lines were evaluated, 1 if lines or metrics failed (the summary counts them),
+64 for invalid flags or settings, 130 if the run was interrupted.
 
 Examples:
-  assay evaluate --metrics lexical < samples.jsonl             without judge and embedding model
+  assay evaluate --metrics lexical < samples.jsonl     without judge and embedding model
   assay evaluate --input samples.jsonl --output scores.jsonl --html report.html \\
       --judge-url http://127.0.0.1:8000/v1 --judge-model Qwen/Qwen3-32B
-  assay evaluate --input samples.jsonl --output scores.jsonl --metrics faithfulness,context_recall,bleu \\
+  assay evaluate --input samples.jsonl --output scores.jsonl --metrics faithfulness,bleu \\
       --judge-url https://api.example.com/v1 --judge-model large --budget-calls 1000
-  assay evaluate --input samples.jsonl --output scores.jsonl --retry-failed      only samples with failed metrics";
+  assay evaluate --input samples.jsonl --output scores.jsonl --retry-failed";
 
 const CONCURRENCY: ValueKind = ValueKind::Count { min: 1, max: 65_536 };
 const DEADLINE: ValueKind =

@@ -152,7 +152,7 @@ impl CollectorClient {
         F: Future<Output = Result<i64, Status>>,
     {
         let attempt = || async {
-            // The collector is told the deadline, but one that never answers must be abandoned.
+            // The request carries the timeout, but a collector that never answers must be abandoned.
             let response = export(self.channel.clone(), self.request(message.clone()));
             let response = tokio::time::timeout(self.timeout, response).await;
             response.unwrap_or_else(|_| Err(Status::deadline_exceeded("no response within the timeout")))
