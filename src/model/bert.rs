@@ -14,7 +14,7 @@ use super::{
         RowBlock, Scratch, StateMatrix, Team,
     },
     manifest::{BertConfig, Manifest, Pooling},
-    weights::Weights,
+    weights::{WeightTable, Weights},
 };
 
 /// A BERT or RoBERTa encoder with weights packed for one kernel.
@@ -34,8 +34,8 @@ pub(super) struct Bert {
 
 /// The embedding tables, which encoders of all kernels share.
 struct Embeddings {
-    /// `[vocabulary, dim]`
-    words: Vec<f32>,
+    /// `[vocabulary, dim]`, in the number format of the file: it is the largest of all tensors.
+    words: WeightTable,
     /// `[positions, dim]`, with the embedding of token type 0 added to each row.
     positions: Vec<f32>,
     /// Row of `positions` for the first token of a sequence.
@@ -195,11 +195,10 @@ impl Bert {
         let Embeddings { words, positions, first_position, norm, .. } = &*self.embeddings;
         for ends in batch.offsets().windows(2) {
             for (position, row) in (ends[0]..ends[1]).enumerate() {
-                let word = &words[batch.ids()[row] as usize * dim..][..dim];
+                let x = states.row_mut(row);
+                words.read_row(batch.ids()[row] as usize, x);
                 let position = &positions[(first_position + position) * dim..][..dim];
-                for ((x, w), p) in states.row_mut(row).iter_mut().zip(word).zip(position) {
-                    *x = w + p;
-                }
+                x.iter_mut().zip(position).for_each(|(x, p)| *x += p);
             }
         }
         let rows = 0..batch.ids().len();
@@ -278,7 +277,7 @@ impl Embeddings {
     fn read(config: &BertConfig, weights: &Weights) -> Result<Embeddings, ModelError> {
         let BertConfig { vocab_size, hidden_size: dim, max_position_embeddings, type_vocab_size, .. } =
             *config;
-        let words = weights.tensor("embeddings.word_embeddings.weight", &[vocab_size, dim])?;
+        let words = weights.table("embeddings.word_embeddings.weight", [vocab_size, dim])?;
         let mut positions =
             weights.tensor("embeddings.position_embeddings.weight", &[max_position_embeddings, dim])?;
         let types = weights.tensor("embeddings.token_type_embeddings.weight", &[type_vocab_size, dim])?;

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use half::{bf16, f16};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -29,6 +29,39 @@ pub(super) struct Weights {
 struct Shard {
     file: PathBuf,
     bytes: Vec<u8>,
+}
+
+/// A matrix in the number format of its file, of which rows are read one at a time.
+pub(super) struct WeightTable {
+    values: WeightTableValues,
+    columns: usize,
+}
+
+enum WeightTableValues {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+}
+
+impl WeightTable {
+    /// The number of values.
+    pub fn len(&self) -> usize {
+        match &self.values {
+            WeightTableValues::F32(values) => values.len(),
+            WeightTableValues::F16(values) => values.len(),
+            WeightTableValues::Bf16(values) => values.len(),
+        }
+    }
+
+    /// Writes a row in f32 into `row`, which has as many values as the table has columns.
+    pub fn read_row(&self, index: usize, row: &mut [f32]) {
+        let range = index * self.columns..(index + 1) * self.columns;
+        match &self.values {
+            WeightTableValues::F32(values) => row.copy_from_slice(&values[range]),
+            WeightTableValues::F16(values) => values[range].convert_to_f32_slice(row),
+            WeightTableValues::Bf16(values) => values[range].convert_to_f32_slice(row),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -77,6 +110,31 @@ impl Weights {
     /// [`ModelError`] with file and tensor if it is missing, has another shape or an unsupported type, or has a value
     /// that is not finite.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        self.read_tensor(name, shape, |view| {
+            let values = widen(view)?;
+            let is_finite = values.iter().all(|value| value.is_finite());
+            Some((values, is_finite))
+        })
+    }
+
+    /// The tensor `name` in its own number format; `shape` is `[rows, columns]`.
+    ///
+    /// # Errors
+    /// Those of [`Weights::tensor`].
+    pub fn table(&self, name: &str, shape: [usize; 2]) -> Result<WeightTable, ModelError> {
+        self.read_tensor(name, &shape, |view| {
+            let (values, is_finite) = table_values(view)?;
+            Some((WeightTable { values, columns: shape[1] }, is_finite))
+        })
+    }
+
+    /// `read` returns the values and whether all are finite; None for a number format that is not supported.
+    fn read_tensor<T>(
+        &self,
+        name: &str,
+        shape: &[usize],
+        read: impl FnOnce(&TensorView<'_>) -> Option<(T, bool)>,
+    ) -> Result<T, ModelError> {
         let name = format!("{}{name}", self.prefix);
         let (file, view) = self.find(&name).ok_or_else(|| ModelError::MissingTensor {
             file: self.shards[0].file.clone(),
@@ -87,16 +145,12 @@ impl Weights {
             let (found, expected) = (view.shape().to_vec(), shape.to_vec());
             return Err(ModelError::TensorShape { file: file(), tensor: name, found, expected });
         }
-        let values = widen(&view).ok_or_else(|| ModelError::TensorType {
+        let (values, is_finite) = read(&view).ok_or_else(|| ModelError::TensorType {
             file: file(),
             tensor: name.clone(),
             found: format!("{:?}", view.dtype()),
         })?;
-        if values.iter().all(|value| value.is_finite()) {
-            Ok(values)
-        } else {
-            Err(ModelError::NotFinite { file: file(), tensor: name })
-        }
+        if is_finite { Ok(values) } else { Err(ModelError::NotFinite { file: file(), tensor: name }) }
     }
 
     fn find(&self, name: &str) -> Option<(&Path, TensorView<'_>)> {
@@ -169,6 +223,28 @@ fn read_shard(
         }
         hash.update(&bytes[start..]);
         progress(read as u64);
+    }
+}
+
+fn table_values(view: &TensorView<'_>) -> Option<(WeightTableValues, bool)> {
+    let pairs = || view.data().as_chunks::<2>().0.iter();
+    match view.dtype() {
+        Dtype::F32 => {
+            let values = widen(view)?;
+            let is_finite = values.iter().all(|value| value.is_finite());
+            Some((WeightTableValues::F32(values), is_finite))
+        }
+        Dtype::F16 => {
+            let values: Vec<f16> = pairs().map(|&b| f16::from_le_bytes(b)).collect();
+            let is_finite = values.iter().all(|value| value.is_finite());
+            Some((WeightTableValues::F16(values), is_finite))
+        }
+        Dtype::BF16 => {
+            let values: Vec<bf16> = pairs().map(|&b| bf16::from_le_bytes(b)).collect();
+            let is_finite = values.iter().all(|value| value.is_finite());
+            Some((WeightTableValues::Bf16(values), is_finite))
+        }
+        _ => None,
     }
 }
 
