@@ -1,4 +1,4 @@
-//! candle-transformers' BertModel as its users run it: batches padded to their longest text, f32, all cores.
+//! BertModel of candle-transformers in its usual configuration: padded batches, f32, all cores.
 
 use std::{fs, path::Path};
 
@@ -52,7 +52,7 @@ impl Loaded {
         let json =
             |name: &str| -> Result<Value, Error> { Ok(serde_json::from_slice(&fs::read(dir.join(name))?)?) };
         let mut config = json("config.json")?;
-        // Read but not used by this model.
+        // Required by the configuration, but not used by this model.
         config["initializer_range"] = json!(0.02);
         let config: Config = serde_json::from_value(config)?;
         let weights = fs::read(dir.join("model.safetensors"))?;

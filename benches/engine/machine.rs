@@ -1,4 +1,4 @@
-//! What the machine itself can do, for the shares in the tables, and the gauge that tells a disturbed moment.
+//! Limits of the machine, for the shares in the tables, and the gauge that detects disturbances.
 
 use std::{hint::black_box, path::Path, thread, time::Instant};
 
@@ -6,12 +6,12 @@ use serde_json::{Map, Value, json};
 
 use crate::{Error, protocol::Engine};
 
-/// Numbers in each of the three arrays: far more than any cache holds.
+/// Numbers per array, far beyond the size of any cache.
 const STREAM_NUMBERS: usize = 96 << 20;
 const TRIES: usize = 5;
-/// About 10 ms.
+/// Iterations that take about 10 ms.
 const GAUGE_STEPS: u64 = 1_000_000;
-/// About 0.1 s.
+/// Iterations that take about 0.1 s.
 const PEAK_STEPS: u64 = 10_000_000;
 
 pub struct Machine;
@@ -35,7 +35,7 @@ impl Engine for Machine {
     }
 }
 
-/// Seconds until the last of `threads` copies of `work` ended.
+/// Seconds until all `threads` copies of `work` have ended.
 fn on_each(threads: usize, work: impl Fn() + Sync) -> f64 {
     let begun = Instant::now();
     thread::scope(|scope| {
@@ -49,7 +49,7 @@ fn on_each(threads: usize, work: impl Fn() + Sync) -> f64 {
 
 #[cfg(target_arch = "x86_64")]
 fn gauge() {
-    // Tiles may be slow while all else is fast (docs/PERFORMANCE.md).
+    // Tiles can be slow while other instructions are fast (docs/PERFORMANCE.md).
     let mut kernels = crate::registers::KERNELS.iter().filter(|kernel| (kernel.runs_here)());
     if let Some(kernel) = kernels.next() {
         kernel.run(GAUGE_STEPS / 2);
@@ -65,7 +65,7 @@ fn gauge() {
     black_box(sum);
 }
 
-/// GFLOP/s, or for int8 GOP/s, and GB/s, each on one thread and on `threads`.
+/// Limits in GFLOP/s (GOP/s for int8) and GB/s, on one thread and on `threads` threads.
 fn peaks(threads: usize) -> Value {
     let mut found = Map::new();
     #[cfg(target_arch = "x86_64")]
@@ -85,7 +85,7 @@ fn best(measure: impl FnMut() -> f64) -> f64 {
     std::iter::repeat_with(measure).take(TRIES).fold(f64::INFINITY, f64::min)
 }
 
-/// a = b + s * c, counted as three arrays, in GB/s. Source: McCalpin, STREAM.
+/// Memory bandwidth of `a = b + s * c`, counted as three arrays, in GB/s. Source: McCalpin, STREAM.
 fn triad(threads: usize) -> f64 {
     let (mut a, b, c) =
         (vec![0.0_f32; STREAM_NUMBERS], vec![1.0_f32; STREAM_NUMBERS], vec![2.0_f32; STREAM_NUMBERS]);

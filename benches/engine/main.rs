@@ -1,11 +1,11 @@
-//! Engines in Rust for the comparison of benches/peers: each is a process that answers JSON lines.
+//! Rust engines for the comparison in benches/peers. Each is a process that responds to JSON lines.
 //!
 //! `--engine assay [--precision X]`, `--engine candle` or `--engine machine`; benches/peers/protocol.py has the
-//! requests. Without `--engine` it does nothing, so that `cargo bench` as a whole passes over it.
+//! requests. Without `--engine` it does nothing, so that a plain `cargo bench` skips it.
 
 mod candle;
+mod in_process;
 mod machine;
-mod ours;
 mod protocol;
 #[cfg(target_arch = "x86_64")]
 mod registers;
@@ -20,7 +20,7 @@ fn main() -> Result<(), Error> {
     };
     match value("--engine") {
         None => Ok(()),
-        Some("assay") => protocol::serve(ours::Ours::new(value("--precision"))?),
+        Some("assay") => protocol::serve(in_process::InProcessEngine::new(value("--precision"))?),
         Some("candle") => protocol::serve(candle::Candle::default()),
         Some("machine") => protocol::serve(machine::Machine),
         Some(other) => Err(format!("no engine {other:?}; there are assay, candle and machine").into()),

@@ -1,4 +1,4 @@
-//! The line protocol of benches/peers/protocol.py, from the side of an engine.
+//! Engine side of the line protocol of benches/peers/protocol.py.
 
 use std::{
     collections::HashMap,
@@ -14,21 +14,21 @@ use crate::Error;
 
 const MOST_REPEATS: usize = 2_000;
 
-/// What takes part in the comparison.
+/// An engine that takes part in the comparison.
 pub trait Engine {
-    /// Reads the model; answers with `dimensions`, `version` and `policies`.
+    /// Loads the model. Returns `dimensions`, `version` and `policies`.
     fn load(&mut self, model: &Path, threads: usize) -> Result<Value, Error>;
 
-    /// One unit vector for each text, one after the other.
+    /// Returns the concatenated unit vectors of the texts.
     fn embed(&mut self, texts: &[String], policy: &str) -> Result<Vec<f32>, Error>;
 
-    /// Any other request.
+    /// Handles any other request.
     fn other(&mut self, op: &str, _request: &Value) -> Result<Value, Error> {
         Err(format!("unknown op {op:?}").into())
     }
 }
 
-/// Answers requests from standard input until it ends.
+/// Responds to requests from standard input until its end.
 pub fn serve(mut engine: impl Engine) -> Result<(), Error> {
     let mut workloads = HashMap::new();
     for line in io::stdin().lock().lines() {

@@ -1,15 +1,15 @@
-//! Loops that do nothing but multiply and add in registers: the limit of the arithmetic units.
+//! Loops of multiply-adds in registers, which measure the limit of the arithmetic units.
 
 #![expect(unsafe_code, reason = "instructions of one's own choice need asm")]
 
 use std::arch::{asm, is_x86_feature_detected};
 
-/// One instruction, on 24 accumulators that hold zeros, so that neither latency nor subnormal numbers count.
+/// A loop of one instruction on 24 zero accumulators, so that latency and subnormal numbers have no effect.
 pub struct Kernel {
     pub name: &'static str,
     pub runs_here: fn() -> bool,
     pub operations_per_step: u64,
-    // Invariant: may be called where `runs_here` says so.
+    // Invariant: may be called if `runs_here` returns true.
     body: unsafe fn(u64),
 }
 
@@ -69,15 +69,15 @@ pub static KERNELS: [Kernel; 7] = [
     },
 ];
 
-/// Asks the system for the tiles too, as the kernel of that name does.
+/// Whether a kernel can run here. For AMX this also requests permission to use tiles.
 fn has_tiles(kernel: &str) -> bool {
     assay::model::kernels().iter().any(|known| known.name == kernel && known.is_supported())
 }
 
-/// Accumulators of the loops with tiles.
+/// Number of accumulators of the tile loops.
 const TILES: u64 = 4;
 
-/// Palette 1, and eight tiles of 16 rows of 64 bytes.
+/// Tile configuration: palette 1 and eight tiles of 16 rows of 64 bytes.
 #[repr(align(64))]
 struct Configuration {
     bytes: [u8; 64],
@@ -100,7 +100,7 @@ macro_rules! tile_loop {
         /// # Safety
         /// The processor must have these instructions, and the process the permission to use tiles.
         unsafe fn $name(steps: u64) {
-            // SAFETY: nothing but tiles and a counter is touched; the configuration is valid.
+            // SAFETY: only tiles and a counter are modified; the configuration is valid.
             unsafe {
                 asm!(
                     "ldtilecfg [{configuration}]",
@@ -131,7 +131,7 @@ macro_rules! register_loop {
         /// # Safety
         /// The processor must have these instructions.
         unsafe fn $name(steps: u64) {
-            // SAFETY: nothing but registers is touched, and the calling convention gives all of them up.
+            // SAFETY: only registers are modified, all of which the calling convention clobbers.
             unsafe {
                 asm!(
                     $(concat!($zero, $width, $n, ", ", $width, $n, ", ", $width, $n),)*

@@ -1,14 +1,14 @@
-"""How near an engine's vectors are to those of sentence-transformers in f32."""
+"""Accuracy of the vectors of an engine, compared with sentence-transformers in f32."""
 
 import numpy as np
 
 NEIGHBOURS = 10
-# With a lower mean, times are not written down: the engine computes something else. A lower minimum is told.
+# Below this mean, times are discarded because the engine computes something else. A lower minimum is reported.
 LEAST_COSINE = 0.97
 
 
 def compare(vectors: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """Cosines by text, and the share of each text's ten nearest others that stay its nearest."""
+    """Cosine similarity per text, and recall of the ten nearest neighbours of each text."""
     cosines = np.sum(vectors.astype(np.float64) * reference, axis=1)
     cosines /= np.linalg.norm(vectors, axis=1) * np.linalg.norm(reference, axis=1)
     return {

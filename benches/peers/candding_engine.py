@@ -1,4 +1,4 @@
-"""candding, candle behind Python. It takes models from the hub's cache only, so the directory is laid out as one."""
+"""candding, a Python binding of candle. It loads models only from the hub cache, so the directory has that layout."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from policy import Policy
 
-# Shape -> the model of its catalogue that has it.
+# Shape -> model of its catalogue with this shape.
 MODELS = {384: "sentence-transformers/all-MiniLM-L6-v2", 512: "BAAI/bge-small-zh-v1.5"}
 REVISION = "0" * 40
 

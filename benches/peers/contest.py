@@ -1,4 +1,4 @@
-"""The engines of one model: each auditioned alone, then all in turns."""
+"""Comparison of the engines for one model: first each alone, then all in turns."""
 
 import sys
 import time
@@ -12,12 +12,12 @@ from engines import PEERS
 from protocol import EngineFailed, EngineProcess
 
 REFERENCE = "st-f32"
-# Seconds and runs of one measurement: a single text until its median stands, bulk work once a round.
+# Minimum seconds and runs of one measurement: many for a single text, one per round for bulk work.
 BUDGET = {"w1": {"seconds": 1.5, "repeats": 20}, "w2": {"seconds": 1.5, "repeats": 20}}
 BULK = {"seconds": 0, "repeats": 1}
-# A policy whose first run takes this many times the best one's isn't tried a second time.
+# A policy is not tried again if its first run takes this many times as long as the best one.
 HOPELESS = 1.5
-# The gauge of a quiet machine varies by less.
+# The gauge varies by less on an idle machine.
 DISTURBED = 0.15
 
 
@@ -32,7 +32,7 @@ class Contest:
         self.machine = self._process("machine")
 
     def audition(self, name: str) -> dict:
-        """Agreement with the reference and the best policy for each workload, in a process of its own."""
+        """Accuracy and the best batch policy per workload, in a separate process."""
         say(f"{self.model.name}: {name} is tried")
         engine = self._process(name)
         try:
@@ -54,7 +54,7 @@ class Contest:
             engine.close()
 
     def play(self, entries: dict[str, dict]) -> None:
-        """Every round measures each engine once, beginning with another one each time."""
+        """Each round measures every engine once, starting with a different one."""
         running = {}
         for name, entry in entries.items():
             with self.locked():
@@ -74,25 +74,25 @@ class Contest:
             engine.close()
 
     def machine_peaks(self) -> dict:
-        """What arithmetic units and memory give, measured now."""
+        """Measures the limits of arithmetic units and memory."""
         with self.locked():
             return self.machine.ask("peaks", threads=self.options.threads)
 
     def timed(self, engine: EngineProcess, work: str, policy: str) -> dict:
-        """One measurement between two looks at the gauge."""
+        """One measurement between two readings of the gauge."""
         before = self.gauge()
         answer = engine.ask("run", workload=work, policy=policy, **BUDGET.get(work, BULK))
         after = self.gauge()
         return {"seconds": answer["seconds"], "min": answer["min_seconds"], "gauge": [before, after]}
 
     def gauge(self) -> float:
-        """Seconds of the fixed loop on as many threads as the engines have."""
-        # Threads of the engine that ran last spin for a while.
+        """Seconds of a fixed loop on as many threads as the engines use."""
+        # Threads of the previous engine may spin for a while.
         time.sleep(0.05)
         return self.machine.ask("gauge", threads=self.options.threads)["seconds"]
 
     def start(self, name: str, works: dict) -> EngineProcess:
-        """A process of an engine that has loaded the model and knows these workloads."""
+        """Starts the process of an engine that has loaded the model and the workloads."""
         engine = self._process(name)
         self._loaded(engine, works)
         return engine
@@ -124,7 +124,7 @@ class Contest:
         return accuracy.compare(*(np.fromfile(path, dtype="<f4").reshape(shape) for path in (file, reference)))
 
     def _try_policies(self, engine: EngineProcess, work: str, offers: list[str]) -> dict[str, float]:
-        # A single text can only go alone.
+        # A single text has only one policy.
         single = self.works[work]["texts"] == 1
         tried: dict[str, float] = {}
         for policy in offers[:1] if single else offers:
@@ -135,7 +135,7 @@ class Contest:
         return tried
 
     def _policies(self, entry: dict, work: str) -> list[str]:
-        """The best one; for W3 also the one that most users have."""
+        """The best policy, and for W3 also the most common one."""
         best = entry["policies"][work]
         usual = ["sorted32"] if work == "w3" and best != "sorted32" and "sorted32" in entry["offers"] else []
         return [best, *usual]

@@ -1,4 +1,4 @@
-"""The peers by name, each imported only in the process that runs it."""
+"""The peers by name. Each is imported only in the process that runs it."""
 
 from importlib import import_module
 
@@ -33,6 +33,6 @@ def make(name: str):
 
 
 def title(name: str) -> str:
-    """As the tables name it."""
+    """Name of an engine in the tables."""
     family, _, variant = name.partition("-")
     return f"{TITLES.get(family, family)} {variant.replace('-', ', ')}".strip()

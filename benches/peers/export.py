@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def pooled_module(model: Path):
-    """The encoder of `model` with its pooling and normalisation inside, on the CPU in f32."""
+    """The encoder of `model` with pooling and normalisation, on the CPU in f32."""
     import torch
     from transformers import AutoModel
 
@@ -55,19 +55,19 @@ def onnx_f32(model: Path, cache: Path) -> Path:
 
 
 def onnx_int8(model: Path, cache: Path) -> Path:
-    """Dynamic quantisation: weights in int8, activations scaled as they come."""
+    """Dynamic quantization: weights in int8, activations scaled at run time."""
     quantised = cache / "int8.onnx"
     if not quantised.exists():
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         onnx_f32(model, cache)
-        # Not of the fused graph: its attention has one scale for all of Q, K and V, and is less exact.
+        # The fused graph is not quantized, since its attention has one scale for Q, K and V and is less accurate.
         quantize_dynamic(cache / "plain.onnx", quantised, per_channel=True, weight_type=QuantType.QInt8)
     return quantised
 
 
 def openvino_f32(model: Path, cache: Path) -> Path:
-    """OpenVINO's form, straight from PyTorch."""
+    """OpenVINO model, converted from PyTorch."""
     path = cache / "openvino.xml"
     if not path.exists():
         import openvino
@@ -84,7 +84,7 @@ def openvino_f32(model: Path, cache: Path) -> Path:
 
 
 def openvino_int8(model: Path, cache: Path) -> Path:
-    """Quantised after training, activations calibrated."""
+    """Post-training quantization with calibrated activations."""
     path = cache / "openvino-int8.xml"
     if not path.exists():
         import nncf
@@ -96,7 +96,7 @@ def openvino_int8(model: Path, cache: Path) -> Path:
         plain = openvino.Core().read_model(openvino_f32(model, cache))
         made = nncf.quantize(
             plain, nncf.Dataset(samples), subset_size=len(samples), model_type=nncf.ModelType.TRANSFORMER,
-            # The default is nearer in the mean, but far off on very short texts.
+            # The default has a better mean, but is inaccurate for very short texts.
             advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alpha=0.5),
         )
         openvino.save_model(made, path, compress_to_fp16=False)

@@ -1,5 +1,5 @@
-// Preloaded, it shows a process a CPU without AVX-512, AMX and what came with them, whatever library asks: Linux makes
-// CPUID fault (arch_prctl(2), ARCH_CPUID_SET), and the fault is answered with those bits off.
+// A preloaded library that hides AVX-512, AMX and later features from a process and all its libraries. Linux makes the
+// CPUID instruction fault (arch_prctl(2), ARCH_CPUID_SET), and the signal handler clears these bits.
 
 #define _GNU_SOURCE
 #include <cpuid.h>
@@ -37,7 +37,7 @@ static void on_fault(int number, siginfo_t *info, void *context) {
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
     const unsigned char *instruction = (const unsigned char *)registers[REG_RIP];
     if (instruction[0] != 0x0f || instruction[1] != 0xa2) {
-        // A fault of its own: it comes again, and ends the process.
+        // Another fault: it is raised again and ends the process.
         signal(number, SIG_DFL);
         return;
     }

@@ -1,4 +1,4 @@
-"""What the tables say about machine and versions, and the environment that engines are started in."""
+"""Description of the machine and versions for the tables, and the environment of the engines."""
 
 import os
 import platform
@@ -12,13 +12,13 @@ FEATURES = {
     "AVX2": "avx2", "AVX-512": "avx512f", "VNNI": "avx512_vnni", "AVX512-BF16": "avx512_bf16",
     "AVX512-FP16": "avx512_fp16", "AMX int8": "amx_int8", "AMX bf16": "amx_bf16", "AMX fp16": "amx_fp16",
 }
-# Would choose kernels, or threads, for a peer behind its back.
+# Variables that would change the kernels or threads of a peer.
 UNSET = ("OPENBLAS_", "MKL_", "OMP_", "KMP_", "DNNL_", "ONEDNN_", "ATEN_", "GOTO_", "BLIS_", "NVPL_", "TORCH_", "OV_")
 HIDE = Path(__file__).with_name("held_to_avx2.c")
 
 
 def environment(threads: int, avx2: bool) -> dict[str, str]:
-    """Of an engine's process; with `avx2` it sees no instructions beyond those."""
+    """Environment of the process of an engine. With `avx2`, newer instruction sets are hidden."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(UNSET)}
     count = str(threads)
     kept |= {"OMP_NUM_THREADS": count, "RAYON_NUM_THREADS": count, "TOKENIZERS_PARALLELISM": "true"}
@@ -28,7 +28,7 @@ def environment(threads: int, avx2: bool) -> dict[str, str]:
 
 @cache
 def _hider() -> Path:
-    """What hides instruction sets from a process, built."""
+    """Builds the library that hides instruction sets from a process."""
     library = ROOT / "target/bench/held_to_avx2.so"
     library.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(HIDE)], check=True)
@@ -36,7 +36,7 @@ def _hider() -> Path:
 
 
 def describe(threads: int, avx2: bool) -> dict:
-    """Processor, instruction sets that the system shows, memory, kernel and compiler."""
+    """Processor, visible instruction sets, memory, kernel and compiler."""
     cpu = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
     cpu = {name.strip(): value.strip() for name, value in cpu.items()}
     flags = set(cpu.get("flags", "").split())

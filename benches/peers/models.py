@@ -13,7 +13,7 @@ NAMES = {"minilm": "all-MiniLM-L6-v2", "bge-shape": "random weights of bge-small
 
 
 def prepare(name: str, minilm: Path, out: Path) -> Path:
-    """The directory of the model, made where it is missing."""
+    """Directory of the model, which is created if it is missing."""
     directory = out / name
     if not (directory / "model.safetensors").exists():
         shutil.rmtree(directory, ignore_errors=True)
@@ -22,13 +22,13 @@ def prepare(name: str, minilm: Path, out: Path) -> Path:
 
 
 def _copy_minilm(source: Path, directory: Path) -> None:
-    """As it is, but for the limit of tokens: the files say 256, the position table has 512."""
+    """The model with a limit of 512 tokens, the size of its position table, instead of 256."""
     shutil.copytree(source, directory)
     _change(directory / "sentence_bert_config.json", max_seq_length=MOST_TOKENS)
 
 
 def _random(directory: Path) -> None:
-    """The committed test model of that shape, with the vocabulary's size and so the weights of the real one."""
+    """The test model of this shape, with the vocabulary size and number of weights of the real model."""
     sys.path.insert(0, str(ROOT / "tests/fixtures"))
     import random_models
     from prng import values
@@ -50,7 +50,7 @@ def _change(file: Path, **values) -> None:
 
 
 def mflop(model: Path) -> tuple[float, float]:
-    """MFLOP of one token's products, and those of its attention to each token of its sequence."""
+    """MFLOP of the products of one token, and of its attention per token of its sequence."""
     config = json.loads((model / "config.json").read_text())
     width, wide, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     return layers * 2 * (4 * width * width + 2 * width * wide) / 1e6, layers * 4 * width / 1e6

@@ -13,7 +13,7 @@ ENGINES = {
 
 
 def executable() -> str:
-    """Builds the bench target and says where it is."""
+    """Builds the bench target and returns its path."""
     command = ["cargo", "bench", "--locked", "--no-run", "--bench", "engine", "--message-format", "json"]
     built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     messages = map(json.loads, built.stdout.splitlines())
@@ -25,7 +25,7 @@ def executable() -> str:
 
 
 def command(program: str, name: str) -> list[str]:
-    """`assay-bf16` is Assay with that precision."""
+    """Name of an engine, such as `assay-bf16` for Assay in bf16."""
     if name in ENGINES:
         return [program, *ENGINES[name]]
     family, _, precision = name.partition("-")

@@ -37,7 +37,7 @@ class OnnxRuntime:
             vectors[batch] = session.run(None, self._feed([ids[index] for index in batch]))[0]
 
         batches = policy.batches([len(sequence) for sequence in ids])
-        # One session may be run from several threads, each then computing alone.
+        # Several threads can share one session, each with its own computation.
         list(self.pool.map(compute, batches) if policy.lanes > 1 else map(compute, batches))
         return vectors
 

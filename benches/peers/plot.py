@@ -1,4 +1,4 @@
-"""docs/peers.svg: bars of time by engine, one panel for each workload; legible on light and on dark pages."""
+"""docs/peers.svg: bars of time by engine, one panel per workload, readable on light and dark pages."""
 
 import statistics
 from html import escape
@@ -18,7 +18,7 @@ text { font: 12px system-ui, sans-serif; fill: #24292f; } .head { font-weight: 6
 
 
 def svg(results: dict) -> str:
-    """Of the first model."""
+    """Plots the results of the first model."""
     entry = next(iter(results["models"].values()))
     parts, top = [], 8
     for work, (heading, factor, unit) in PANELS.items():
@@ -41,7 +41,7 @@ def svg(results: dict) -> str:
 def _panel(heading: str, times: dict[str, float], top: int) -> tuple[list[str], int]:
     parts = [f'<text class="head" x="10" y="{top + 22}">{escape(heading)} (less is better)</text>']
     top += HEADING - 8
-    # A bar ten times the median would leave nothing to see of the others; it is cut and says its number.
+    # A bar of ten times the median would hide the others, so it is truncated and labelled.
     most = min(max(times.values()), 4 * statistics.median(times.values()))
     for name, value in sorted(times.items(), key=lambda item: item[1]):
         own = name.startswith("assay")

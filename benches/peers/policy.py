@@ -1,4 +1,4 @@
-"""How texts are cut into batches before an engine sees them: the part that its users choose."""
+"""Batch policies: the division of texts into batches, which users of an engine choose."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Policy:
         return Policy(1, False, int(lanes or 1))
 
     def batches(self, lengths: list[int]) -> list[list[int]]:
-        """Indices of the texts of each batch; the longest first, so that lanes end together."""
+        """Indices of the texts per batch, longest first, so that threads finish together."""
         order = list(range(len(lengths)))
         if self.by_length:
             order.sort(key=lambda index: -lengths[index])

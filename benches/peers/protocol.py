@@ -1,4 +1,4 @@
-"""The line protocol between the orchestrator and one engine: a JSON object a line, one answer for each request.
+"""Line protocol between the orchestrator and an engine: one JSON object per line, one response per request.
 
     {"op": "load", "model": DIR, "cache": DIR, "threads": 2}  -> {"dimensions", "version", "policies"}
     {"op": "texts", "workload": "w3", "path": FILE}           -> {"texts"}            one text a line
@@ -25,11 +25,11 @@ MOST_REPEATS = 2_000
 
 
 class EngineFailed(Exception):
-    """The engine answered with an error or ended."""
+    """The engine returned an error or ended."""
 
 
 class EngineProcess:
-    """An engine as its orchestrator sees it."""
+    """Client side of an engine."""
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str]):
         self.name = name
@@ -40,7 +40,7 @@ class EngineProcess:
         Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True).start()
 
     def ask(self, op: str, **arguments) -> dict:
-        """One request and its answer."""
+        """Sends a request and returns the response."""
         try:
             self.process.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
             self.process.stdin.flush()
@@ -55,7 +55,7 @@ class EngineProcess:
         return answer
 
     def close(self) -> None:
-        """Ends the engine and waits for it."""
+        """Stops the engine and waits for it."""
         self.process.stdin.close()
         try:
             self.process.wait(timeout=20)
@@ -65,7 +65,7 @@ class EngineProcess:
 
 
 def serve(engine) -> None:
-    """Answers requests with `engine` until the input ends. What libraries print goes to stderr."""
+    """Responds to requests with `engine` until the input ends. Output of libraries goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     workloads: dict[str, list[str]] = {}
@@ -109,7 +109,7 @@ def _run(engine, texts: list[str], request: dict) -> dict:
 
 
 def memory() -> dict:
-    """Resident bytes of this process, now and at most."""
+    """Current and peak resident memory of this process, in bytes."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     kibibytes = {key: int(status[key].split()[0]) for key in ("VmRSS", "VmHWM")}
     return {"bytes": kibibytes["VmRSS"] * 1024, "peak_bytes": kibibytes["VmHWM"] * 1024}

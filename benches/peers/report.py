@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tables of results into docs/PERFORMANCE.md, between their markers, and docs/peers.svg."""
+"""Writes the result tables between their markers in docs/PERFORMANCE.md, and docs/peers.svg."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=ROOT / "target/bench/results.json")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/PERFORMANCE.md")
-    parser.add_argument("--print", action="store_true", help="print the tables, change nothing")
+    parser.add_argument("--print", action="store_true", help="print the tables without changing files")
     options = parser.parse_args()
     results = json.loads(options.results.read_text())
     made, held = section(results), results["host"]["held_to_avx2"]
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def section(results: dict) -> str:
-    """Everything between the markers."""
+    """The text between the markers."""
     parts = [_machine(results)]
     if results.get("machine"):
         parts.append(_limits(results["machine"]))
@@ -55,13 +55,13 @@ def section(results: dict) -> str:
 
 
 def medians(entry: dict, name: str) -> dict[str, float]:
-    """Seconds of each workload of an engine."""
+    """Seconds per workload of an engine."""
     rounds = entry["engines"][name].get("rounds", [])
     return {work: statistics.median(r[work]["seconds"] for r in rounds) for work in (rounds[0] if rounds else [])}
 
 
 def ours(entry: dict) -> str | None:
-    """As users have it, else the first precision that took part."""
+    """The default configuration of Assay, or else its first precision in the results."""
     names = [name for name in entry["engines"] if name.startswith("assay") and medians(entry, name)]
     return "assay" if "assay" in names else next(iter(names), None)
 
@@ -158,7 +158,7 @@ def _note(engine: dict) -> str:
 
 
 def _ratios(entry: dict) -> str:
-    """How many times as long a peer takes as we do, in the same round."""
+    """Ratio of the time of a peer to that of Assay in the same round."""
     mine = ours(entry)
     if not mine:
         return ""
@@ -179,7 +179,7 @@ def _ratios(entry: dict) -> str:
 
 
 def _shares(entry: dict, machine: dict) -> str:
-    """Useful arithmetic only: padding is loss."""
+    """Useful arithmetic without padding."""
     limit = next((name for start in ("bf16 tiles", "f32 FMA, AVX-512", "f32 FMA") for name in machine if name.startswith(start)), None)
     if not limit:
         return ""

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Assay beside its peers: text in, unit vectors out, in process. Results go to target/bench/.
+"""Comparison of Assay with other engines: texts to unit vectors, in process. Results are written to target/bench/.
 
 For each model, every engine is started alone, its vectors are compared with those of sentence-transformers in f32,
 and its batch policies are tried; then all that agree are started anew, warmed, and measured in turns, round after
@@ -64,23 +64,23 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minilm", type=Path, default=models.ROOT / "models/all-MiniLM-L6-v2")
     parser.add_argument("--models", nargs="+", choices=models.NAMES, default=list(models.NAMES))
-    parser.add_argument("--engines", nargs="+", help=f"of {', '.join(engines.PEERS)}, candle-f32, assay, assay-PRECISION")
+    parser.add_argument("--engines", nargs="+", help=f"engines to run: {', '.join(engines.PEERS)}, candle-f32, assay, assay-PRECISION")
     parser.add_argument("--workloads", nargs="+", choices=["w1", "w2", "w3", "w4"])
-    parser.add_argument("--policies", nargs="+", help="try these batch policies alone, such as one sorted8 sorted32")
+    parser.add_argument("--policies", nargs="+", help="try only these batch policies, such as one sorted8 sorted32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--quick", action="store_true", help="MiniLM, one round of W1 and W3, few peers")
-    parser.add_argument("--avx2", action="store_true", help="hide all that came after AVX2 from every engine")
-    parser.add_argument("--native", help="a built bench target `engine`, instead of building it")
+    parser.add_argument("--quick", action="store_true", help="only MiniLM, one round of W1 and W3, few peers")
+    parser.add_argument("--avx2", action="store_true", help="hide instruction sets newer than AVX2 from every engine")
+    parser.add_argument("--native", help="path of a built bench target `engine`")
     parser.add_argument("--results", type=Path)
-    parser.add_argument("--append", action="store_true", help="keep the other engines' results that are there")
-    parser.add_argument("--lock", type=Path, help="a file to lock around each measurement")
+    parser.add_argument("--append", action="store_true", help="keep existing results of other engines")
+    parser.add_argument("--lock", type=Path, help="file to lock during each measurement")
     options = parser.parse_args()
     if options.quick:
         options.models = ["minilm"]
     options.engines = options.engines or (QUICK if options.quick else [*engines.PEERS, "candle-f32", "assay"])
     if REFERENCE in options.engines:
-        # The others are compared with it.
+        # Other engines are compared with this one.
         options.engines = [REFERENCE, *(name for name in options.engines if name != REFERENCE)]
     options.workloads = options.workloads or (["w1", "w3"] if options.quick else ["w1", "w2", "w3", "w4"])
     options.rounds = options.rounds or (1 if options.quick else 5)
@@ -88,13 +88,13 @@ def arguments() -> argparse.Namespace:
 
 
 def summary(work: dict) -> dict:
-    """Without what would make the results long."""
+    """Removes the large parts of a result."""
     squares = sum(length * length for length in work["lengths"])
     return {"texts": work["texts"], "tokens": work["tokens"], "token_squares": squares}
 
 
 def with_lock(file: Path | None):
-    """A context in which nothing else that takes this lock runs."""
+    """A context that holds an exclusive lock."""
 
     @contextlib.contextmanager
     def locked():
@@ -106,7 +106,7 @@ def with_lock(file: Path | None):
 
 
 def save(results: dict, file: Path) -> None:
-    """At once, so that a run that ends early leaves what it measured."""
+    """Writes results immediately, so that an aborted run keeps its measurements."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(results, indent=1))
 

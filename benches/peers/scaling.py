@@ -1,4 +1,4 @@
-"""How the time of our engine grows with texts and with their length."""
+"""Scaling of Assay with the number and length of texts."""
 
 import statistics
 
@@ -6,7 +6,7 @@ ROUNDS = 3
 
 
 def measure_scaling(contest, name: str, described: dict[str, dict]) -> dict[str, dict]:
-    """Seconds of each workload whose name begins with texts- or tokens-, the median of three after a first one."""
+    """Seconds per workload named texts-* or tokens-*: median of three runs after a warm-up run."""
     works = {key: work for key, work in described.items() if key.startswith(("texts-", "tokens-"))}
     measured = {}
     with contest.locked():

@@ -1,4 +1,4 @@
-"""Texts to padded arrays of token ids, for the peers that leave this to their users."""
+"""Tokenization to padded arrays, for peers without tokenization."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 
 class Tokens:
-    """tokenizer.json of a model directory, cut at the model's limit."""
+    """tokenizer.json of a model directory, with truncation at the limit of the model."""
 
     def __init__(self, model: Path):
         self.tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
@@ -16,12 +16,12 @@ class Tokens:
         self.tokenizer.enable_truncation(json.loads((model / "sentence_bert_config.json").read_text())["max_seq_length"])
 
     def ids(self, texts: list[str]) -> list[list[int]]:
-        """On all threads that the library finds."""
+        """Tokenizes on all threads of the library."""
         return [encoded.ids for encoded in self.tokenizer.encode_batch_fast(texts)]
 
 
 def padded(sequences: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and mask, both int64 `[sequences, longest]`."""
+    """Returns ids and mask, both int64 `[sequences, longest]`."""
     longest = max(map(len, sequences))
     ids = np.zeros((len(sequences), longest), dtype=np.int64)
     mask = np.zeros_like(ids)

@@ -1,4 +1,4 @@
-"""sentence-transformers on PyTorch, as its users call it; optionally compiled."""
+"""sentence-transformers on PyTorch in its usual configuration, optionally compiled."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 
 class SentenceTransformers:
-    # The library sorts by length itself.
+    # The library sorts by length.
     policies = ["one", "sorted8", "sorted32"]
 
     def __init__(self, precision: str, compiled: bool = False):

@@ -1,4 +1,4 @@
-"""One engine as a process that speaks protocol.py: `python worker.py NAME`."""
+"""Process of one engine that implements protocol.py: `python worker.py NAME`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The texts of the comparison, one a line; the same for each run with the same versions of the packages.
+"""Texts of the comparison, one per line. Equal for all runs with the same package versions.
 
 English comes from the prose in the docstrings of pinned packages, Chinese from tests/fixtures/texts.jsonl. Sentences
 are strung together until a text has the tokens wanted, then cut word by word (Chinese: character by character).
@@ -20,14 +20,14 @@ SEED = 42
 PACKAGES = ("sklearn", "scipy", "networkx", "nncf")
 PROSE = re.compile(r"[A-Z][A-Za-z ,;'()-]{30,240}[a-z)]\.")
 QUERY_TOKENS, PASSAGE_TOKENS, ACCURACY_TEXTS = 11, 127, 1000
-# Of the log-normal lengths of bulk work.
+# Parameters of the log-normal lengths of bulk work.
 MEDIAN, MEAN = 35, 61
 SCALING_TEXTS = (1, 3, 10, 32, 100, 316, 1000, 3162, 10_000)
 SCALING_TOKENS = (8, 16, 32, 64, 128, 256, 512)
 
 
 def write(model: Path, chinese: bool, out: Path) -> dict[str, dict]:
-    """Writes every workload below `out`; its file, and the tokens of each of its texts."""
+    """Writes every workload below `out`. Returns its file and the tokens per text."""
     maker = _Maker(Tokens(model), chinese)
     made = {
         "w1": [maker.text(QUERY_TOKENS)],
@@ -39,7 +39,7 @@ def write(model: Path, chinese: bool, out: Path) -> dict[str, dict]:
     calibration = maker.varied(256)
     scaled = maker.varied(1000)
     made |= {f"texts-{count}": (scaled * 10)[:count] for count in SCALING_TEXTS}
-    # About as much work in each, so that the machine's swings weigh alike.
+    # Similar work in each, so that fluctuations of the machine have similar effects.
     made |= {f"tokens-{size}": [maker.text(size) for _ in range(16_384 // size)] for size in SCALING_TOKENS}
     out.mkdir(parents=True, exist_ok=True)
     (out / "calibration.txt").write_text("\n".join(calibration) + "\n", encoding="utf-8")
@@ -67,13 +67,13 @@ class _Maker:
         self.next = 0
 
     def varied(self, count: int) -> list[str]:
-        """Texts of log-normal lengths."""
+        """Texts with log-normal lengths."""
         sigma = math.sqrt(2 * math.log(MEAN / MEDIAN))
         drawn = (round(self.random.lognormvariate(math.log(MEDIAN), sigma)) for _ in range(count))
         return [self.text(min(max(tokens, 4), MOST_TOKENS)) for tokens in drawn]
 
     def text(self, tokens: int) -> str:
-        """A text of as many tokens as that, or a few less where no cut fits."""
+        """A text with this many tokens, or a few less if no cut fits."""
         sentences, have = [], 2
         while have < tokens:
             sentence, length = self.pool[self.next % len(self.pool)]
@@ -83,7 +83,7 @@ class _Maker:
         return self._cut(" ".join(sentences), tokens)
 
     def _cut(self, text: str, tokens: int) -> str:
-        """The longest part that ends with a word or a Chinese character and has no more tokens than that."""
+        """Longest prefix that ends with a word or Chinese character and has at most this many tokens."""
         ends = [match.end() for match in re.finditer(r"[㐀-鿿]|[^\s㐀-鿿]+", text)]
         low, high = 0, len(ends) - 1
         while low < high:
@@ -102,7 +102,7 @@ def _english() -> list[str]:
         for file in sorted((site / package).rglob("*.py")):
             for prose in _docstrings(file.read_text(encoding="utf-8")):
                 sentences = PROSE.findall(re.sub(r"\s+", " ", prose))
-                # A row of dashes is a heading, not prose.
+                # A row of dashes marks a heading.
                 found |= dict.fromkeys(sentence for sentence in sentences if "--" not in sentence)
     return list(found)
 

@@ -1,4 +1,4 @@
-//! What samples that wait for their judge cost those who only embed.
+//! Effect of samples that wait for a judge on concurrent Embed calls.
 
 use std::{
     path::Path,
@@ -21,7 +21,7 @@ use super::{
     streams::{STREAMS, short_calls},
 };
 
-/// How long the samples wait, and, before and after, how long there are none.
+/// Duration for which samples wait, and total duration without samples before and after.
 const WAIT: Duration = Duration::from_secs(6);
 
 pub struct Waiting {
@@ -32,7 +32,7 @@ pub struct Waiting {
     late: usize,
 }
 
-/// One row for each figure.
+/// One row per figure.
 pub fn rows(waits: &[Waiting]) -> Vec<Single> {
     let row = |what: &str, of: fn(&Waiting) -> f64| Single {
         what: what.into(),
@@ -81,7 +81,7 @@ pub async fn waiting(binary: &Path, model: &Path) -> Result<Waiting, Error> {
     })
 }
 
-/// One sample whose judge never answers; whether it ended late or without what is known.
+/// Sends one sample whose judge never responds. Returns whether it ended late or without the available scores.
 async fn wait_in_stream(channel: Channel) -> Result<bool, Error> {
     let text = |text: &str| text.to_owned();
     let sample = Sample {
@@ -96,7 +96,7 @@ async fn wait_in_stream(channel: Channel) -> Result<bool, Error> {
     let evaluate = EvaluateRequest { sample: Some(sample), metrics: metrics.into(), options: None };
     let message = EvaluateStreamRequest { id: String::new(), request: Some(evaluate) };
     let begun = Instant::now();
-    // Not set_timeout: what is measured is the server's own end.
+    // Not `set_timeout`, because the deadline handling of the server is measured.
     let mut request = Request::new(tokio_stream::iter([message]));
     request.metadata_mut().insert("grpc-timeout", format!("{}m", WAIT.as_millis()).parse()?);
     let mut answers = EvaluationServiceClient::new(channel).evaluate_stream(request).await?.into_inner();

@@ -1,4 +1,4 @@
-//! The same texts through `assay::embed` in this process: what serving is compared with.
+//! The same texts through `assay::embed` in this process, as the baseline for serving.
 
 use std::{path::Path, time::Duration};
 
@@ -18,11 +18,11 @@ use super::{
 
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// A warm model in this process; stopped when dropped.
+/// A warm model in this process, which is stopped when it is dropped.
 pub struct InProcess(Embedder);
 
 impl InProcess {
-    /// With the settings that the server starts with.
+    /// Starts the embedder with the settings of the server.
     pub async fn start(model: &Path, settings: &[String]) -> Result<InProcess, Error> {
         let flags = ["assay".into(), "--model".into(), model.display().to_string()];
         let flags = assay::cli::command().try_get_matches_from(flags.iter().chain(settings))?;
@@ -32,14 +32,14 @@ impl InProcess {
         Ok(InProcess(embedder))
     }
 
-    /// One text a call, by so many callers.
+    /// One text per call, from `callers` callers.
     pub async fn one_by_one(&self, workload: &Workload, callers: usize, window: Window) -> Seen {
         let texts = &workload.texts;
         let call = async |number: usize| self.embed(vec![texts[number % texts.len()].clone()]).await;
         if callers == 1 { one_after_another(window, call).await } else { closed(callers, window, call).await }
     }
 
-    /// All texts in one call, one call after the other.
+    /// All texts in one call, in sequential calls.
     pub async fn all_at_once(&self, workload: &Workload, window: Window) -> Seen {
         one_after_another(window, async |_| self.embed(workload.texts.clone()).await).await
     }

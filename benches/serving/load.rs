@@ -1,4 +1,4 @@
-//! Calls by a number of callers that wait for their answers, or at times that no answer moves.
+//! Load generation: a closed loop of callers, or an open loop with Poisson arrivals.
 
 use std::{
     cell::{Cell, RefCell},
@@ -10,23 +10,23 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{Error, percentile, timer::Timer};
 
-/// How long a load lasts before it is measured, and from then on.
+/// Duration of the warm-up and of the measurement.
 #[derive(Clone, Copy)]
 pub struct Window {
     pub warm: Duration,
     pub measured: Duration,
 }
 
-/// What one call brought.
+/// Texts and tokens of one response.
 pub struct Answered {
     pub texts: u64,
     pub tokens: u64,
 }
 
-/// What was seen in the window.
+/// Measurements of one window.
 #[derive(Default)]
 pub struct Seen {
-    /// Sorted.
+    /// Sorted latencies of successful calls.
     latencies: Vec<Duration>,
     texts: u64,
     tokens: u64,
@@ -40,7 +40,7 @@ impl Seen {
         self.latencies.len()
     }
 
-    /// In milliseconds; none where a sample this small has no such share.
+    /// Percentile in milliseconds; `None` if there are too few samples.
     pub fn percentile_ms(&self, share: f64) -> Option<f64> {
         let needed = 1.0 / (1.0 - share);
         let enough = self.calls() as f64 >= needed.floor();
@@ -55,7 +55,7 @@ impl Seen {
         self.tokens as f64 / self.seconds
     }
 
-    /// This and what was seen in another window.
+    /// Adds the measurements of another window.
     pub fn merge(&mut self, other: Seen) {
         self.latencies.extend(other.latencies);
         self.latencies.sort_unstable();
@@ -86,13 +86,13 @@ impl Seen {
     }
 }
 
-/// One call after the other: at least one that isn't counted, and at least one that is.
+/// Sequential calls: at least one in the warm-up and one in the measurement.
 pub async fn one_after_another(window: Window, call: impl AsyncFn(usize) -> Result<Answered, Error>) -> Seen {
     let mut number = 0;
     let mut seen = Seen::default();
     for length in [window.warm, window.measured] {
         let begin = Instant::now();
-        // What was noted before is what isn't counted.
+        // Discards the measurements of the warm-up.
         seen = Seen::default();
         while seen.seconds == 0.0 || begin.elapsed() < length {
             let started = Instant::now();
@@ -106,7 +106,7 @@ pub async fn one_after_another(window: Window, call: impl AsyncFn(usize) -> Resu
     seen.finished(seconds)
 }
 
-/// A closed loop: each of `callers` calls again as soon as it is answered. `call` takes the call's number.
+/// A closed loop: each caller sends its next call after the response. `call` receives the number of the call.
 pub async fn closed(
     callers: usize,
     window: Window,
@@ -120,7 +120,7 @@ pub async fn closed(
             let started = Instant::now();
             let result = call(next.replace(next.get() + 1)).await;
             let now = Instant::now();
-            // What was answered in the window counts, whenever it began.
+            // A call counts if its response arrives in the window.
             if (begin..end).contains(&now) {
                 seen.borrow_mut().note(now - started, result);
             }
@@ -130,8 +130,8 @@ pub async fn closed(
     seen.into_inner().finished(window.measured.as_secs_f64())
 }
 
-/// An open loop: Poisson arrivals, `rate` a second. Latency counts from the time that a call was meant to start, so
-/// that neither a slow answer nor the generator hides what callers would have waited.
+/// An open loop with Poisson arrivals, `rate` per second. Latency counts from the intended start of a call, so that neither a
+/// slow response nor the generator hides waiting time (coordinated omission).
 pub async fn open(
     rate: f64,
     window: Window,
@@ -158,6 +158,6 @@ pub async fn open(
         }
     };
     arrivals.for_each_concurrent(None, answer).await;
-    // The last answers come after the end, so an overloaded server is seen to be slower than the arrivals.
+    // The last responses arrive after the end, so the rate of an overloaded server is below that of the arrivals.
     Ok(seen.into_inner().finished((Instant::now() - begin).as_secs_f64()))
 }

@@ -1,14 +1,14 @@
-//! Measures the real binary from outside: start, unary calls and streams at full load, and the drain.
+//! Benchmark of the release binary from outside: startup, unary calls, streams at full load, and shutdown.
 //!
 //! `cargo bench --bench serving -- [MODEL_DIR] [--help]` prints Markdown tables and writes target/bench/.
 
-mod client;
 mod evaluate;
+mod grpc;
+mod h2_client;
 mod in_process;
 mod load;
 mod report;
 mod scoring;
-mod served;
 mod server;
 mod soak;
 mod streams;
@@ -29,19 +29,19 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 const STARTS: usize = 9;
 const ROUNDS: usize = 5;
 
-/// What is measured, and how long.
+/// Options of a run.
 struct Options {
     model: PathBuf,
     binary: PathBuf,
-    /// Flags that the server is started with.
+    /// Flags of the server.
     settings: Vec<String>,
     workloads: PathBuf,
     rounds: usize,
     seconds: Duration,
     callers: Vec<usize>,
-    /// Percent of the throughput of the closed loop.
+    /// Rates of the open loop, in percent of the throughput of the closed loop.
     shares: Vec<u32>,
-    /// The page whose figures are written anew.
+    /// Page whose figures are updated.
     docs: Option<PathBuf>,
 }
 
@@ -49,7 +49,7 @@ struct Options {
 fn main() -> Result<(), Error> {
     let flags = command().get_matches();
     let options = Options::of(&flags);
-    // One thread, as the cores belong to what is measured.
+    // A single thread, to leave the cores to the server.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if let Some(&length) = flags.get_one::<u64>("soak") {
         let table = runtime.block_on(soak::run(&options, Duration::from_secs(length)))?;
@@ -82,13 +82,13 @@ fn command() -> Command {
             Arg::new("only")
                 .long("only")
                 .value_parser(["unary", "streams", "scoring"])
-                .help("One part alone"),
+                .help("Run only this part"),
         )
         .arg(
             Arg::new("soak")
                 .long("soak")
                 .value_parser(value_parser!(u64))
-                .help("64 callers for so many seconds"),
+                .help("Run 64 callers for this many seconds"),
         )
         .arg(Arg::new("rounds").long("rounds").value_parser(value_parser!(usize)).default_value("3"))
         .arg(Arg::new("seconds").long("seconds").value_parser(value_parser!(f64)).default_value("4"))
@@ -97,14 +97,19 @@ fn command() -> Command {
                 .long("scoring-seconds")
                 .value_parser(value_parser!(f64))
                 .default_value("60")
-                .help("How long 64 callers send the largest samples"),
+                .help("Duration for which 64 callers send the largest samples, in seconds"),
         )
         .arg(many("callers", "1,8,32,64,256").value_parser(value_parser!(usize)))
         .arg(many("shares", "50,70,90").value_parser(value_parser!(u32)))
         .arg(Arg::new("workloads").long("workloads").default_value("target/bench/workloads"))
-        .arg(Arg::new("docs").long("docs").help("A page with markers for the figures"))
+        .arg(Arg::new("docs").long("docs").help("Page with markers, whose figures are updated"))
         .arg(Arg::new("binary").long("binary").default_value(env!("CARGO_BIN_EXE_assay")))
-        .arg(Arg::new("setting").long("setting").action(ArgAction::Append).help("A flag for the server"))
+        .arg(
+            Arg::new("setting")
+                .long("setting")
+                .action(ArgAction::Append)
+                .help("Flag of the server; can be repeated"),
+        )
         .arg(Arg::new("bench").long("bench").action(ArgAction::SetTrue).hide(true))
 }
 
@@ -125,7 +130,7 @@ impl Options {
         }
     }
 
-    /// Prints a table, and puts it between its markers of the page.
+    /// Prints a table and writes it between its markers in the page.
     #[allow(clippy::print_stdout)]
     fn publish(&self, name: &str, table: &str) -> Result<(), Error> {
         println!("{table}");

@@ -1,4 +1,4 @@
-//! Markdown rows, and the same as JSON; the page of figures is kept up to date between its markers.
+//! Reports as Markdown and JSON, and the update of the page of figures between its markers.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Error;
 
-/// One kind of load on one workload, round after round.
+/// Results of one load on one workload.
 #[derive(Serialize)]
 pub struct Cell {
     pub workload: String,
@@ -14,7 +14,7 @@ pub struct Cell {
     pub rounds: Vec<Figures>,
 }
 
-/// Of one round.
+/// Figures of one round.
 #[derive(Clone, Default, Serialize)]
 pub struct Figures {
     pub p50_ms: Option<f64>,
@@ -24,7 +24,7 @@ pub struct Figures {
     pub tokens_per_second: f64,
     pub errors: u64,
     pub first_error: Option<String>,
-    /// None in process.
+    /// Figures of the server; `None` in process.
     pub served: Option<ServerFigures>,
 }
 
@@ -38,7 +38,7 @@ pub struct ServerFigures {
     pub rss_peak_mib: f64,
 }
 
-/// A figure that is one number a round, such as a ratio.
+/// A figure with one number per round, such as a ratio.
 #[derive(Serialize)]
 pub struct Single {
     pub what: String,
@@ -52,13 +52,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// Texts a second of the last round.
+    /// Texts per second of the last round.
     pub fn last_rate(&self, workload: &str, load: &str) -> Option<f64> {
         let cell = self.cells.iter().find(|cell| cell.workload == workload && cell.load == load)?;
         cell.rounds.last().map(|figures| figures.texts_per_second)
     }
 
-    /// Two tables, medians over the rounds.
+    /// Two tables with medians over the rounds.
     pub fn markdown(&self) -> String {
         let mut text = String::from(
             "| texts | load | p50, ms | p99, ms | p99.9, ms | texts/s | range | tokens/s | errors \
@@ -86,7 +86,7 @@ pub fn singles(singles: &[Single]) -> String {
     text
 }
 
-/// Puts `text` between the markers `<!-- NAME:begin -->` and `<!-- NAME:end -->` of a page.
+/// Writes `text` between the markers `<!-- NAME:begin -->` and `<!-- NAME:end -->` of a page.
 #[allow(clippy::disallowed_methods)]
 pub fn write_between(page: &Path, name: &str, text: &str) -> Result<(), Error> {
     let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
@@ -135,7 +135,7 @@ impl Cell {
     }
 }
 
-/// Of at least one number; the upper one of the two in the middle.
+/// Median of at least one number; the upper of the two middle values for an even count.
 pub fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
@@ -146,7 +146,7 @@ fn range(values: &[f64]) -> (f64, f64) {
     values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), &x| (a.min(x), b.max(x)))
 }
 
-/// Three digits that count.
+/// Formats a number with three significant digits.
 fn short(value: f64) -> String {
     match value.abs() {
         x if x >= 100.0 => format!("{value:.0}"),

@@ -1,4 +1,4 @@
-//! What the largest samples of every metric that needs no judge cost those who only embed.
+//! Effect of the largest samples, with every metric that needs no judge, on concurrent Embed calls.
 
 use std::{
     path::Path,
@@ -19,12 +19,12 @@ use super::{
     streams::short_calls,
 };
 
-/// Those who send samples.
+/// Concurrent callers that send samples.
 const CALLERS: usize = 64;
 const DEADLINE: Duration = Duration::from_secs(8);
-/// Reported as a stall from here on: ten times less than unless set otherwise.
+/// Lag that is reported as a stall: a tenth of the default.
 const STALL_AFTER: &str = "50ms";
-/// The default limits of a text and of a sample.
+/// Default limits of a text and of a sample, in bytes.
 const TEXT_BYTES: usize = 128 << 10;
 const SAMPLE_BYTES: usize = 1 << 20;
 
@@ -39,7 +39,7 @@ pub struct Scored {
     seconds: f64,
 }
 
-/// One row for each figure.
+/// One row per figure.
 pub fn rows(scored: &Scored) -> Vec<Single> {
     let row = |what: &str, value: f64| Single { what: what.into(), rounds: vec![value] };
     let ms = |latencies: &[Duration], share: f64| percentile(latencies, share).as_secs_f64() * 1e3;
@@ -103,7 +103,7 @@ struct Sent {
     refused: usize,
 }
 
-/// Sends one sample after the other until `end`, each to the next metric.
+/// Sends samples sequentially until `end`, each with the next metric.
 async fn send_samples(channel: Channel, metrics: Vec<String>, end: Instant) -> Sent {
     let mut client = EvaluationServiceClient::new(channel).max_encoding_message_size(2 * SAMPLE_BYTES);
     let (mut sent, sample) = (Sent::default(), largest_sample());
@@ -115,7 +115,7 @@ async fn send_samples(channel: Channel, metrics: Vec<String>, end: Instant) -> S
         let metrics = vec![MetricSelection { name: name.clone(), ..Default::default() }];
         let mut request =
             Request::new(EvaluateRequest { sample: Some(sample.clone()), metrics, options: None });
-        // Not set_timeout: what is measured is the server's own end.
+        // Not `set_timeout`, because the deadline handling of the server is measured.
         let timeout = format!("{}m", DEADLINE.as_millis()).parse().expect("ASCII");
         request.metadata_mut().insert("grpc-timeout", timeout);
         match client.evaluate(request).await {
@@ -127,12 +127,12 @@ async fn send_samples(channel: Channel, metrics: Vec<String>, end: Instant) -> S
     sent
 }
 
-/// As many different sentences as may be compared, in a sample as large as may be.
+/// A sample of maximum size with the maximum number of different sentences.
 fn largest_sample() -> Sample {
     let sentences = |bytes: usize, seed: usize| -> String {
         let words = (0..).map(|n| format!("Fox {n} of {seed} is red. "));
         let mut text = words.take(512).collect::<String>();
-        // The rest is one sentence, of words.
+        // The remaining bytes are one sentence.
         while text.len() + 8 <= bytes {
             text.push_str("another ");
         }

@@ -1,4 +1,4 @@
-//! The real binary as a process of its own.
+//! The release binary as a child process.
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
@@ -19,17 +19,17 @@ pub struct Server {
     pub address: SocketAddr,
     pub bound: Duration,
     pub serving: Duration,
-    /// When it began to serve.
+    /// Time from the start of the process until it serves.
     pub rss_at_start_kib: f64,
 }
 
-/// Resident memory of a process, as the kernel tells it.
+/// Resident memory of a process, from /proc.
 pub struct Memory {
     pub rss_kib: f64,
     pub peak_kib: f64,
 }
 
-/// Looks at a process that someone else owns.
+/// Reads the memory of a process.
 pub struct Sampler(u32);
 
 impl Server {
@@ -56,13 +56,13 @@ impl Sampler {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A process that has ended already is what it should be.
+        // The process may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// The time from the process's start until a connection is taken, and until health says SERVING.
+/// Starts the server, and measures the time until it accepts a connection and until health is SERVING.
 #[allow(clippy::disallowed_methods)]
 pub async fn start(binary: &Path, model: &Path, settings: &[&str]) -> Result<Server, Error> {
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;

@@ -1,4 +1,4 @@
-//! Hours in minutes: the same load for long enough that memory which grows is seen to grow.
+//! Soak test: a constant load for long enough to reveal growing memory.
 
 use std::time::{Duration, Instant};
 
@@ -6,15 +6,15 @@ use serde::Serialize;
 
 use super::{
     Error, Options,
+    grpc::Served,
     load::Window,
     report::{Single, singles, write_json},
-    served::Served,
     workload::workload,
 };
 
 const CALLERS: usize = 64;
 const SAMPLE: Duration = Duration::from_secs(5);
-/// Buffers and the allocator's arenas find their sizes first.
+/// Initial time that is excluded, while buffers and allocator arenas grow.
 const SETTLING: Duration = Duration::from_secs(120);
 
 #[derive(Serialize)]
@@ -63,7 +63,7 @@ pub async fn run(options: &Options, length: Duration) -> Result<String, Error> {
     Ok(table)
 }
 
-/// Least squares.
+/// Slope of the least-squares line.
 fn slope(points: &[(f64, f64)]) -> f64 {
     let count = points.len() as f64;
     let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;

@@ -1,4 +1,4 @@
-//! Streams at full load, a short call meanwhile, and the drain.
+//! Streams at full load with concurrent short calls, and graceful shutdown.
 
 use std::{
     path::Path,
@@ -39,7 +39,7 @@ pub struct Load {
     drain: Duration,
 }
 
-/// One row for each figure.
+/// One row per figure.
 pub fn rows(loads: &[Load]) -> Vec<Single> {
     let row = |what: &str, of: fn(&Load) -> f64| Single {
         what: what.into(),
@@ -68,7 +68,7 @@ pub async fn load(binary: &Path, model: &Path) -> Result<Load, Error> {
     let begun = Instant::now();
     let (done, finished) = tokio::sync::oneshot::channel::<()>();
     let short = tokio::spawn(short_calls(channel.clone(), async {
-        // Either way the load has ended.
+        // The load has ended in either case.
         let _ = finished.await;
     }));
     let streams = (0..STREAMS).map(|number| stream(channel.clone(), texts.clone(), number));
@@ -101,7 +101,7 @@ struct StreamResult {
     tokens: u64,
 }
 
-/// All inputs of one stream under two ids, each of which must be answered in order.
+/// Sends all inputs of one stream with two ids. Responses of each id must be in order.
 async fn stream(channel: Channel, texts: Vec<String>, number: usize) -> Result<StreamResult, Error> {
     let (sender, receiver) = tokio::sync::mpsc::channel(16);
     let send = async move {
@@ -134,7 +134,7 @@ async fn stream(channel: Channel, texts: Vec<String>, number: usize) -> Result<S
     result
 }
 
-/// Latencies of calls with one short text, one after the other, until `end`.
+/// Latencies of sequential calls with one short text, until `end`.
 pub async fn short_calls(channel: Channel, end: impl Future<Output = ()>) -> Result<Vec<Duration>, Error> {
     let mut client = EmbeddingServiceClient::new(channel);
     let mut latencies = Vec::new();
@@ -152,7 +152,7 @@ pub async fn short_calls(channel: Channel, end: impl Future<Output = ()>) -> Res
     Ok(latencies)
 }
 
-/// SIGTERM while 32 calls are in flight: how many fail, and how long until exit code 0.
+/// Sends SIGTERM with 32 calls in flight. Returns the number of failed calls and the time until exit code 0.
 async fn drain(
     server: &mut Server,
     channel: Channel,
@@ -166,7 +166,7 @@ async fn drain(
             tokio::spawn(async move { client.embed(request).await.is_err() })
         })
         .collect();
-    // In flight is what has been computed in part.
+    // The calls are in flight once a part of them is computed.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let begun = Instant::now();
     Command::new("kill").arg(server.process.id().to_string()).status()?;

@@ -1,4 +1,4 @@
-//! Waits to the microsecond: the runtime's own timer rounds up to whole milliseconds.
+//! A timer with microsecond resolution; that of tokio rounds up to milliseconds.
 
 use std::{io, os::fd::OwnedFd, time::Instant};
 
@@ -25,7 +25,7 @@ impl Timer {
             let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
             timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &once).expect("a timer of ours");
             let mut ready = self.0.readable().await.expect("the runtime runs");
-            // Not yet due is looked at again.
+            // Not due yet; wait again.
             let _ = rustix::io::read(self.0.get_ref(), &mut [0_u8; 8]);
             ready.clear_ready();
         }

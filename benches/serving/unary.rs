@@ -1,27 +1,27 @@
-//! Texts by unary calls, in process and over gRPC, side by side in each round.
+//! Unary calls in process and over gRPC, in the same rounds.
 
 use std::time::Duration;
 
 use super::{
     Error, Options,
+    grpc::Served,
     in_process::InProcess,
     load::{Seen, Window},
     report::{Cell, Figures, Report, ServerFigures, Single},
-    served::Served,
     workload::{Workload, workload},
 };
 
-/// Short queries, and the long-tailed mix of passages.
+/// Workloads: short queries, and passages with a long-tailed distribution of lengths.
 const QUERIES: &str = "w1";
 const PASSAGES: &str = "w3";
-/// The concurrency whose throughput other figures are shares of.
+/// Number of callers whose throughput is the base of the open-loop rates.
 const FULL: usize = 64;
 const WARM: Duration = Duration::from_secs(1);
-/// How often what is compared takes its turn in a round.
+/// Number of turns per round of loads that are compared with each other.
 const TURNS: u32 = 4;
 const MIB_IN_KIB: f64 = 1024.0;
 
-/// Runs all rounds; each has every load once.
+/// Runs all rounds. Each has every load once.
 pub async fn run(options: &Options) -> Result<Report, Error> {
     let window = Window { warm: WARM, measured: options.seconds };
     let report = Report { cells: Vec::new(), singles: Vec::new() };
@@ -40,7 +40,7 @@ struct Rounds<'a> {
 }
 
 impl Rounds<'_> {
-    /// One caller, in process and over gRPC by turns, and what a call costs that computes nothing.
+    /// One caller, alternating between in process and gRPC, and calls that compute nothing.
     async fn queries(&mut self, workload: &Workload) -> Result<(), Error> {
         let engine = InProcess::start(&self.options.model, &self.options.settings).await?;
         let mut served = self.serve().await?;
@@ -63,7 +63,7 @@ impl Rounds<'_> {
         self.callers(workload, &[1]).await
     }
 
-    /// [`FULL`] callers over gRPC, and the same texts in process, by turns.
+    /// [`FULL`] callers, alternating between gRPC and in process.
     async fn passages(&mut self, workload: &Workload) -> Result<(), Error> {
         let engine = InProcess::start(&self.options.model, &self.options.settings).await?;
         let mut served = self.serve().await?;
@@ -89,8 +89,8 @@ impl Rounds<'_> {
         self.callers(workload, &[FULL]).await
     }
 
-    /// Callers that wait for their answers, but for the numbers that were `seen`; then arrivals as shares of what
-    /// [`FULL`] callers reach.
+    /// Closed loops with the numbers of callers that are not in `seen`, then open loops at shares of the throughput of
+    /// [`FULL`] callers.
     async fn callers(&mut self, workload: &Workload, seen: &[usize]) -> Result<(), Error> {
         for &callers in self.options.callers.iter().filter(|callers| !seen.contains(callers)) {
             let mut served = self.serve().await?;
@@ -111,7 +111,7 @@ impl Rounds<'_> {
         Ok(())
     }
 
-    /// A part of the window: what is compared goes by turns, as machines drift.
+    /// Part of the window for one turn. Compared loads alternate because the speed of a machine drifts.
     fn turn(&self) -> Window {
         Window { warm: self.window.warm / TURNS, measured: self.window.measured / TURNS }
     }

@@ -1,4 +1,4 @@
-//! The texts that are sent: from a file of one text a line, or made from the fixtures.
+//! Texts of a workload, from a file with one text per line or generated from the fixtures.
 
 use std::path::Path;
 
@@ -11,17 +11,17 @@ pub struct Workload {
     pub texts: Vec<String>,
 }
 
-/// Texts of the long-tailed mix.
+/// Number of texts of the long-tailed workload.
 const TEXTS: usize = 256;
-/// Median and mean of its tokens, as seen in passages that people search for; the most of one text.
+/// Median and mean of its tokens, as in passages for retrieval, and the maximum of one text.
 const MEDIAN: f64 = 35.0;
 const MEAN: f64 = 61.0;
 const MOST: f64 = 512.0;
-/// English words of the fixtures have about so many tokens.
+/// Mean tokens per English word of the fixtures.
 const TOKENS_PER_WORD: f64 = 1.3;
 const SEED: u64 = 42;
 
-/// `NAME.txt` of the directory, or else what stands for it: `w1` are short queries, all others the long-tailed mix.
+/// Reads `NAME.txt` of the directory, or generates the workload: short queries for `w1`, otherwise the long-tailed one.
 #[allow(clippy::disallowed_methods)]
 pub fn workload(dir: &Path, name: &str) -> Result<Workload, Error> {
     let file = dir.join(format!("{name}.txt"));
@@ -42,7 +42,7 @@ pub fn fixture_texts() -> Result<Vec<String>, Error> {
     lines.lines().map(text).collect()
 }
 
-/// Words of the fixtures' English texts, cut to lengths: about 11 tokens each, or log-normal.
+/// Generates texts from the English words of the fixtures: about 11 tokens each, or log-normal lengths.
 fn made(short: bool) -> Result<Vec<String>, Error> {
     let texts = fixture_texts()?;
     let english = texts.iter().filter(|text| text.is_ascii());
@@ -58,7 +58,7 @@ fn made(short: bool) -> Result<Vec<String>, Error> {
     Ok((0..TEXTS).map(|_| text()).collect())
 }
 
-/// Source: Box and Muller, A Note on the Generation of Random Normal Deviates, 1958.
+/// Standard normal deviates. Source: Box and Muller, A Note on the Generation of Random Normal Deviates, 1958.
 fn normal(random: &mut StdRng) -> f64 {
     let (radius, angle): (f64, f64) = (random.random(), random.random());
     (-2.0 * (1.0 - radius).ln()).sqrt() * (std::f64::consts::TAU * angle).cos()

@@ -1,5 +1,5 @@
 //! All metrics: their types, and the registry that lists them. A new one is a file with a
-//! [`MetricType`](super::metric::MetricType) and a line here.
+//! [`MetricType`] and a line here.
 
 use super::{
     definition::{Definition, MetricFamily},

@@ -1,4 +1,4 @@
-//! The fixtures are what their makers wrote, and the readers read them as such.
+//! Consistency of the fixtures with their generators and readers.
 
 use std::{collections::HashSet, fs, path::Path};
 
@@ -11,14 +11,14 @@ use crate::support::{
 };
 
 #[test]
-fn the_generator_gives_its_published_values() {
+fn the_random_generator_has_its_published_values() {
     assert_eq!(fnv1a64("a"), 0xaf63_dc4c_8601_ec8c);
     let first: Vec<u64> = splitmix64(1_234_567).take(2).collect();
     assert_eq!(first, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
 }
 
 #[test]
-fn random_weights_are_those_the_reference_computed_with() {
+fn random_weights_equal_those_of_the_reference() {
     for model in &MODELS[1..] {
         let dir = tempfile::tempdir().unwrap();
         write_random_model(model, dir.path());
@@ -40,7 +40,7 @@ fn there_are_200_different_texts() {
 }
 
 #[test]
-fn golden_vectors_and_ids_fit_their_headers() {
+fn golden_vectors_and_ids_match_their_headers() {
     for model in MODELS {
         let goldens = goldens(model);
         for case in &goldens.cases {
@@ -57,7 +57,7 @@ fn golden_vectors_and_ids_fit_their_headers() {
 }
 
 #[test]
-fn prompts_are_in_the_goldens_of_the_models_that_have_them() {
+fn goldens_of_models_with_prompts_include_them() {
     for (model, pooling, include_prompt) in
         [("xlmr-mean-prompts", "mean", true), ("bert-bf16", "mean", true), ("bert-no-prompt", "mean", false)]
     {

@@ -39,4 +39,4 @@ mod tls;
 mod tokenize;
 mod tokens;
 mod vectors;
-mod warm_up_story;
+mod warm_up;

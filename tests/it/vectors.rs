@@ -1,4 +1,4 @@
-//! The model against the reference library: token ids exactly, vectors within rounding.
+//! Comparison with the reference library: equal token ids, and vectors within rounding errors.
 
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,11 @@ use crate::support::{
     random_model::write_random_model,
 };
 
-// In f32, ours are within 4e-7 of the reference for unit vectors; a tanh in place of the erf of gelu is off by 2e-5.
+// Unit vectors in f32 are within 4e-7 of the reference. GELU with tanh instead of erf would differ by 2e-5.
 const TOLERANCE: f32 = 5e-6;
 
 #[test]
-fn random_models_give_the_vectors_of_the_reference() {
+fn random_models_match_the_reference() {
     for name in MODELS.iter().filter(|&&name| name != "minilm" && goldens(name).include_prompt) {
         let dir = tempfile::tempdir().unwrap();
         write_random_model(name, dir.path());
@@ -28,7 +28,7 @@ fn random_models_give_the_vectors_of_the_reference() {
 }
 
 #[test]
-fn a_model_that_leaves_the_prompt_out_of_pooling_is_refused() {
+fn pooling_without_the_prompt_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     write_random_model("bert-no-prompt", dir.path());
     let refusal = load("bert-no-prompt", dir.path(), exact()).err().expect("not supported");
@@ -36,15 +36,15 @@ fn a_model_that_leaves_the_prompt_out_of_pooling_is_refused() {
 }
 
 #[test]
-fn minilm_gives_the_vectors_of_the_reference() {
+fn minilm_matches_the_reference() {
     check("minilm", &minilm());
 }
 
 #[test]
-fn every_kernel_that_runs_here_gives_vectors_near_those_of_the_reference() {
+fn every_supported_kernel_is_near_the_reference() {
     for kernel in kernels().iter().filter(|kernel| kernel.is_supported()) {
         let models: &[&str] = if kernel.name.starts_with("scalar") {
-            // The reference takes a second for what the others do in a millisecond.
+            // The scalar kernels take a second for what the others compute in a millisecond.
             &["xlmr-mean-prompts", "bert-bf16"]
         } else {
             check_kernel(kernel, "minilm", &minilm());
@@ -59,14 +59,14 @@ fn every_kernel_that_runs_here_gives_vectors_near_those_of_the_reference() {
 }
 
 #[test]
-fn what_is_chosen_unasked_is_exact_enough_and_says_how_exact() {
+fn the_selected_kernel_is_accurate_and_reports_its_cosine() {
     let model = load("minilm", &minilm(), KernelSelection::default()).unwrap();
     assert!((0.9999..=1.0).contains(&model.info.cosine), "{}", model.info.cosine);
     assert_eq!(model.info.cosine == 1.0, model.info.precision == Precision::F32);
 }
 
 #[test]
-fn a_kernel_that_cannot_compute_here_is_refused_with_those_that_can() {
+fn an_unsupported_kernel_is_rejected_with_the_supported_ones() {
     let unknown = KernelSelection { kernel: Some("abacus".into()), ..Default::default() };
     let refusal = load("minilm", &minilm(), unknown).err().expect("no such kernel");
     assert!(refusal.contains("abacus") && refusal.contains("scalar"), "{refusal}");
@@ -78,7 +78,7 @@ fn a_kernel_that_cannot_compute_here_is_refused_with_those_that_can() {
 }
 
 #[test]
-fn a_vector_is_the_same_in_any_company() {
+fn a_vector_does_not_depend_on_its_batch() {
     let model = load("minilm", &minilm(), exact()).unwrap();
     let cases = goldens("minilm").cases;
     for company in cases.chunks(9) {
@@ -99,7 +99,7 @@ fn a_vector_is_the_same_in_any_company() {
 }
 
 #[test]
-fn a_cut_vector_is_that_of_the_reference() {
+fn a_truncated_input_matches_the_reference() {
     let model = load("minilm", &minilm(), exact()).unwrap();
     let options = VectorOptions { dimensions: 128, normalize: true, encoding: VectorEncoding::Float32Values };
     let cases = goldens("minilm").cases;
@@ -140,14 +140,14 @@ fn check_kernel(kernel: &Kernel, name: &str, dir: &Path) {
     }
 }
 
-/// `make model` puts it there.
+/// Directory of all-MiniLM-L6-v2, which `make model` downloads.
 fn minilm() -> PathBuf {
     let dir = std::env::var_os("MINILM").map_or_else(|| "models/all-MiniLM-L6-v2".into(), PathBuf::from);
     assert!(dir.join("model.safetensors").is_file(), "{} has no model: run make model", dir.display());
     dir
 }
 
-/// In the fastest kernel of f32.
+/// Selects the fastest kernel in f32.
 fn exact() -> KernelSelection {
     KernelSelection { precision: Some(Precision::F32), ..Default::default() }
 }
@@ -190,7 +190,7 @@ fn ids(model: &Model, case: &Case) -> Vec<u32> {
     model.tokenizer.encode(&case.prompt, &case.text.text, truncation).unwrap().ids
 }
 
-/// Compares relative to the length of the expected vector.
+/// Compares vectors, with a tolerance relative to the norm of the expected one.
 fn assert_close(actual: &[f32], expected: &[f32], length: f32, case_name: &str) {
     assert_eq!(actual.len(), expected.len(), "{case_name}");
     let difference = actual.iter().zip(expected).map(|(a, e)| (a - e).abs()).fold(0.0, f32::max);

@@ -63,8 +63,8 @@ pub(super) fn write(path: &Path, plan: &EvaluationPlan, collected: &WrittenRows)
     let partial = PathBuf::from(format!("{}.partial", path.display()));
     let mut page = BufWriter::new(File::create(&partial)?);
     let summaries = collected.totals.aggregate.summaries();
-    for piece in split_template(PAGE) {
-        match piece {
+    for part in split_template(PAGE) {
+        match part {
             TemplatePart::Text(text) => page.write_all(text.as_bytes())?,
             TemplatePart::Placeholder("style") => page.write_all(STYLE.as_bytes())?,
             TemplatePart::Placeholder("script") => page.write_all(SCRIPT.as_bytes())?,
@@ -143,14 +143,14 @@ fn split_template(template: &str) -> impl Iterator<Item = TemplatePart<'_>> {
     template
         .split("{{")
         .flat_map(|part| match part.split_once("}}") {
-            Some((slot, rest)) => [Some(TemplatePart::Placeholder(slot)), Some(TemplatePart::Text(rest))],
+            Some((name, rest)) => [Some(TemplatePart::Placeholder(name)), Some(TemplatePart::Text(rest))],
             None => [Some(TemplatePart::Text(part)), None],
         })
         .flatten()
 }
 
-/// JSON that may stand in a script element: no text can end it or begin a comment in it. `<` and the two separators
-/// stand only in strings there, so escaping them changes no value.
+/// Escapes JSON for a script element, so that no text can end the element or start a comment in it. `<` and the two line
+/// separators occur in strings only, so escaping them changes no value.
 fn embeddable(json: &str) -> String {
     json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
 }
@@ -160,11 +160,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_template_has_its_three_slots() {
-        let slots: Vec<_> =
-            split_template(PAGE).filter(|piece| matches!(piece, TemplatePart::Placeholder(_))).collect();
+    fn the_template_has_three_placeholders() {
+        let placeholders: Vec<_> =
+            split_template(PAGE).filter(|part| matches!(part, TemplatePart::Placeholder(_))).collect();
         assert_eq!(
-            slots,
+            placeholders,
             [
                 TemplatePart::Placeholder("style"),
                 TemplatePart::Placeholder("data"),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_fetched_from_elsewhere() {
+    fn the_report_fetches_nothing() {
         for part in [PAGE, STYLE, SCRIPT] {
             for word in ["http:", "https:", "@import", "url(", "src=", "fetch(", "import("] {
                 assert!(!part.replace("http://www.w3.org/2000/svg", "").contains(word), "{word}");
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_texts_stay_inside_of_the_data_and_mean_the_same() {
+    fn hostile_texts_are_escaped_without_changing_them() {
         let text = "</script><!-- <script> \u{2028}\u{2029} {{script}}";
         let embedded = embeddable(&serde_json::to_string(text).expect("JSON"));
         assert!(!embedded.contains(['<', '\u{2028}', '\u{2029}']), "{embedded}");

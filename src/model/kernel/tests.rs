@@ -1,8 +1,8 @@
-//! Every kernel that runs on this machine, held against formulas in f64 and against the plain kernel of its
+//! Tests of every kernel that this machine supports, against formulas in f64 and against the scalar kernel of the same
 //! precision.
 //!
-//! Formulas start from what the operands store, not from what was put in, so a tolerance covers the arithmetic of
-//! one step alone; `reference` derives it.
+//! Formulas start from the stored operands and not from the original numbers, so a tolerance covers only the arithmetic of
+//! one step. `reference` derives the tolerances.
 
 mod attention;
 mod elements;
@@ -20,7 +20,7 @@ use super::{
     Kernel, Operand, Precision, Scratch, StateMatrix, Team, arithmetic::Element, matrix::padded, table::all,
 };
 
-/// Kernels that run here.
+/// Kernels that this machine supports.
 fn kernels() -> impl Iterator<Item = &'static Kernel> {
     all().iter().filter(|kernel| kernel.is_supported())
 }
@@ -29,7 +29,7 @@ fn runs_here(name: &str) -> bool {
     kernels().any(|kernel| kernel.name == name)
 }
 
-/// The plain kernel of a precision.
+/// Scalar kernel of a precision.
 fn plain(precision: Precision) -> &'static Kernel {
     let mut plain = all().iter().filter(|kernel| kernel.name.starts_with("scalar"));
     plain.find(|kernel| kernel.precision == precision).expect("one for each precision")
@@ -39,7 +39,7 @@ fn cases(count: u32) -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(count) }
 }
 
-/// Runs `body` with a team of which `helpers` threads are a part.
+/// Runs `body` with a team of the calling thread and `helpers` helpers.
 fn with_team(helpers: usize, body: impl FnOnce(&Team)) {
     std::thread::scope(|scope| {
         let (team, invitation) = Team::with_helpers(helpers);
@@ -51,13 +51,13 @@ fn with_team(helpers: usize, body: impl FnOnce(&Team)) {
     });
 }
 
-/// Scratch for steps other than attention.
+/// Scratch memory for steps other than attention.
 fn no_attention(kernel: &Kernel, team: &Team) -> Vec<Scratch> {
     let heads = super::AttentionHeads::new(1, 32);
     (0..team.size()).map(|_| kernel.scratch(0, heads)).collect()
 }
 
-/// Numbers that look random (xorshift64), the same for the same seed.
+/// Pseudorandom numbers (xorshift64) from a seed.
 struct Numbers(u64);
 
 impl Numbers {
@@ -65,7 +65,7 @@ impl Numbers {
         Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    /// Below 1 and not below -1.
+    /// The next number, in [-1, 1).
     fn next(&mut self) -> f32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -78,7 +78,7 @@ impl Numbers {
     }
 }
 
-/// Rows filled with such numbers times `size`.
+/// Rows filled with pseudorandom numbers times `size`.
 fn rows(count: usize, width: usize, seed: u64, size: f32) -> StateMatrix {
     let (mut rows, mut numbers) = (StateMatrix::new(count, width), Numbers::new(seed));
     for row in 0..count {
@@ -87,7 +87,7 @@ fn rows(count: usize, width: usize, seed: u64, size: f32) -> StateMatrix {
     rows
 }
 
-/// Puts values at the start of a row and seals it.
+/// Writes values to the start of a row and seals it.
 fn write_row(kernel: &'static Kernel, operand: &mut Operand, row: usize, values: &[f32]) {
     assert!(values.len() <= operand.width() && row < operand.rows() + 32);
     for (i, x) in values.iter().enumerate() {
@@ -101,12 +101,12 @@ fn write_row(kernel: &'static Kernel, operand: &mut Operand, row: usize, values:
     unsafe { (kernel.ops.seal)(operand, row..row + 1) };
 }
 
-/// The numbers that a row stands for.
+/// Numbers that a row represents.
 fn read_row(kernel: &Kernel, operand: &Operand, row: usize, width: usize) -> Vec<f32> {
     assert!(width <= operand.width() && row < operand.rows());
     if operand.is_staged() {
         let [unit, zero] = scale(operand, row);
-        // SAFETY: within the row; nobody writes meanwhile.
+        // SAFETY: within the row, and no other thread writes.
         return (0..width).map(|i| (f32::from(unsafe { *operand.at(row).add(i) }) - zero) * unit).collect();
     }
     (0..width).map(|i| decode(kernel.stage, operand.at(row), i)).collect()
@@ -114,7 +114,7 @@ fn read_row(kernel: &Kernel, operand: &Operand, row: usize, width: usize) -> Vec
 
 /// Scale and zero point of a sealed row.
 fn scale(operand: &Operand, row: usize) -> [f32; 2] {
-    // SAFETY: one pair for each row; nobody writes meanwhile.
+    // SAFETY: one pair for each row, and no other thread writes.
     unsafe { *operand.scale_at(row) }
 }
 
@@ -130,7 +130,7 @@ fn decode(element: Element, start: *const u8, i: usize) -> f32 {
     }
 }
 
-/// All bytes of a row: elements, stage, scale and zero point.
+/// All bytes of a row: elements, staged values, scale and zero point.
 fn bytes(operand: &Operand, row: usize) -> Vec<u8> {
     let mut all = Vec::new();
     let stage_stride = operand.stage_at(1) as usize - operand.stage_at(0) as usize;
@@ -139,13 +139,13 @@ fn bytes(operand: &Operand, row: usize) -> Vec<u8> {
         (operand.stage_at(row), stage_stride),
         (operand.scale_at(row).cast(), 8),
     ] {
-        // SAFETY: within the row; nobody writes meanwhile.
+        // SAFETY: within the row, and no other thread writes.
         all.extend_from_slice(unsafe { std::slice::from_raw_parts(start, len) });
     }
     all
 }
 
-/// Fills all rows, those that only tiles read too, with numbers that are none.
+/// Fills all rows with NaN, including the slack rows that only tiles read.
 fn poison(kernel: &'static Kernel, operand: &mut Operand) {
     for row in 0..operand.rows() + 32 {
         write_row(kernel, operand, row, &vec![f32::NAN; operand.width()]);
@@ -154,17 +154,17 @@ fn poison(kernel: &'static Kernel, operand: &mut Operand) {
     }
 }
 
-/// Bits, since NaN is not equal to itself.
+/// Bits of numbers, since NaN is not equal to itself.
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
 #[test]
-fn kernels_that_did_not_run_are_named() {
+fn unsupported_kernels_are_reported() {
     let lacking: Vec<&str> = all().iter().filter(|kernel| !kernel.is_supported()).map(|k| k.name).collect();
     let running: Vec<&str> = kernels().map(|kernel| kernel.name).collect();
     assert!(running.len() + lacking.len() == all().len() && running.contains(&"scalar"));
-    // Not by `eprintln`, which a test that succeeds keeps to itself.
+    // Not with `eprintln`, whose output is captured for a successful test.
     writeln!(
         std::io::stderr(),
         "kernels tested: {running:?}; NOT tested, since this CPU lacks them: {lacking:?}"
@@ -173,7 +173,7 @@ fn kernels_that_did_not_run_are_named() {
 }
 
 #[test]
-fn each_kernel_has_a_name_of_its_own_and_each_precision_a_plain_one() {
+fn kernel_names_are_unique_and_every_precision_has_a_scalar_kernel() {
     for (i, kernel) in all().iter().enumerate() {
         assert!(all()[..i].iter().all(|other| other.name != kernel.name), "{}", kernel.name);
         assert!(plain(kernel.precision).is_supported());

@@ -1,7 +1,7 @@
-//! A stand-in for the model hub: serves a directory as a repository, with faults that a test switches.
+//! A fake model hub that serves a directory as a repository, with faults that tests can switch on.
 //!
-//! It answers what the real one does: the list of files, and each file with its tags, sizes and ranges.
-//! Each server has a thread and runtime of its own, so synchronous and asynchronous tests can use it.
+//! It responds like the real hub: the list of files, and each file with ETags, size and ranges. Each server has its own
+//! thread and runtime, so synchronous and asynchronous tests can use it.
 
 mod answer;
 
@@ -15,26 +15,26 @@ use std::{
 use self::answer::{Inner, Role, Shared, UnsizedFile, router};
 use super::server::Server;
 
-/// The only repository of the stand-in.
+/// Id of the only repository.
 pub const MODEL_ID: &str = "test/model";
 
-/// How long a test waits for a request before it fails.
+/// Time that a test waits for a request before it fails.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(20);
 
-/// What goes wrong. Faults of bodies concern the weights alone, the others every request.
+/// A fault. Faults of bodies affect only the weights, the others affect every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Takes the request and never answers.
+    /// Accepts the request and never responds.
     Silent,
-    /// Sends this much of the body, then nothing, and keeps the connection.
+    /// Sends this many bytes of the body, then nothing, and keeps the connection open.
     Stall { after_bytes: usize },
-    /// Announces the whole body and closes after this much.
+    /// Announces the whole body and closes the connection after this many bytes.
     Short { after_bytes: usize },
-    /// As many bytes as announced, but others.
+    /// Sends other bytes of the announced length.
     WrongBytes,
-    /// 503, with Retry-After if there are seconds.
+    /// Responds with 503, and with Retry-After if there are seconds.
     Unavailable { retry_after_seconds: Option<u64> },
-    /// Nobody listens on the port.
+    /// The port is closed.
     Refuse,
 }
 
@@ -59,7 +59,7 @@ impl Hub {
             inner: Mutex::default(),
             changed: Condvar::new(),
         });
-        // Another address, so that the host differs and not the port alone.
+        // Another address, so that the host differs and not only the port.
         let storage = Server::start(([127, 0, 0, 2], 0).into(), router(&shared, Role::Storage));
         *lock(&shared.storage_url) = format!("http://{}", storage.address);
         let hub = Server::start(([127, 0, 0, 1], 0).into(), router(&shared, Role::Hub));
@@ -75,12 +75,12 @@ impl Hub {
         self.storage.address
     }
 
-    /// Until `clear_fault`.
+    /// Switches a fault on until `clear_fault`.
     pub fn set_fault(&self, fault: Fault) {
         self.set_fault_times(fault, usize::MAX);
     }
 
-    /// For the next requests that it concerns, then all is well again.
+    /// Switches a fault on for the next requests that it affects.
     pub fn set_fault_times(&self, fault: Fault, times: usize) {
         lock(&self.shared.inner).fault = Some((fault, times));
         let mut hub = lock(&self.hub);
@@ -96,8 +96,7 @@ impl Hub {
         self.listen(&mut lock(&self.hub));
     }
 
-    /// From now on as on the real hub: weights lie on another host behind an absolute redirect,
-    /// small files on the same host behind a relative one.
+    /// Uses redirects like the real hub: an absolute one to another host for weights, and a relative one for small files.
     pub fn use_storage(&self) {
         lock(&self.shared.inner).uses_storage = true;
     }
@@ -106,7 +105,7 @@ impl Hub {
         lock(&self.shared.inner).ignores_ranges = true;
     }
 
-    /// Whoever comes without this token meets a gated repository.
+    /// Makes the repository gated: it requires this token.
     pub fn require_token(&self, token: &str) {
         lock(&self.shared.inner).required_token = Some(token.to_owned());
     }
@@ -115,12 +114,12 @@ impl Hub {
         lock(&self.shared.inner).lists_without_end = true;
     }
 
-    /// So many more files in the list, none of which is there.
+    /// Adds files to the list that do not exist.
     pub fn list_beside(&self, files: usize) {
         lock(&self.shared.inner).listed_beside = files;
     }
 
-    /// Tells neither size nor checksum of this file.
+    /// Announces neither size nor checksum of this file.
     pub fn hide_size(&self, name: &str, is_endless: bool) {
         lock(&self.shared.inner).unsized_file = Some(UnsizedFile { name: name.to_owned(), is_endless });
     }
@@ -130,13 +129,13 @@ impl Hub {
         lock(&self.shared.inner).storage_saw_token
     }
 
-    /// What was asked for, in order: `GET list`, `HEAD config.json`,
+    /// Requests in order: `GET list`, `HEAD config.json`,
     /// `GET model.safetensors from 1000`, `GET storage model.safetensors`.
     pub fn requests(&self) -> Vec<String> {
         lock(&self.shared.inner).requests.clone()
     }
 
-    /// Blocks until a request was logged that starts like this.
+    /// Blocks until a request with this prefix was received.
     pub fn wait_for(&self, start: &str) {
         let seen = |inner: &mut Inner| inner.requests.iter().any(|request| request.starts_with(start));
         let inner = lock(&self.shared.inner);
@@ -145,7 +144,7 @@ impl Hub {
         assert!(!outcome.timed_out(), "no request {start:?} in {:?}", inner.requests);
     }
 
-    /// The commit that `main` is now; it follows the files of the directory.
+    /// Current commit of `main`, which depends on the files of the directory.
     pub fn commit(&self) -> String {
         self.shared.commit()
     }
@@ -157,7 +156,7 @@ impl Hub {
     }
 }
 
-/// A test that failed with the lock held must not hide its own message.
+/// Locks a mutex even if it is poisoned, so that the message of the failed test is not hidden.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

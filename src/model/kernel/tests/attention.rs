@@ -1,4 +1,4 @@
-//! Attention over packed sequences.
+//! Tests of attention over packed sequences.
 
 use proptest::prelude::*;
 
@@ -77,7 +77,7 @@ impl Setting {
         (0..team.size()).map(|_| self.kernel.scratch(self.longest(), self.heads)).collect()
     }
 
-    /// Scratch that attention over numbers that are none has filled.
+    /// Scratch memory that attention over NaN has filled.
     fn poisoned_scratch(&self) -> [Scratch; 1] {
         let longest = self.longest().next_multiple_of(32);
         let scratch = [self.kernel.scratch(longest, self.heads)];
@@ -98,11 +98,11 @@ impl Setting {
     }
 }
 
-/// The context of one query, and how far from it a kernel may be.
+/// Expected context of one query, and the tolerance.
 ///
 /// `out = sum p v` with `p = 2^s / sum 2^s`. A score that errs by `e` changes its share by `ln 2 * e` of it, and a
 /// share is rounded to an element; the errors of different keys are independent, so six deviations of their sum are
-/// given. What `exp2` errs by may be the same for all keys.
+/// allowed. The error of `exp2` may be the same for all keys.
 fn expected(kernel: &Kernel, query: &[f64], keys: &[Vec<f64>], values: &[Vec<f64>]) -> Vec<(f64, f64)> {
     let sums = Sums::of_attention(kernel);
     let zip = |a: &[f64], b: &[f64]| Dot::new(a.iter().copied().zip(b.iter().copied()));
@@ -168,7 +168,7 @@ fn check(kernel: &'static Kernel, shape: &Shape, seed: u64) {
         }
     };
     check_same(&alone, "alone");
-    check_same(&setting.run(&Team::alone(), &setting.poisoned_scratch()), "after numbers that are none");
+    check_same(&setting.run(&Team::alone(), &setting.poisoned_scratch()), "after NaN");
     with_team(2, |team| check_same(&setting.run(team, &setting.scratch(team)), "in a team"));
 }
 
@@ -186,13 +186,13 @@ proptest! {
     #![proptest_config(cases(8))]
 
     #[test]
-    fn attention_is_as_the_formula_says_alone_and_in_a_team(shape in shapes(), seed in any::<u32>()) {
+    fn attention_matches_the_formula_alone_and_in_a_team(shape in shapes(), seed in any::<u32>()) {
         kernels().for_each(|kernel| check(kernel, &shape, seed.into()));
     }
 }
 
 #[test]
-fn sequences_of_every_short_length_are_as_the_formula_says() {
+fn every_short_length_matches_the_formula() {
     let mut offsets = vec![0];
     (1..=34).for_each(|length| offsets.push(offsets[offsets.len() - 1] + length));
     let shape = Shape { head_dim: 26, heads: 1, offsets };
@@ -200,7 +200,7 @@ fn sequences_of_every_short_length_are_as_the_formula_says() {
 }
 
 #[test]
-fn an_empty_sequence_among_others_is_no_work() {
+fn an_empty_sequence_is_skipped() {
     let shape = Shape { head_dim: 32, heads: 2, offsets: vec![0, 5, 5, 9, 9] };
     kernels().for_each(|kernel| check(kernel, &shape, 3));
 }
@@ -232,7 +232,7 @@ fn digits(kernel: &Kernel) -> f32 {
 }
 
 #[test]
-fn equal_scores_give_the_mean_whatever_they_are() {
+fn equal_scores_give_the_mean() {
     for kernel in kernels() {
         for length in [1, 2, 31, 64, 150] {
             for score in [0.0, 1e4, -1e4] {
@@ -252,7 +252,7 @@ fn equal_scores_give_the_mean_whatever_they_are() {
 }
 
 #[test]
-fn a_score_far_above_the_others_takes_all() {
+fn a_dominant_score_takes_all_weight() {
     for kernel in kernels() {
         for (high, low) in [(1e4, -1e4), (1e4, 0.0), (0.0, -1e4), (200.0, 0.0)] {
             let key = |token| if token == 37 { high / 100.0 } else { low / 100.0 };
@@ -267,7 +267,7 @@ fn a_score_far_above_the_others_takes_all() {
 /// Where all products have one sign, the errors of a sum may have too: each of 100 steps in f16 errs by half a digit
 /// of its partial sum, which is half of the sum, each on average.
 #[test]
-fn equal_values_stay_what_they_are_as_far_as_sums_can_tell() {
+fn equal_values_are_preserved_within_rounding() {
     for kernel in kernels() {
         let digit = if Sums::of_attention(kernel) == Sums::F16 { F16_DIGIT } else { 2.0 * F32_DIGIT };
         let most = digits(kernel) + 25.0 * digit as f32;
@@ -281,7 +281,7 @@ fn equal_values_stay_what_they_are_as_far_as_sums_can_tell() {
 
 #[test]
 #[should_panic(expected = "scratch")]
-fn a_sequence_longer_than_the_scratch_is_refused() {
+fn a_sequence_longer_than_the_scratch_panics() {
     let shape = Shape { head_dim: 32, heads: 1, offsets: vec![0, 40] };
     let setting = Setting::random(kernels().next().expect("some"), &shape, 1);
     setting.run(&Team::alone(), &[setting.kernel.scratch(32, setting.heads)]);
@@ -289,7 +289,7 @@ fn a_sequence_longer_than_the_scratch_is_refused() {
 
 #[test]
 #[should_panic(expected = "ascend")]
-fn offsets_that_descend_are_refused() {
+fn descending_offsets_panic() {
     let shape = Shape { head_dim: 32, heads: 1, offsets: vec![0, 40] };
     let mut setting = Setting::random(kernels().next().expect("some"), &shape, 1);
     setting.shape.offsets = vec![0, 400, 40];

@@ -1,4 +1,4 @@
-//! Elements of weights, and rows that become integers.
+//! Tests of the encoding of weights and of the quantization of rows.
 
 use proptest::prelude::*;
 
@@ -7,7 +7,7 @@ use super::{
     bits, cases, decode, kernels, plain, read_row, scale, write_row,
 };
 
-/// A weight laid out and read again.
+/// Encodes and decodes a weight.
 fn round_trip(element: Element, x: f32) -> f32 {
     let mut word = [0; 4];
     element.encode(&[x], 1.0, &mut word);
@@ -15,7 +15,7 @@ fn round_trip(element: Element, x: f32) -> f32 {
 }
 
 #[test]
-fn floats_come_back_rounded_to_their_digits() {
+fn floats_are_rounded_to_the_nearest_element() {
     for (element, digit, least) in [
         (Element::F32, 0.0, 0.0),
         (Element::F16, 2_f64.powi(-11), 2_f64.powi(-25)),
@@ -32,7 +32,7 @@ fn floats_come_back_rounded_to_their_digits() {
 }
 
 #[test]
-fn a_lane_holds_its_elements_in_their_order_and_integers_tell_their_sum() {
+fn a_lane_has_its_elements_in_order_and_the_sum_of_integers() {
     let check = |element: Element, weights: &[f32], scale: f32, lane: [u8; 4], sum: f32| {
         let mut word = [0; 4];
         assert_eq!(element.encode(weights, scale, &mut word), sum, "{element:?}");
@@ -47,7 +47,7 @@ fn a_lane_holds_its_elements_in_their_order_and_integers_tell_their_sum() {
 }
 
 #[test]
-fn the_largest_weight_of_a_column_is_127_however_small_it_is() {
+fn the_largest_weight_of_a_column_is_127() {
     for size in [1.0, 1e4, 1e-30, f32::MIN_POSITIVE, 1e-44, f32::from_bits(1), 0.0] {
         let weights = [size, -size, size / 2.0, 0.0];
         let (scale, mut lane) = (Element::Int8.scale_of(&weights), [0; 4]);
@@ -64,7 +64,7 @@ fn the_largest_weight_of_a_column_is_127_however_small_it_is() {
     }
 }
 
-/// Every kernel's sealed row stands for what was staged, to half a step of its own range.
+/// Checks that a sealed row of every kernel represents the staged numbers within half a step of its range.
 fn check_seal(values: &[f32]) {
     for kernel in kernels() {
         let mut operand = kernel.operand(3, values.len());
@@ -130,13 +130,13 @@ proptest! {
     #![proptest_config(cases(64))]
 
     #[test]
-    fn any_row_is_sealed(row in prop::collection::vec(-50.0_f32..80.0, 1..400), size in -12..8) {
+    fn any_row_is_quantized_within_half_a_step(row in prop::collection::vec(-50.0_f32..80.0, 1..400), size in -12..8) {
         let row: Vec<f32> = row.iter().map(|x| x * 2_f32.powi(size)).collect();
         check_seal(&row);
     }
 
     #[test]
-    fn every_kernel_rounds_floats_as_the_plain_one_does(
+    fn every_kernel_rounds_floats_like_the_scalar_one(
         row in prop::collection::vec(-3.0_f32..3.0, 1..200),
     ) {
         for kernel in kernels().filter(|kernel| kernel.element != Element::Int8) {

@@ -1,4 +1,4 @@
-//! Whole layers: errors of one step must not grow in the next, and nothing of one pass may reach another.
+//! Tests of whole layers: errors do not accumulate, and no data of one pass reaches another.
 
 use super::{
     super::{
@@ -8,7 +8,7 @@ use super::{
     Numbers, bits, kernels, no_attention, plain, poison, with_team,
 };
 
-/// A layer as of bert.rs, and the widths of its model.
+/// A layer as in bert.rs, and the widths of its model.
 struct Layer {
     kernel: &'static Kernel,
     dim: usize,
@@ -20,7 +20,7 @@ struct Layer {
     norm: LayerNorm,
 }
 
-struct Space {
+struct TestBuffers {
     states: StateMatrix,
     operand: Operand,
     query_key_value: Operand,
@@ -52,9 +52,9 @@ impl Layer {
         }
     }
 
-    fn space(&self, tokens: usize, members: usize) -> Space {
+    fn space(&self, tokens: usize, members: usize) -> TestBuffers {
         let (kernel, attention) = (self.kernel, self.heads.count * self.heads.width);
-        Space {
+        TestBuffers {
             states: StateMatrix::new(tokens, self.dim),
             operand: kernel.operand(tokens, self.dim),
             query_key_value: kernel.attention_operand(tokens, 3 * attention),
@@ -67,12 +67,12 @@ impl Layer {
     /// Two layers with the same weights, after embeddings that `embed` gives.
     fn forward(
         &self,
-        space: &mut Space,
+        space: &mut TestBuffers,
         offsets: &[usize],
         team: &Team,
         embed: &mut dyn FnMut() -> f32,
     ) -> Vec<f32> {
-        let Space { states, operand, query_key_value, context, inner, scratch } = space;
+        let TestBuffers { states, operand, query_key_value, context, inner, scratch } = space;
         let tokens = offsets[offsets.len() - 1];
         let executor: KernelExecutor<'_> = self.kernel.executor(team, scratch);
         (0..tokens).for_each(|row| states.row_mut(row).iter_mut().for_each(|x| *x = embed()));
@@ -142,7 +142,7 @@ const OFFSETS: [usize; 4] = [0, 7, 40, 45];
 /// Two vectors whose numbers differ by a share `e` have a cosine of `1 - e^2 / 2`. About ten steps follow each
 /// other, each of which errs by a digit of its type, by 3e-3 where sums of a hundred are in f16, by a step of 1/255 of
 /// a range that is four deviations wide where they are integers, and the largest of many rows counts.
-fn most_off(kernel: &Kernel) -> f64 {
+fn max_deviation(kernel: &Kernel) -> f64 {
     match kernel.precision {
         Precision::F32 => 1e-10,
         Precision::F16 => 1e-4,
@@ -152,7 +152,7 @@ fn most_off(kernel: &Kernel) -> f64 {
 }
 
 #[test]
-fn two_layers_are_near_those_of_the_plain_kernels() {
+fn two_layers_are_near_those_of_the_scalar_kernels() {
     let fresh = |kernel, head_dim| Layer::new(kernel, head_dim).fresh(&OFFSETS, &Team::alone());
     for head_dim in [26, 32] {
         let exact = fresh(plain(Precision::F32), head_dim);
@@ -163,7 +163,11 @@ fn two_layers_are_near_those_of_the_plain_kernels() {
                 for (other, name) in [(&same, "of its precision"), (&exact, "in f32")] {
                     let rows = ours.chunks_exact(3 * head_dim).zip(other.chunks_exact(3 * head_dim));
                     let off = 1.0 - rows.map(|(a, b)| cosine(a, b)).fold(1.0, f64::min);
-                    assert!(off <= most_off(kernel), "{}: {off:e} from the plain one {name}", kernel.name);
+                    assert!(
+                        off <= max_deviation(kernel),
+                        "{}: {off:e} from the plain one {name}",
+                        kernel.name
+                    );
                 }
             }
         }
@@ -171,7 +175,7 @@ fn two_layers_are_near_those_of_the_plain_kernels() {
 }
 
 #[test]
-fn two_layers_in_a_team_are_the_same_bit_for_bit() {
+fn two_layers_in_a_team_are_bitwise_equal() {
     for kernel in kernels() {
         let layer = Layer::new(kernel, 26);
         let alone = bits(&layer.fresh(&OFFSETS, &Team::alone()));
@@ -183,9 +187,9 @@ fn two_layers_in_a_team_are_the_same_bit_for_bit() {
     }
 }
 
-/// Widths with padding and without; a longer pass whose states were no numbers, then a shorter one.
+/// A longer pass whose states are NaN, then a shorter one, with and without padded widths.
 #[test]
-fn nothing_of_an_earlier_pass_reaches_a_result() {
+fn no_data_of_an_earlier_pass_reaches_a_result() {
     for head_dim in [5, 26] {
         for kernel in kernels() {
             let layer = Layer::new(kernel, head_dim);
@@ -204,7 +208,7 @@ fn nothing_of_an_earlier_pass_reaches_a_result() {
 }
 
 #[test]
-fn rows_are_divided_among_those_who_came() {
+fn rows_are_divided_among_present_members() {
     let kernel = plain(Precision::F32);
     std::thread::scope(|scope| {
         let (team, invitation) = Team::with_helpers(1);

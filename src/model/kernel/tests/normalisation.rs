@@ -1,4 +1,4 @@
-//! Layer normalisation.
+//! Tests of layer normalisation.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use super::{
     rows, scale, with_team,
 };
 
-/// What a normalisation has to do with.
+/// Input of a normalisation.
 struct Setting {
     weight: Vec<f32>,
     bias: Vec<f32>,
@@ -125,7 +125,7 @@ proptest! {
     #![proptest_config(cases(40))]
 
     #[test]
-    fn rows_are_normalised_and_nothing_else_is_touched(
+    fn only_the_given_rows_are_normalised(
         count in 1_usize..=70,
         before in 0_usize..9,
         after in 0_usize..9,
@@ -139,7 +139,7 @@ proptest! {
     }
 }
 
-/// One row of these numbers; the weights and the shift as of any setting.
+/// Normalises one row of these numbers.
 fn one_row(row: &[f32], epsilon: f32) -> Setting {
     let mut setting = Setting::new(3, row.len(), 4);
     setting.sums.row_mut(1).copy_from_slice(row);
@@ -158,9 +158,9 @@ fn rows_of_zeros_become_the_shift() {
     }
 }
 
-/// All that is left of such a row is the rounding of its mean.
+/// The result of such a row is only the rounding error of its mean.
 #[test]
-fn constant_rows_and_rows_far_from_0_are_as_the_formula_says() {
+fn constant_rows_and_rows_far_from_0_match_the_formula() {
     for (width, level) in [(26, 1.0), (312, -3.3), (384, 1000.0), (312, 1000.0), (1000, 0.1)] {
         for epsilon in [1e-12, 1e-5] {
             let mut noise = Numbers::new(8);
@@ -175,7 +175,7 @@ fn constant_rows_and_rows_far_from_0_are_as_the_formula_says() {
 }
 
 #[test]
-fn one_huge_outlier_is_as_the_formula_says() {
+fn a_huge_outlier_matches_the_formula() {
     for (width, at) in [(312, 311), (384, 0), (40, 33)] {
         let mut numbers = Numbers::new(2);
         let mut row = numbers.take(width);
@@ -184,9 +184,9 @@ fn one_huge_outlier_is_as_the_formula_says() {
     }
 }
 
-/// What stands in the padding of a row, such as what a row of NaN left there, counts for nothing.
+/// The content of the padding of a row, such as NaN of an earlier row, has no effect.
 #[test]
-fn the_padding_of_a_row_counts_for_nothing() {
+fn the_padding_of_a_row_has_no_effect() {
     for (width, kernel) in [26, 33, 312].into_iter().flat_map(|width| kernels().map(move |k| (width, k))) {
         let setting = Setting::new(3, width, 7);
         for row in 0..3 {

@@ -1,4 +1,4 @@
-//! Products with what becomes of them.
+//! Tests of matrix products and their outputs.
 
 use std::{cell::RefCell, ops::Range};
 
@@ -30,7 +30,7 @@ enum Step {
     Add,
 }
 
-/// All that a product has to do with, of one kernel.
+/// Operands of one product of a kernel.
 struct Setting {
     kernel: &'static Kernel,
     shape: Shape,
@@ -42,7 +42,7 @@ struct Setting {
     states: StateMatrix,
 }
 
-/// What came out.
+/// Result of a product.
 struct Outcome {
     operand: Operand,
     sums: StateMatrix,
@@ -103,7 +103,7 @@ impl Setting {
         Outcome { operand, sums }
     }
 
-    /// What one row should become, and how far from it the kernel may be.
+    /// Expected result of one row, and the tolerance.
     fn expected(&self, step: Step, row: usize, columns: &[Vec<f32>]) -> Vec<(f64, f64)> {
         let x = read_row(self.kernel, &self.x.borrow(), row, self.shape.inputs);
         let sums = Sums::of_products(self.kernel);
@@ -148,7 +148,7 @@ impl Setting {
     }
 }
 
-/// All results of an outcome, row by row, in bits.
+/// Bits of all results, row by row.
 fn all_bits(setting: &Setting, step: Step, outcome: &Outcome) -> Vec<Vec<u32>> {
     setting.shape.rows.clone().map(|row| bits(&setting.result(step, outcome, row).0)).collect()
 }
@@ -190,7 +190,7 @@ fn check(kernel: &'static Kernel, shape: &Shape) {
     check_plain(&setting);
 }
 
-/// In two halves of the rows, in a team: the same bit for bit.
+/// Checks that two halves of the rows, and a team, give bitwise equal results.
 fn check_divided(setting: &Setting, step: Step) {
     let (name, rows) = (setting.kernel.name, &setting.shape.rows);
     let whole = setting.run(step, std::slice::from_ref(rows), &Team::alone());
@@ -204,7 +204,7 @@ fn check_divided(setting: &Setting, step: Step) {
     });
 }
 
-/// The same product of the plain kernel: operands of floats are the same bit for bit.
+/// Checks that float operands are bitwise equal to those of the scalar kernel.
 fn check_plain(setting: &Setting) {
     let shape = &setting.shape;
     let other = Setting::new(plain(setting.kernel.precision), shape);
@@ -261,32 +261,32 @@ proptest! {
     #![proptest_config(cases(8))]
 
     #[test]
-    fn products_are_as_the_formula_says_and_touch_nothing_else(shape in shapes()) {
+    fn products_match_the_formula_and_write_nothing_else(shape in shapes()) {
         kernels().for_each(|kernel| check(kernel, &shape));
     }
 }
 
-/// Every number of rows that a block of any kernel has.
+/// Every number of rows that a block of a kernel can have.
 #[test]
-fn blocks_of_every_height_are_as_the_formula_says() {
+fn blocks_of_every_height_match_the_formula() {
     for count in 1..=34 {
         let shape = Shape { height: count + 2, rows: 1..count + 1, inputs: 26, outputs: 33, seed: 5 };
         kernels().for_each(|kernel| check(kernel, &shape));
     }
 }
 
-/// Of lanes that are taken in chunks, these inputs have more than one, and of unlike lengths.
+/// Inputs with several chunks of lanes of different lengths.
 #[test]
-fn blocks_of_every_height_add_the_chunks_of_their_lanes_up() {
+fn blocks_of_every_height_add_all_chunks_of_lanes() {
     for count in 1..=25 {
         let shape = Shape { height: count + 2, rows: 1..count + 1, inputs: 400, outputs: 33, seed: 6 };
         kernels().for_each(|kernel| check(kernel, &shape));
     }
 }
 
-/// Longer than a sum in f16 may be.
+/// More inputs than a sum in f16 may have.
 #[test]
-fn long_sums_are_cut_where_they_would_grow_inexact() {
+fn long_sums_are_split_before_they_become_inaccurate() {
     let shape = Shape { height: 13, rows: 0..13, inputs: 3072, outputs: 33, seed: 9 };
     kernels().for_each(|kernel| check(kernel, &shape));
 }

@@ -1,4 +1,4 @@
-//! Formulas in f64, and how far a kernel may be from them.
+//! Formulas in f64, and the tolerances of kernels.
 //!
 //! Rounding to nearest in a type of `p` binary digits errs by at most `2^-p` of the number: 24 digits in f32, 11 in
 //! f16, 8 in bf16. A sum of `n` products in f32 errs by at most `n * 2^-24 * sum |ab|` in whatever order, which is
@@ -12,12 +12,12 @@ use super::super::{Kernel, Precision, arithmetic::Element};
 pub(super) const F32_DIGIT: f64 = 1.0 / (1 << 24) as f64;
 pub(super) const F16_DIGIT: f64 = 1.0 / (1 << 11) as f64;
 
-/// In what a kernel sums products up.
+/// Type in which a kernel sums products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sums {
     F32,
     F16,
-    /// Exact, until they are made real numbers.
+    /// Exact until the conversion to real numbers.
     Integers,
 }
 
@@ -39,9 +39,9 @@ impl Sums {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Dot {
     pub value: f64,
-    /// Sum of the products' sizes.
+    /// Sum of the magnitudes of the products.
     pub size: f64,
-    /// Sum of the squared partial sums, over even and odd pairs each for itself, as sums in f16 are.
+    /// Sum of the squared partial sums, separately over even and odd pairs, as for sums in f16.
     squares: f64,
     count: usize,
 }
@@ -60,7 +60,7 @@ impl Dot {
         dot
     }
 
-    /// One deviation in f16, all there is in f32. Padding of up to 64 products rounds once more each.
+    /// Standard deviation of the error in f16, and its bound in f32. Up to 64 products of padding add one rounding each.
     pub fn deviation(&self, sums: Sums) -> f64 {
         match sums {
             Sums::F16 => F16_DIGIT / 3_f64.sqrt() * self.squares.sqrt() + self.size * F32_DIGIT,
@@ -75,7 +75,7 @@ impl Dot {
     }
 }
 
-/// The error of one rounding to an element of floats.
+/// Error of one rounding to a float element.
 pub(super) fn rounding(element: Element, x: f64) -> f64 {
     match element {
         Element::F32 => F32_DIGIT * x.abs() + 1e-38,
@@ -85,27 +85,27 @@ pub(super) fn rounding(element: Element, x: f64) -> f64 {
     }
 }
 
-/// What `gelu` documents.
+/// Documented error of `gelu`.
 pub(super) fn gelu_error(kernel: &Kernel, x: f64) -> f64 {
     (if is_exact(kernel) { 1e-6 } else { 8e-5 }) * x.abs().max(1.0)
 }
 
-/// What `exp2` documents.
+/// Documented error of `exp2`.
 pub(super) fn exp2_error(kernel: &Kernel) -> f64 {
     if is_exact(kernel) { 3e-7 } else { 8e-5 }
 }
 
-/// Whether functions are computed to the last digits of f32.
+/// Whether functions have the full accuracy of f32.
 fn is_exact(kernel: &Kernel) -> bool {
     kernel.precision == Precision::F32 || kernel.name.starts_with("scalar")
 }
 
-/// Source: arXiv:1606.08415.
+/// GELU. Source: arXiv:1606.08415.
 pub(super) fn gelu(x: f64) -> f64 {
     x * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2) / 2.0
 }
 
-/// A weight as it is stored, of a column with these weights.
+/// Weights of a column after encoding.
 pub(super) fn stored(element: Element, column: &[f32]) -> Vec<f32> {
     let scale = element.scale_of(column);
     let round = |x: &f32| match element {

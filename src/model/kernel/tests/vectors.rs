@@ -1,4 +1,4 @@
-//! Vectors of each instruction set, held against libm in f64.
+//! Tests of the vectors of each instruction set against libm in f64.
 
 use super::super::{
     scalar::Scalar,
@@ -6,7 +6,7 @@ use super::super::{
 };
 use super::{Numbers, reference, runs_here};
 
-/// Calls one check with each instruction set that this CPU has.
+/// Calls a check with each instruction set that this CPU supports.
 macro_rules! each_simd {
     ($check:ident) => {
         $check::<Scalar>("scalar");
@@ -28,7 +28,7 @@ macro_rules! each_simd {
 /// 2^-100
 const LEAST: f32 = f32::from_bits(27 << 23);
 
-/// Applies a function to numbers, a vector at a time; as many as fill vectors of 16.
+/// Applies a function to numbers, one vector at a time. Their count must be a multiple of 16.
 fn map<S: Simd>(from: &[f32], function: impl Fn(S::Vector) -> S::Vector) -> Vec<f32> {
     assert_eq!(from.len() % 16, 0);
     let mut to = vec![0.0; from.len()];
@@ -39,7 +39,7 @@ fn map<S: Simd>(from: &[f32], function: impl Fn(S::Vector) -> S::Vector) -> Vec<
     to
 }
 
-/// `count` numbers from `low` to `high`, and their neighbourhoods of integers.
+/// `count` numbers from `low` to `high`, and numbers next to integers.
 fn sweep(low: f32, high: f32, count: usize) -> Vec<f32> {
     let step = (f64::from(high) - f64::from(low)) / (count - 1) as f64;
     let mut all: Vec<f32> = (0..count).map(|i| (f64::from(low) + step * i as f64) as f32).collect();
@@ -67,7 +67,7 @@ fn check_exp2<S: Simd>(name: &str) {
 }
 
 #[test]
-fn powers_of_two_are_as_exact_as_documented() {
+fn exp2_is_as_accurate_as_documented() {
     each_simd!(check_exp2);
 }
 
@@ -88,7 +88,7 @@ fn check_gelu<S: Simd>(name: &str) {
 }
 
 #[test]
-fn gelu_is_as_exact_as_documented() {
+fn gelu_is_as_accurate_as_documented() {
     each_simd!(check_gelu);
 }
 
@@ -149,6 +149,6 @@ fn check_transpose<S: Simd>(name: &str) {
 }
 
 #[test]
-fn every_transpose_turns_rows_into_columns_and_touches_nothing_else() {
+fn every_transpose_writes_only_the_transposed_words() {
     each_simd!(check_transpose);
 }

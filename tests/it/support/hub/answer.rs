@@ -1,4 +1,4 @@
-//! What the stand-in answers to each request.
+//! Responses of the fake hub.
 
 use std::{
     collections::HashMap,
@@ -38,9 +38,9 @@ pub struct Inner {
     pub storage_saw_token: bool,
     /// The list never ends.
     pub lists_without_end: bool,
-    /// Files of the list that are not there, beside the others.
+    /// Number of listed files that do not exist.
     pub listed_beside: usize,
-    /// A file of which no size is told, nor a checksum.
+    /// File that is announced without size and checksum.
     pub unsized_file: Option<UnsizedFile>,
     pub hashes: HashMap<(PathBuf, u64, SystemTime), String>,
 }
@@ -171,7 +171,7 @@ impl Shared {
         response
     }
 
-    /// Large files carry the checksum, small ones a git id, as on the real hub.
+    /// ETag of a file: the checksum for large files and a git id for small ones, as on the real hub.
     fn describe(&self, path: &Path, file: &str, headers: &mut HeaderMap) {
         let (hash, bytes) = (self.hash(path), fs::metadata(path).expect("a served file").len());
         let value = |text: String| text.parse::<http::HeaderValue>().expect("plain ASCII");
@@ -188,7 +188,7 @@ impl Shared {
         lock(&self.inner).unsized_file.clone().filter(|unsized_file| unsized_file.name == file)
     }
 
-    /// Storage has tags of its own, which look like checksums and are none.
+    /// ETag of the storage, which looks like a checksum but is not one.
     fn content(&self, file: &str, method: &Method, headers: &HeaderMap) -> Response {
         let Ok(whole) = fs::read(self.model_dir.join(file)) else {
             return StatusCode::NOT_FOUND.into_response();
@@ -241,7 +241,7 @@ impl Shared {
         hex(&hasher.finalize())[..40].to_owned()
     }
 
-    /// Remembered, because weights may be large.
+    /// Checksum of a file, cached because weights may be large.
     fn hash(&self, path: &Path) -> String {
         let metadata = fs::metadata(path).expect("a served file");
         let key = (path.to_owned(), metadata.len(), metadata.modified().expect("a time"));
@@ -273,14 +273,14 @@ fn collect(dir: &Path, prefix: &str, files: &mut Vec<String>) {
 
 fn head(bytes: Bytes, length: usize) -> impl futures::Stream<Item = std::io::Result<Bytes>> {
     let head = bytes.slice(..length.min(bytes.len()));
-    // A pause after the piece lets it leave before the connection is cut.
+    // A pause lets the bytes leave before the connection is closed.
     stream::once(async move { Ok(head) }).chain(stream::once(async {
         tokio::task::yield_now().await;
         Ok(Bytes::new())
     }))
 }
 
-/// A body without a length, and without an end.
+/// An endless body without a length.
 fn endless(start: &str, more: &str) -> Response {
     let (start, more) = (Bytes::from(start.to_owned()), Bytes::from(more.to_owned()));
     let pieces = stream::iter([start]).chain(stream::repeat(more));
@@ -303,7 +303,7 @@ fn is_weights(file: &str) -> bool {
     file.ends_with(".safetensors")
 }
 
-/// `bytes=100-`
+/// Parses `bytes=100-`.
 fn start_of_range(headers: &HeaderMap) -> Option<usize> {
     let range = headers.get(header::RANGE)?.to_str().ok()?;
     range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()

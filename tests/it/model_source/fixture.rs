@@ -1,4 +1,4 @@
-//! A hub with a small model, and an empty cache.
+//! Fixture of the tests: a hub with a small model, and an empty cache.
 
 use std::{
     fs,
@@ -20,14 +20,14 @@ pub const FILES: [&str; 5] =
 pub const TOKEN: &str = "hf_only_for_the_hub";
 
 /// A hub with a small model, and an empty cache.
-pub struct Bench {
+pub struct HubFixture {
     pub hub: Hub,
     pub model: TempDir,
     pub cache: TempDir,
     pub settings: SourceSettings,
 }
 
-impl Bench {
+impl HubFixture {
     pub fn new() -> Self {
         let (model, cache) = (model_dir(), TempDir::new().expect("a temporary directory"));
         let hub = Hub::start(model.path());
@@ -42,12 +42,12 @@ impl Bench {
         Self { hub, model, cache, settings }
     }
 
-    /// With a cache that has the model already, and the requests for it forgotten.
+    /// A fixture whose cache already has the model, and the number of requests so far.
     pub fn warm() -> (Self, ModelFiles, usize) {
-        let bench = Self::new();
-        let files = bench.locate().expect("a healthy hub");
-        let asked = bench.hub.requests().len();
-        (bench, files, asked)
+        let fixture = Self::new();
+        let files = fixture.locate().expect("a healthy hub");
+        let asked = fixture.hub.requests().len();
+        (fixture, files, asked)
     }
 
     pub fn impatient(mut self) -> Self {

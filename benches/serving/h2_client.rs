@@ -1,4 +1,4 @@
-//! A gRPC client that costs little, as it shares the cores with what it measures: HTTP/2 frames, written once.
+//! A low-overhead gRPC client that sends pre-encoded HTTP/2 frames, since it shares the cores with the measured server.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::Error;
 
-/// Room for any answer, so that what is measured never waits for the client's window.
+/// Window size that fits any response, so that the server never waits for flow control.
 const WINDOW: u32 = 16 << 20;
 
 /// One connection.
@@ -20,7 +20,7 @@ pub struct Client {
     address: SocketAddr,
 }
 
-/// A method and a message for it, ready to be sent any number of times.
+/// An encoded call, which can be sent any number of times.
 #[derive(Clone)]
 pub struct Call {
     head: Request<()>,
@@ -34,12 +34,12 @@ impl Client {
         let mut builder = h2::client::Builder::new();
         builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW);
         let (sender, connection) = builder.handshake(socket).await?;
-        // A connection that breaks fails the calls on it.
+        // If the connection breaks, its calls fail.
         tokio::spawn(connection);
         Ok(Client { sender, address })
     }
 
-    /// `method` such as `package.Service/Method`.
+    /// Encodes a call of `method`, such as `package.Service/Method`.
     pub fn prepare(&self, method: &str, message: &impl Message) -> Result<Call, Error> {
         let head = Request::builder()
             .method(Method::POST)
@@ -55,7 +55,7 @@ impl Client {
         Ok(Call { head, frame: frame.freeze() })
     }
 
-    /// The answer's message, as it was encoded.
+    /// Sends a call and returns the encoded response message.
     pub async fn send(&self, call: &Call) -> Result<Bytes, Error> {
         let mut sender = self.sender.clone().ready().await?;
         let (answer, mut body) = sender.send_request(call.head.clone(), false)?;

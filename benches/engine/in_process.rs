@@ -1,4 +1,4 @@
-//! Assay as a library: a call's texts handed over at once, through admission, text threads, queue and compute.
+//! Assay as a library: all texts in one call, through admission, text threads, queue and compute threads.
 
 use std::{path::Path, time::Duration};
 
@@ -15,15 +15,15 @@ use crate::{Error, protocol::Engine};
 
 const NO_HURRY: Duration = Duration::from_secs(3600);
 
-pub struct Ours {
+pub struct InProcessEngine {
     runtime: Runtime,
     kernel_selection: KernelSelection,
     embedder: Option<Embedder>,
 }
 
-impl Ours {
-    /// The precision of the forward pass; the server's own choice without one.
-    pub fn new(precision: Option<&str>) -> Result<Ours, Error> {
+impl InProcessEngine {
+    /// Creates the engine with a precision; `None` selects it like the server.
+    pub fn new(precision: Option<&str>) -> Result<InProcessEngine, Error> {
         let precision = match precision {
             None | Some("auto") => None,
             Some("f32") => Some(Precision::F32),
@@ -33,7 +33,7 @@ impl Ours {
             Some(other) => return Err(format!("no precision {other:?}").into()),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Ours {
+        Ok(InProcessEngine {
             runtime,
             kernel_selection: KernelSelection { precision, ..Default::default() },
             embedder: None,
@@ -41,7 +41,7 @@ impl Ours {
     }
 }
 
-impl Engine for Ours {
+impl Engine for InProcessEngine {
     #[expect(clippy::disallowed_methods, reason = "nothing waits beside it")]
     fn load(&mut self, model: &Path, threads: usize) -> Result<Value, Error> {
         let directory = model.to_str().ok_or("the path is not UTF-8")?;
@@ -92,7 +92,7 @@ impl Engine for Ours {
     }
 }
 
-impl Drop for Ours {
+impl Drop for InProcessEngine {
     fn drop(&mut self) {
         if let Some(embedder) = self.embedder.take() {
             embedder.stop();

@@ -1,4 +1,4 @@
-//! Why this server exists: while its model cannot be had, it answers everyone, and freezes for nobody.
+//! The warm-up while the hub is unavailable: the server answers every call and its reactor never stalls.
 
 use std::{
     path::Path,
@@ -33,7 +33,7 @@ use crate::support::{
 
 const STREAMS: usize = 64;
 
-/// How long the hub keeps the server waiting; `ASSAY_TEST_STALL_SECONDS` shortens a local run.
+/// Duration of the fault of the hub; `ASSAY_TEST_STALL_SECONDS` shortens a local run.
 fn stalling() -> Duration {
     let seconds = std::env::var("ASSAY_TEST_STALL_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(10))
@@ -75,7 +75,7 @@ impl Stream {
         answer.result.expect("a result")
     }
 
-    /// Asks ten times a second until there is a vector; returns how often it was refused.
+    /// Sends ten requests per second until one has a vector, and returns the number of rejected ones.
     async fn ask_until_there_is_a_vector(mut self) -> usize {
         let mut pace = tokio::time::interval(Duration::from_millis(100));
         for id in 0.. {
@@ -92,11 +92,11 @@ impl Stream {
     }
 }
 
-/// What callers see while the hub keeps the server waiting, and after.
+/// Observations of callers during and after the fault of the hub.
 struct Story<'a> {
     app: &'a TestApp,
     hub: &'a Hub,
-    /// Whether what GetServerInfo says is good.
+    /// Whether a response of GetServerInfo is as expected.
     tells: &'a dyn Fn(&GetServerInfoResponse) -> bool,
 }
 
@@ -134,7 +134,7 @@ impl Story<'_> {
         lag
     }
 
-    /// Nobody waits, and everyone is told.
+    /// Checks that every call is answered immediately with the state of the warm-up.
     async fn stall(&self, channel: &Channel) {
         let mut health = HealthClient::new(channel.clone());
         let mut server = ServerServiceClient::new(channel.clone());
@@ -169,7 +169,7 @@ fn state(info: &GetServerInfoResponse) -> State {
 }
 
 #[test]
-fn a_hub_that_never_answers_keeps_nobody_waiting() {
+fn a_hub_that_never_answers_delays_no_call() {
     check_lag("a hub that never answers", || {
         let (model, cache) = (random_model(SMALL), TempDir::new().expect("a temporary directory"));
         let hub = Hub::start(model.path());
@@ -181,7 +181,7 @@ fn a_hub_that_never_answers_keeps_nobody_waiting() {
             let is_told = warm_up.detail.contains(&hub.endpoint()) && warm_up.detail.contains("attempt");
             let first = warm_up.attempt == 1 && warm_up.last_error.is_empty();
             let later = warm_up.attempt >= 1 && warm_up.last_error.contains(&hub.endpoint());
-            // The next attempt begins by looking into the cache.
+            // The next attempt starts with the cache.
             let looks = warm_up.detail.contains(MODEL_ID);
             matches!(state(info), State::Fetching | State::Retrying) && (is_told || looks) && (first || later)
         };
@@ -193,7 +193,7 @@ fn a_hub_that_never_answers_keeps_nobody_waiting() {
 }
 
 #[test]
-fn a_hub_that_stalls_in_the_middle_of_the_weights_keeps_nobody_waiting() {
+fn a_stalled_download_of_weights_delays_no_call() {
     check_lag("a hub that stalls mid-body", || {
         let (model, cache) = (random_model(SMALL), TempDir::new().expect("a temporary directory"));
         let hub = Hub::start(model.path());
@@ -212,7 +212,7 @@ fn a_hub_that_stalls_in_the_middle_of_the_weights_keeps_nobody_waiting() {
 }
 
 #[test]
-fn the_reactor_keeps_time_at_full_compute_with_64_streams() {
+fn the_reactor_has_low_lag_at_full_compute() {
     check_lag("full compute with 64 streams", || {
         let model = random_model(SMALL);
         let mut settings = settings(model.path().to_string_lossy());
@@ -238,7 +238,7 @@ fn the_reactor_keeps_time_at_full_compute_with_64_streams() {
     });
 }
 
-/// Keeps eight long inputs unanswered.
+/// Keeps eight long inputs in flight.
 async fn work_until(end: Instant, mut stream: Stream) {
     for id in 0.. {
         if Instant::now() >= end {
@@ -252,7 +252,7 @@ async fn work_until(end: Instant, mut stream: Stream) {
     }
 }
 
-/// With a cache that holds the model.
+/// A cache that has the model, its hub and the directory of the model.
 fn warm_cache() -> (TempDir, Hub, TempDir) {
     let (model, cache) = (random_model(SMALL), TempDir::new().expect("a temporary directory"));
     let hub = Hub::start(model.path());
@@ -291,7 +291,7 @@ fn a_warm_cache_serves_while_the_hub_is_down_or_silent() {
 }
 
 #[test]
-fn a_model_that_can_never_work_is_told_and_the_server_goes_on_answering() {
+fn a_model_that_cannot_be_loaded_is_reported() {
     let model = random_model(SMALL);
     let config = model.path().join("config.json");
     let good = std::fs::read_to_string(&config).expect("a configuration");

@@ -1,4 +1,4 @@
-//! The same texts through the real binary over gRPC on loopback.
+//! The same texts through the release binary, over gRPC on the loopback interface.
 
 use std::path::Path;
 
@@ -11,22 +11,22 @@ use tonic_health::pb::HealthCheckRequest;
 
 use super::{
     Error,
-    client::{Call, Client},
+    h2_client::{Call, Client},
     load::{Answered, Seen, Window, closed, one_after_another, open},
     server::{Server, connect, start},
     workload::Workload,
 };
 
-/// Callers that share a connection: as backends do, and few enough for the server's limit.
+/// Callers per connection, below the stream limit of the server.
 const CALLERS_A_CONNECTION: usize = 64;
 
-/// A server of its own and prepared calls for it.
+/// A server with prepared calls.
 pub struct Served {
     pub server: Server,
     clients: Vec<Client>,
 }
 
-/// How late the heartbeat of the server's event loop was since its start, in milliseconds.
+/// Lag of the event loop of the server since its start, in milliseconds.
 #[derive(Clone, Copy)]
 pub struct Lag {
     pub p50_ms: f64,
@@ -34,7 +34,7 @@ pub struct Lag {
     pub worst_ms: f64,
 }
 
-/// The part of an EmbedResponse that is looked at: the vectors stay as they came.
+/// The decoded part of an EmbedResponse; vectors are not decoded.
 #[derive(Clone, PartialEq, Message)]
 struct Glance {
     #[prost(bytes = "bytes", repeated, tag = "1")]
@@ -49,7 +49,7 @@ impl Served {
         Ok(Served { server: start(binary, model, &settings).await?, clients: Vec::new() })
     }
 
-    /// One text a call, by so many callers.
+    /// One text per call, from `callers` callers.
     pub async fn one_by_one(
         &mut self,
         workload: &Workload,
@@ -65,19 +65,19 @@ impl Served {
         })
     }
 
-    /// One text a call, so many calls a second.
+    /// One text per call, at `rate` calls per second.
     pub async fn at_rate(&mut self, workload: &Workload, rate: f64, window: Window) -> Result<Seen, Error> {
         let calls = self.prepared(workload.texts.chunks(1), CALLERS_A_CONNECTION * 2).await?;
         open(rate, window, async |number| self.embed(&calls, number).await).await
     }
 
-    /// All texts in one call, one call after the other.
+    /// All texts in one call, in sequential calls.
     pub async fn all_at_once(&mut self, workload: &Workload, window: Window) -> Result<Seen, Error> {
         let calls = self.prepared(workload.texts.chunks(workload.texts.len()), 1).await?;
         Ok(one_after_another(window, async |number| self.embed(&calls, number).await).await)
     }
 
-    /// A call that only the event loop answers.
+    /// Calls that need only the event loop.
     pub async fn health_checks(&mut self, window: Window) -> Result<Seen, Error> {
         let client = Client::connect(self.server.address).await?;
         let call = client.prepare("grpc.health.v1.Health/Check", &HealthCheckRequest::default())?;
@@ -88,7 +88,7 @@ impl Served {
         Ok(one_after_another(window, check).await)
     }
 
-    /// A call that needs the event loop and a text thread.
+    /// Calls that need the event loop and a text thread.
     pub async fn tokenize(&mut self, workload: &Workload, window: Window) -> Result<Seen, Error> {
         let client = Client::connect(self.server.address).await?;
         let call = |text: &String| {
@@ -113,7 +113,7 @@ impl Served {
         Ok(Lag { p50_ms: ms(reactor.lag_p50)?, p99_ms: ms(reactor.lag_p99)?, worst_ms: ms(reactor.lag_max)? })
     }
 
-    /// Connections for so many callers, and a call of each group of texts.
+    /// Opens connections for `callers` callers, and prepares one call per group of texts.
     async fn prepared(
         &mut self,
         groups: impl Iterator<Item = &[String]>,
