@@ -116,7 +116,7 @@ fn all_violations_of_sample_and_options_have_field_paths() {
     };
     let (fields, all) = violations(&app, EvaluateRequest { options: Some(options), ..request_of_all() });
     assert_eq!(fields, ["options.budget.usd", "options.judge", "options.reason_language"]);
-    check_parts(&all, &["configured: none"]);
+    check_parts(&all, &["configured judges: none"]);
 }
 
 fn request_of_all() -> EvaluateRequest {
@@ -439,6 +439,6 @@ fn a_judge_is_selected_by_name_only() {
         assert_eq!(evaluate(&app, choose("")).await.judge, "test");
         let refused = refusal(&app, choose("http://elsewhere")).await;
         assert_eq!(refused.fields, ["options.judge"]);
-        assert!(refused.descriptions[0].ends_with("configured: test, strict"), "{:?}", refused.descriptions);
+        assert!(refused.descriptions[0].ends_with("configured judges: test, strict"), "{:?}", refused.descriptions);
     });
 }
