@@ -439,6 +439,10 @@ fn a_judge_is_selected_by_name_only() {
         assert_eq!(evaluate(&app, choose("")).await.judge, "test");
         let refused = refusal(&app, choose("http://elsewhere")).await;
         assert_eq!(refused.fields, ["options.judge"]);
-        assert!(refused.descriptions[0].ends_with("configured judges: test, strict"), "{:?}", refused.descriptions);
+        assert!(
+            refused.descriptions[0].ends_with("configured judges: test, strict"),
+            "{:?}",
+            refused.descriptions
+        );
     });
 }
