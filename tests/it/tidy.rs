@@ -1,11 +1,12 @@
-//! Who knows whom, read from the sources. docs/ARCHITECTURE.md says why.
+//! Rules of the source code: dependencies between modules, file sizes, and generated pages. docs/ARCHITECTURE.md has the
+//! reasons.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Above this, a file has more than one subject.
+/// Maximum number of lines of a file, without comments and inline tests.
 const LONGEST_FILE_LINES: usize = 400;
 
 /// One source file: its path below src/ without `.rs`, and its lines without comments and inline tests.
@@ -23,21 +24,21 @@ impl Source {
         Source { name: name.to_string_lossy().into_owned(), lines }
     }
 
-    /// Whether it is one of these modules, or below one.
+    /// Returns true if the file is one of these modules or below one of them.
     fn is_in(&self, modules: &[&str]) -> bool {
         modules.iter().any(|module| {
             self.name.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
     }
 
-    /// Whether a path or a `use` begins with this crate.
-    fn knows_crate(&self, name: &str) -> bool {
+    /// Returns true if a path or a `use` begins with this crate.
+    fn uses_crate(&self, name: &str) -> bool {
         let (path, import) = (format!("{name}::"), format!("use {name};"));
         self.lines.iter().any(|line| has_word(line, &path) || line.contains(&import))
     }
 
-    /// Whether it names this module of ours.
-    fn knows_module(&self, name: &str) -> bool {
+    /// Returns true if the file uses this module of the crate.
+    fn uses_module(&self, name: &str) -> bool {
         let text = self.lines.join(" ");
         let by_path = has_word(&text, &format!("crate::{name}"));
         by_path || text.split("crate::{").skip(1).any(|group| top_level_names(group).contains(&name))
@@ -52,7 +53,7 @@ fn without_comment(line: &str) -> String {
     line.split("//").next().unwrap_or_default().to_owned()
 }
 
-/// Whether `word` stands in `text`, not as the end or start of a longer word.
+/// Returns true if `text` contains `word` as a whole word.
 fn has_word(text: &str, word: &str) -> bool {
     let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
     let open_end = word.ends_with("::");
@@ -104,16 +105,16 @@ fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
 fn check(fact: &str, is_broken_by: impl Fn(&Source) -> bool) {
     let sources = sources();
     let broken: Vec<&str> = sources.iter().filter(|source| is_broken_by(source)).map(|s| &*s.name).collect();
-    assert!(broken.is_empty(), "{fact}; not so: {broken:?}");
+    assert!(broken.is_empty(), "{fact}; violated by: {broken:?}");
 }
 
 #[test]
-fn only_the_edge_knows_the_protocol() {
+fn only_the_edge_uses_tonic_and_opentelemetry() {
     // lib includes what the build generated.
     let edge = ["rpc", "admin", "telemetry/otlp", "cli/healthcheck", "lib"];
     for name in ["tonic", "tonic_health", "tonic_reflection", "tonic_types", "prost", "prost_types"] {
-        check("only rpc, admin, telemetry/otlp and cli/healthcheck know tonic", |s| {
-            s.knows_crate(name) && !s.is_in(&edge)
+        check("only rpc, admin, telemetry/otlp and cli/healthcheck use tonic", |s| {
+            s.uses_crate(name) && !s.is_in(&edge)
         });
     }
     // Each metric reads its own options.
@@ -125,24 +126,24 @@ fn only_the_edge_knows_the_protocol() {
         "evaluate/lexical",
         "evaluate/vector",
     ];
-    check("only rpc and the options of metrics know the messages", |s| {
-        s.knows_module("proto") && !s.is_in(&edge) && !s.is_in(&options)
+    check("only rpc and the options of metrics use the messages", |s| {
+        s.uses_module("proto") && !s.is_in(&edge) && !s.is_in(&options)
     });
     for name in ["opentelemetry", "opentelemetry_sdk", "opentelemetry_proto"] {
-        let tellers = ["trace", "telemetry/otlp"];
-        check("only trace and telemetry/otlp know OpenTelemetry", |s| {
-            s.knows_crate(name) && !s.is_in(&tellers)
+        let exporters = ["trace", "telemetry/otlp"];
+        check("only trace and telemetry/otlp use OpenTelemetry", |s| {
+            s.uses_crate(name) && !s.is_in(&exporters)
         });
     }
 }
 
 #[test]
-fn only_model_knows_the_tensors_and_only_its_source_and_the_judge_know_http_clients() {
+fn tensor_and_http_crates_are_used_only_in_their_modules() {
     for name in ["candle_core", "candle_nn", "safetensors", "tokenizers"] {
-        check("only model knows tensors and tokenizers", |s| s.knows_crate(name) && !s.is_in(&["model"]));
+        check("only model uses tensor and tokenizer crates", |s| s.uses_crate(name) && !s.is_in(&["model"]));
     }
     let clients = ["model/source", "judge/transport"];
-    check("only model/source and judge know reqwest", |s| s.knows_crate("reqwest") && !s.is_in(&clients));
+    check("only model/source and judge use reqwest", |s| s.uses_crate("reqwest") && !s.is_in(&clients));
 }
 
 #[test]
@@ -153,12 +154,12 @@ fn only_config_reads_the_environment() {
 }
 
 #[test]
-fn unsafe_stands_in_the_kernels_alone() {
-    check("unsafe stands in model/kernel alone", |s| s.has("unsafe") && !s.is_in(&["model/kernel"]));
+fn only_the_kernels_use_unsafe() {
+    check("only model/kernel uses unsafe", |s| s.has("unsafe") && !s.is_in(&["model/kernel"]));
 }
 
 #[test]
-fn lower_modules_know_nothing_of_those_above_them() {
+fn lower_modules_do_not_use_higher_ones() {
     for (lower, above) in [
         ("model", &["embed", "stall", "rpc", "admin", "app", "config", "cli", "telemetry"][..]),
         ("embed", &["stall", "rpc", "admin", "app", "config", "cli", "telemetry"]),
@@ -188,13 +189,13 @@ fn lower_modules_know_nothing_of_those_above_them() {
         ),
     ] {
         for name in above {
-            check(&format!("{lower} knows nothing of {name}"), |s| s.is_in(&[lower]) && s.knows_module(name));
+            check(&format!("{lower} does not use {name}"), |s| s.is_in(&[lower]) && s.uses_module(name));
         }
     }
 }
 
 #[test]
-fn pure_files_neither_wait_nor_read_nor_look_at_the_clock() {
+fn pure_files_use_neither_io_nor_async_nor_clocks() {
     let pure = [
         "embed/fair_queue",
         "evaluate/aggregate",
@@ -228,8 +229,8 @@ fn pure_files_neither_wait_nor_read_nor_look_at_the_clock() {
 }
 
 #[test]
-fn no_file_is_long() {
-    check("a file has one subject", |s| s.lines.len() > LONGEST_FILE_LINES);
+fn no_file_exceeds_the_maximum_length() {
+    check("no file exceeds the maximum length", |s| s.lines.len() > LONGEST_FILE_LINES);
 }
 
 #[test]
@@ -245,14 +246,14 @@ fn the_configuration_page_has_all_settings() {
 }
 
 #[test]
-fn the_page_of_metrics_is_made_from_their_table() {
+fn the_page_of_metrics_matches_the_binary() {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/METRICS.md");
     let page = fs::read_to_string(&file).expect("the page");
     let made = assay::evaluate::markdown::markdown();
-    assert!(page == made, "make it again: target/debug/assay metrics > {}", file.display());
+    assert!(page == made, "generate it with: target/debug/assay metrics > {}", file.display());
 }
 
-/// Whether the line declares this type.
+/// Returns true if the line declares this type.
 fn declares(line: &str, name: &str) -> bool {
     let mut words =
         line.split([' ', '<', '(', '{', ';', ':', '=']).skip_while(|word| word.starts_with("pub"));
@@ -261,7 +262,7 @@ fn declares(line: &str, name: &str) -> bool {
 }
 
 #[test]
-fn every_noun_of_the_glossary_is_one_type() {
+fn each_glossary_term_is_one_type() {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/ARCHITECTURE.md");
     let page = fs::read_to_string(&file).expect("the page");
     let glossary = page.split("## Glossary").nth(1).expect("a glossary");
@@ -281,11 +282,11 @@ fn every_noun_of_the_glossary_is_one_type() {
 }
 
 #[test]
-fn the_reader_of_sources_sees_what_it_is_to_see() {
+fn the_source_parser_recognizes_uses_and_words() {
     assert_eq!(top_level_names("a::{b, c}, d, e as f}; g"), ["a", "d", "e"]);
     assert!(has_word("use tonic::Code;", "tonic::") && !has_word("use mytonic::Code;", "tonic::"));
     assert!(has_word("crate::rpc;", "crate::rpc") && !has_word("crate::rpcs;", "crate::rpc"));
     let source =
         Source { name: "embed/work_queue".into(), lines: vec!["use crate::{a, rpc::Limits};".into()] };
-    assert!(source.knows_module("rpc") && !source.knows_module("Limits") && source.is_in(&["embed"]));
+    assert!(source.uses_module("rpc") && !source.uses_module("Limits") && source.is_in(&["embed"]));
 }
