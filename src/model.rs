@@ -55,7 +55,7 @@ pub struct ModelInfo {
     pub max_tokens: usize,
     /// Pooling of token states.
     pub pooling: Pooling,
-    /// Whether vectors are scaled to unit length by default.
+    /// True if vectors are scaled to unit length by default.
     pub normalizes: bool,
     /// Prompts by name.
     pub prompts: BTreeMap<String, String>,

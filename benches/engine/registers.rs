@@ -69,7 +69,7 @@ pub static KERNELS: [Kernel; 7] = [
     },
 ];
 
-/// Whether a kernel can run here. For AMX this also requests permission to use tiles.
+/// Returns true if a kernel can run here. For AMX this also requests permission to use tiles.
 fn has_tiles(kernel: &str) -> bool {
     assay::model::kernels().iter().any(|known| known.name == kernel && known.is_supported())
 }

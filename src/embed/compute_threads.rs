@@ -466,13 +466,13 @@ mod tests {
     }
 
     fn until(status: &StatusHandle, holds: impl FnMut(&EmbedderStatus) -> bool) {
-        futures::executor::block_on(status.subscribe().wait_for(holds)).expect("it is still told");
+        futures::executor::block_on(status.subscribe().wait_for(holds)).expect("the status handle exists");
     }
 
     /// Returns a function that tells whether the status has changed since.
     fn watch(status: &StatusHandle) -> impl Fn() -> bool {
         let changes = status.subscribe();
-        move || changes.has_changed().expect("it is still told")
+        move || changes.has_changed().expect("the status handle exists")
     }
 
     fn check_only_the_culprit_fails(fail: fn() -> Result<Vec<f32>, String>) {

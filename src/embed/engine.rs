@@ -163,7 +163,7 @@ impl Engine {
     /// Embeds one text of a stream or an evaluation. Waits while the limit of its class is reached.
     ///
     /// # Errors
-    /// As for [`Engine::embed`], except that the text is never rejected because the queue is full.
+    /// The errors of [`Engine::embed`], except that the text is never rejected because the queue is full.
     pub async fn embed_in_stream(
         &self,
         flow: Flow,

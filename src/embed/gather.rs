@@ -22,7 +22,7 @@ impl EmbedCaller {
         Arc::new(EmbedCaller { gone: AtomicBool::new(false), deadline })
     }
 
-    /// Whether the caller is connected and its deadline has not passed.
+    /// Returns true if the caller is connected and its deadline has not passed.
     pub fn is_waiting(&self) -> bool {
         !self.gone.load(Ordering::Relaxed) && !self.deadline.has_passed()
     }

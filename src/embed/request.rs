@@ -30,7 +30,7 @@ pub struct InputOptions {
 /// Vectors of one request, and the time spent in each stage.
 #[derive(Debug)]
 pub struct Embedded {
-    /// In the order of the inputs.
+    /// One entry per input, in the order of the inputs.
     pub inputs: Vec<EmbeddedInput>,
     /// Time to tokenize all inputs.
     pub tokenize: Duration,
@@ -47,7 +47,7 @@ pub struct EmbeddedInput {
     pub vector: Vector,
     /// Number of tokens after truncation, special tokens included.
     pub tokens: usize,
-    /// Whether tokens were removed.
+    /// True if tokens were removed.
     pub truncated: bool,
 }
 

@@ -49,7 +49,7 @@ pub struct EmbedderStatus {
 }
 
 impl EmbedderStatus {
-    /// Whether requests are served now.
+    /// Returns true if requests are served now.
     pub fn is_serving(&self) -> bool {
         self.phase == Phase::Ready
     }

@@ -224,7 +224,7 @@ mod tests {
         drop(full);
         let _polite = poll(&mut polite).expect("its turn");
         let admitted: Vec<TokenPermit> = flood.iter_mut().filter_map(poll).collect();
-        assert_eq!(admitted.len(), 1, "there is room for one of 50 beside the 5");
+        assert_eq!(admitted.len(), 1, "one of 50 tokens fits next to the 5");
     }
 
     #[test]

@@ -8,7 +8,7 @@ pub struct VectorOptions {
     /// Number of leading dimensions to keep, at most those of the model. Source: Matryoshka Representation Learning,
     /// arXiv:2205.13147.
     pub dimensions: usize,
-    /// Whether the vector is scaled to unit length, after it was reduced to `dimensions`.
+    /// True if the vector is scaled to unit length, after it was reduced to `dimensions`.
     pub normalize: bool,
     /// Number format.
     pub encoding: VectorEncoding,

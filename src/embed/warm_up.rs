@@ -44,7 +44,7 @@ enum WarmUpError {
 }
 
 impl WarmUpError {
-    /// Whether a retry succeeds only after the operator has changed something.
+    /// Returns true if a retry succeeds only after the operator has changed something.
     fn is_permanent(&self) -> bool {
         match self {
             WarmUpError::Source(error) => error.is_permanent(),

@@ -57,11 +57,11 @@ pub fn model_weights(dir: &Path, data: &[u8]) {
 
 fn write(file: &Path, content: &[u8]) {
     if content.is_empty() {
-        // It may not be there.
+        // The file may not exist.
         let _ = std::fs::remove_file(file);
         return;
     }
-    let parent = file.parent().expect("it stands in a directory");
+    let parent = file.parent().expect("the file is in a directory");
     std::fs::create_dir_all(parent).expect("the directory of the target can be written");
     std::fs::write(file, content).expect("the directory of the target can be written");
 }

@@ -116,7 +116,7 @@ impl AttentionHeads {
 }
 
 impl Kernel {
-    /// Whether this CPU and operating system can run the kernel.
+    /// Returns true if this CPU and operating system can run the kernel.
     pub fn is_supported(&self) -> bool {
         (self.is_supported)()
     }

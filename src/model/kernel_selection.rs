@@ -79,7 +79,7 @@ pub struct KernelMeasurement {
     pub cosine: Option<f32>,
     /// Recall of the neighbours in f32 over the built-in check; `None` as for `cosine`.
     pub recall: Option<f32>,
-    /// Whether the kernel was selected.
+    /// True if the kernel was selected.
     pub selected: bool,
 }
 
@@ -231,7 +231,7 @@ impl KernelSelection {
         Ok(SelectedEncoder { encoder, cosine: 1.0, measurements })
     }
 
-    /// Whether the vectors of a kernel are accurate enough. Kernels in f32 always are: they differ only in the order of sums.
+    /// Returns true if the vectors of a kernel are accurate enough. Kernels in f32 always are: they differ only in the order of sums.
     fn is_within(&self, kernel: &Kernel, cosine: f32, recall: f32) -> bool {
         kernel.precision == Precision::F32
             || (cosine >= self.quality.min_cosine() && recall >= self.quality.min_recall())

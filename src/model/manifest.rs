@@ -27,7 +27,7 @@ pub(super) struct Manifest {
     pub bert: BertConfig,
     pub pooling: Pooling,
     pub normalizes: bool,
-    /// Whether texts are converted to lower case before tokenization.
+    /// True if texts are converted to lower case before tokenization.
     pub lower_cases: bool,
     /// Maximum tokens per input, special tokens included.
     pub max_tokens: usize,
@@ -296,7 +296,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         for (name, content) in files {
             let file = dir.path().join(name);
-            std::fs::create_dir_all(file.parent().expect("it stands in a directory")).expect("made");
+            std::fs::create_dir_all(file.parent().expect("the file is in a directory")).expect("made");
             std::fs::write(file, content).expect("written");
         }
         verify(Manifest::read(dir.path(), &ModelSettings::default()));

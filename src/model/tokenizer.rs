@@ -28,7 +28,7 @@ pub enum Truncation {
 pub struct Encoded {
     /// Token ids, special tokens included.
     pub ids: Vec<u32>,
-    /// Whether tokens were removed.
+    /// True if tokens were removed.
     pub truncated: bool,
 }
 
@@ -43,7 +43,7 @@ pub struct Token {
     pub start: usize,
     /// End of the covered bytes, exclusive.
     pub end: usize,
-    /// Whether the tokenizer adds the token to every input.
+    /// True if the tokenizer adds the token to every input.
     pub special: bool,
 }
 

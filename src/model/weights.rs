@@ -37,6 +37,7 @@ pub(super) struct WeightTable {
     columns: usize,
 }
 
+/// Values of a [`WeightTable`].
 enum WeightTableValues {
     F32(Vec<f32>),
     F16(Vec<f16>),
@@ -120,7 +121,7 @@ impl Weights {
     /// The tensor `name` in its own number format; `shape` is `[rows, columns]`.
     ///
     /// # Errors
-    /// Those of [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn table(&self, name: &str, shape: [usize; 2]) -> Result<WeightTable, ModelError> {
         self.read_tensor(name, &shape, |view| {
             let (values, is_finite) = table_values(view)?;
@@ -128,7 +129,11 @@ impl Weights {
         })
     }
 
-    /// `read` returns the values and whether all are finite; None for a number format that is not supported.
+    /// Finds the tensor `name` and reads it with `read`, which returns the values and whether all are finite, or `None` if the
+    /// number format is not supported.
+    ///
+    /// # Errors
+    /// The errors of [`Weights::tensor`].
     fn read_tensor<T>(
         &self,
         name: &str,

@@ -53,7 +53,7 @@ pub(super) fn has_fp16() -> bool {
     SUPPORT.fp16
 }
 
-/// Whether AMX for int8 can be used. Attention is then computed in bf16.
+/// Returns true if AMX for int8 can be used. Attention is then computed in bf16.
 pub(super) fn has_int8() -> bool {
     SUPPORT.int8 && SUPPORT.bf16
 }

@@ -72,7 +72,7 @@ pub(super) struct Tile {
     pub b: *const u8,
     /// Scale and sum of each column, for integers.
     pub b_columns: *const [f32; 2],
-    /// Whether `b` is probably not in the L1 cache.
+    /// True if `b` is probably not in the L1 cache.
     pub is_far: bool,
     /// Number of lanes along the inputs, a multiple of [`Arithmetic::LANE_UNIT`].
     pub lanes: usize,
@@ -95,7 +95,7 @@ pub(super) trait Interleaved {
     /// Does one step.
     ///
     /// # Safety
-    /// As for [`Arithmetic`].
+    /// The requirements of [`Arithmetic`].
     unsafe fn step(&mut self);
 }
 
@@ -123,7 +123,7 @@ pub(super) trait Arithmetic: 'static {
     const TILE_ROWS: usize = 1;
     /// Multiple of the lanes of a tile.
     const LANE_UNIT: usize = 1;
-    /// Whether tiles prefetch the following panels themselves.
+    /// True if tiles prefetch the following panels themselves.
     const FETCHES: bool = false;
 
     /// Prepares this thread for tiles.
@@ -205,7 +205,7 @@ pub(super) trait Arithmetic: 'static {
 /// Default implementation of [`Arithmetic::strip_interleaved`], panel by panel.
 ///
 /// # Safety
-/// As for [`Arithmetic`].
+/// The requirements of [`Arithmetic`].
 #[inline(always)]
 pub(super) unsafe fn panel_by_panel<A: Arithmetic>(tile: &Tile, panels: usize, other: &mut impl Interleaved) {
     for panel in 0..panels {

@@ -13,7 +13,7 @@ use super::{
 pub(super) use half::{Avx512Bf16, Avx512F16, interleave_halves, put_bf16, put_f16, put_two_bf16};
 pub(super) use int8::{Avx512Vnni, StagedFloat, real_numbers, seal};
 
-/// Whether the CPU supports the features that all kernels in this file need.
+/// Returns true if the CPU supports the features that all kernels in this file need.
 pub(super) fn is_supported() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")

@@ -90,7 +90,7 @@ impl Scratch {
         }
     }
 
-    /// Whether it is large enough for sequences of `tokens` tokens and heads of `head_width` columns.
+    /// Returns true if it is large enough for sequences of `tokens` tokens and heads of `head_width` columns.
     pub(super) fn fits(&self, tokens: usize, head_width: usize) -> bool {
         tokens <= self.tokens && head_width <= self.head_width
     }
@@ -128,7 +128,7 @@ pub(super) unsafe fn product<A: Arithmetic>(part: &ProductPart<'_>, scratch: &Sc
 /// Computes the tiles of a product. Each tile is finished interleaved with the computation of the next one.
 ///
 /// # Safety
-/// As for [`product`].
+/// The requirements of [`product`].
 #[inline(always)]
 unsafe fn blocks_of_product<A: Arithmetic>(
     part: &ProductPart<'_>,
@@ -194,7 +194,7 @@ trait TileSink<A: Arithmetic> {
     /// Stores two vectors of sums with bias, starting at a row and column.
     ///
     /// # Safety
-    /// As for [`product`].
+    /// The requirements of [`product`].
     unsafe fn put(&self, row: usize, column: usize, low: SimdVector<A>, high: SimdVector<A>);
 }
 
@@ -263,7 +263,7 @@ impl<A: Arithmetic, F: TileSink<A>> TileFinisher<'_, A, F> {
     /// Stores at most `count` rows.
     ///
     /// # Safety
-    /// As for [`product`].
+    /// The requirements of [`product`].
     #[inline(always)]
     unsafe fn finish_rows(&mut self, count: usize) {
         for _ in 0..count {
@@ -320,7 +320,7 @@ fn prefetch(line: *const u8) {
 /// Quantizes staged rows to integers. Does nothing for floats.
 ///
 /// # Safety
-/// As for [`product`].
+/// The requirements of [`product`].
 #[inline(always)]
 pub(super) unsafe fn seal<A: Arithmetic>(operand: &Operand, rows: Range<usize>) {
     if operand.is_staged() {
@@ -336,7 +336,7 @@ pub(super) unsafe fn seal<A: Arithmetic>(operand: &Operand, rows: Range<usize>) 
 /// Normalises rows.
 ///
 /// # Safety
-/// As for [`product`].
+/// The requirements of [`product`].
 #[inline(always)]
 pub(super) unsafe fn normalise<A: Arithmetic>(part: &NormalisePart<'_>) {
     let (width, padded) = (part.states.width(), part.states.padded());

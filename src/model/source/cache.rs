@@ -52,7 +52,7 @@ impl RepoCache {
         ModelFiles { dir: self.snapshot(commit), id: self.id.clone(), revision: Some(commit.to_owned()) }
     }
 
-    /// Whether the snapshot has the file as a link to an existing blob.
+    /// Returns true if the snapshot has the file as a link to an existing blob.
     pub(super) fn has(&self, commit: &str, file: &str) -> bool {
         self.snapshot(commit).join(file).is_file()
     }

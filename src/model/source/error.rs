@@ -68,7 +68,7 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    /// Whether a retry succeeds only after the operator has changed something.
+    /// Returns true if a retry succeeds only after the operator has changed something.
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::BadId { .. }
@@ -117,7 +117,7 @@ pub(super) struct RetryableFetchError {
     pub(super) reason: String,
     /// Minimum pause, from the Retry-After header.
     pub(super) retry_after: Option<Duration>,
-    /// Whether the attempt downloaded new bytes of the file.
+    /// True if the attempt downloaded new bytes of the file.
     pub(super) advanced: bool,
     /// Error to report after the last attempt instead of [`SourceError::Unreachable`].
     pub(super) final_error: Option<Box<SourceError>>,

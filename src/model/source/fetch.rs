@@ -116,7 +116,7 @@ impl Fetcher<'_> {
         self.cache.link(self.commit, file, etag)
     }
 
-    /// Whether the blob is in the cache with the announced size.
+    /// Returns true if the blob is in the cache with the announced size.
     fn is_stored(&self, remote: &RemoteFile) -> bool {
         let blob = self.cache.blob(&remote.etag);
         blob.is_file() && remote.bytes.is_none_or(|bytes| bytes == file_bytes(&blob))
@@ -277,7 +277,7 @@ fn sum_bytes(remotes: &[RemoteFile], counts: impl Fn(&RemoteFile) -> bool) -> u6
     remotes.iter().filter(|remote| counts(remote)).filter_map(|remote| remote.bytes).sum()
 }
 
-/// Whether the response is the requested range and not the whole file.
+/// Returns true if the response is the requested range and not the whole file.
 fn continues_at(response: &Response, from: u64) -> bool {
     let range = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
     response.status() == StatusCode::PARTIAL_CONTENT

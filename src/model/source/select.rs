@@ -105,12 +105,12 @@ fn hint_for(missing: &str, present: &BTreeSet<&str>) -> String {
     }
 }
 
-/// Whether a path is a shard such as `model-00001-of-00003.safetensors`.
+/// Returns true if a path is a shard such as `model-00001-of-00003.safetensors`.
 fn is_shard(path: &str) -> bool {
     path.starts_with("model-") && path.ends_with(".safetensors") && !path.contains('/')
 }
 
-/// Whether a path is a file of a module, such as `1_Pooling/config.json`. sentence-transformers numbers the directories
+/// Returns true if a path is a file of a module, such as `1_Pooling/config.json`. sentence-transformers numbers the directories
 /// of modules.
 fn is_module_file(path: &str, name: &str) -> bool {
     path.split_once('/').is_some_and(|(dir, file)| file == name && is_module_dir(dir))

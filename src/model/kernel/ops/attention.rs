@@ -86,7 +86,7 @@ fn units<A: Arithmetic>(part: &AttendPart<'_>) -> impl Iterator<Item = Attention
 /// arXiv:2205.14135.
 ///
 /// # Safety
-/// As for [`product`](super::product); the elements of `A` are floats.
+/// The requirements of [`product`](super::product); the elements of `A` are floats.
 #[inline(always)]
 pub(in super::super) unsafe fn attend<A: Arithmetic>(part: &AttendPart<'_>, scratch: &Scratch) {
     let mut units = units::<A>(part);

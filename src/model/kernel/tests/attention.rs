@@ -27,7 +27,7 @@ struct Setting {
 }
 
 impl Setting {
-    /// `value` is what stands at part (queries, keys, values), head, token and number.
+    /// `value` returns the number for a part (0 queries, 1 keys, 2 values), head, token and column.
     fn new(
         kernel: &'static Kernel,
         shape: &Shape,
@@ -264,8 +264,8 @@ fn a_dominant_score_takes_all_weight() {
     }
 }
 
-/// Where all products have one sign, the errors of a sum may have too: each of 100 steps in f16 errs by half a digit
-/// of its partial sum, which is half of the sum, each on average.
+/// If all products have one sign, the errors of a sum can have one sign too: on average, each of 100 steps in f16 errs by
+/// half a digit of its partial sum, which is half of the sum.
 #[test]
 fn equal_values_are_preserved_within_rounding() {
     for kernel in kernels() {

@@ -111,7 +111,7 @@ impl Setting {
             let dot = Dot::new(x.iter().zip(column).map(|(x, w)| (f64::from(*x), f64::from(*w))));
             let mut error = dot.tolerance(sums);
             if sums == Sums::Integers {
-                // Integers up to 255 stand for numbers whose zero point is taken off in f32: four roundings.
+                // Integers up to 255, from which the zero point is subtracted in f32: four roundings.
                 let size: f64 = column.iter().map(|w| f64::from(w.abs())).sum();
                 error += 4.0 * F32_DIGIT * 255.0 * f64::from(scale(&self.x.borrow(), row)[0]) * size;
             }
@@ -220,7 +220,7 @@ fn check_plain(setting: &Setting) {
         let size = |row: &[f32]| row.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
         let (a, b): (&Outcome, &Outcome) = (&ours, &theirs);
         let off: Vec<f32> = a.sums.row(row).iter().zip(b.sums.row(row)).map(|(a, b)| a - b).collect();
-        // Of what is added up, since it may cancel out.
+        // Relative to the summands, since they may cancel out.
         let share =
             size(&off) / (size(b.sums.row(row)) + size(setting.states.row(row)) + size(&setting.bias));
         let most = if unit > 0.0 {

@@ -95,7 +95,7 @@ pub(super) fn exp2_error(kernel: &Kernel) -> f64 {
     if is_exact(kernel) { 3e-7 } else { 8e-5 }
 }
 
-/// Whether functions have the full accuracy of f32.
+/// Returns true if functions have the full accuracy of f32.
 fn is_exact(kernel: &Kernel) -> bool {
     kernel.precision == Precision::F32 || kernel.name.starts_with("scalar")
 }
