@@ -23,5 +23,10 @@ pub(crate) fn within<T: PartialOrd + fmt::Display>(value: &T, range: &RangeInclu
 /// # Errors
 /// The description of the validation error, if the enum has no such value.
 pub(crate) fn known<E: TryFrom<i32>>(value: i32) -> Result<E, String> {
-    E::try_from(value).map_err(|_| format!("{value} is not a value of this enum"))
+    E::try_from(value).map_err(|_| unknown_value(value))
+}
+
+/// The description of an enum value that the protocol does not have.
+pub(crate) fn unknown_value(value: i32) -> String {
+    format!("{value} is not a value of this enum")
 }

@@ -1,7 +1,7 @@
 //! The compute threads, which take batches from the queue and run forward passes. A panic fails only its own input.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -36,6 +36,9 @@ pub(super) type Forward = dyn Fn(&Packed, &Team, &dyn Fn()) -> Result<Vec<f32>, 
 /// Short inputs may preempt a forward pass with at most 1/8 of its tokens. They do not wait for the end of a long pass,
 /// and the pass takes little longer.
 const PREEMPTION_DIVISOR: usize = 8;
+
+/// Maximum tokens of an input that count for its position in the queue: about three times the median length of passages.
+const POSITION_TOKENS: usize = 96;
 
 /// One input to be embedded.
 pub(super) struct EmbedJob {
@@ -105,6 +108,14 @@ struct ComputeWorker {
     stop: Arc<StopSignal>,
 }
 
+/// The inputs that may preempt one forward pass.
+struct Preemption {
+    /// Tokens that may still be computed between its layers.
+    room: Cell<usize>,
+    /// Batches that failed, each with the reason.
+    failed: RefCell<Vec<(Vec<EmbedJob>, String)>>,
+}
+
 /// Interrupts the pauses between probes on all threads.
 #[derive(Default)]
 struct StopSignal {
@@ -124,7 +135,7 @@ impl ComputeThreads {
         metrics: &EmbedMetrics,
     ) -> io::Result<ComputeThreads> {
         let started = ComputeThreads {
-            queue: Arc::new(WorkQueue::new(settings.threads)),
+            queue: Arc::new(WorkQueue::with_position_limit(POSITION_TOKENS, settings.threads)),
             stop: Arc::default(),
             threads: Mutex::default(),
         };
@@ -206,44 +217,46 @@ impl ComputeWorker {
     fn compute(&self, batch: Vec<EmbedJob>, team: Team) {
         let packed = pack(&batch);
         let pass = self.begin(&packed);
-        let room = Cell::new(packed.ids().len() / PREEMPTION_DIVISOR);
-        let states = self.pass(&packed, &team, &|| self.compute_short(&room, &team));
+        let preemption = Preemption {
+            room: Cell::new(packed.ids().len() / PREEMPTION_DIVISOR),
+            failed: RefCell::default(),
+        };
+        let states = self.pass(&packed, &team, &|| self.compute_short(&preemption, &team));
         // The helpers are idle again before an answered caller sends its next request.
         drop(team);
-        self.answer(batch, &packed, pass, states);
+        match states {
+            Ok(states) => self.answer(batch, &packed, pass, &states),
+            Err(reason) => self.quarantine(batch, &reason),
+        }
+        for (batch, reason) in preemption.failed.into_inner() {
+            self.quarantine(batch, &reason);
+        }
     }
 
-    /// Computes the next inputs between two layers of a forward pass, at most `room` tokens.
-    fn compute_short(&self, room: &Cell<usize>, team: &Team) {
-        let (batch, tokens) = self.queue.next_short(room.get(), |job| self.is_wanted(job));
+    /// Computes the next inputs between two layers of a forward pass. If that fails, they are kept for the end of the
+    /// forward pass, whose callers and helpers must not wait for a quarantine.
+    fn compute_short(&self, preemption: &Preemption, team: &Team) {
+        let room = preemption.room.get();
+        let (batch, tokens) = self.queue.next_short(room, |job| self.is_wanted(job));
         if batch.is_empty() {
             return;
         }
-        room.set(room.get() - tokens);
+        preemption.room.set(room - tokens);
         self.metrics.preempted();
         let packed = pack(&batch);
         let pass = self.begin(&packed);
-        let states = self.pass(&packed, team, &|| {});
-        self.answer(batch, &packed, pass, states);
+        match self.pass(&packed, team, &|| {}) {
+            Ok(states) => self.answer(batch, &packed, pass, &states),
+            Err(reason) => preemption.failed.borrow_mut().push((batch, reason)),
+        }
     }
 
-    fn answer(
-        &self,
-        batch: Vec<EmbedJob>,
-        packed: &Packed,
-        pass: ForwardPass,
-        states: Result<Vec<f32>, String>,
-    ) {
-        match states {
-            Ok(states) => {
-                let compute = pass.started.elapsed();
-                self.metrics.batch(packed, compute);
-                let dimensions = states.len() / packed.sequences();
-                for (job, state) in batch.into_iter().zip(states.chunks_exact(dimensions)) {
-                    job.answer(state, pass, compute);
-                }
-            }
-            Err(reason) => self.quarantine(batch, &reason),
+    fn answer(&self, batch: Vec<EmbedJob>, packed: &Packed, pass: ForwardPass, states: &[f32]) {
+        let compute = pass.started.elapsed();
+        self.metrics.batch(packed, compute);
+        let dimensions = states.len() / packed.sequences();
+        for (job, state) in batch.into_iter().zip(states.chunks_exact(dimensions)) {
+            job.answer(state, pass, compute);
         }
     }
 
@@ -546,6 +559,37 @@ mod tests {
         let (answers, _caller) = push(&threads, &[1]);
         assert_eq!(first_numbers(answers), [None]);
         until(&status, |status| status.phase == Phase::Unhealthy);
+        threads.stop();
+    }
+
+    #[test]
+    fn a_failed_preemption_does_not_delay_the_preempted_pass() {
+        let (begun, has_begun) = mpsc::channel();
+        let (go, may_go) = mpsc::channel::<()>();
+        let may_go = Mutex::new(may_go);
+        let failures = AtomicUsize::new(0);
+        let (threads, ..) = start_with(1, move |packed, between_layers| {
+            let wait = || may_go.lock().recv().map_err(|e| e.to_string());
+            if packed.ids().len() >= 64 {
+                begun.send(()).map_err(|e| e.to_string())?;
+                wait()?;
+                between_layers();
+            } else if packed.ids().contains(&CULPRIT) {
+                // The test would hang here if the input were computed alone before the long one is answered.
+                if failures.fetch_add(1, Ordering::Relaxed) > 0 {
+                    wait()?;
+                }
+                return Err("on purpose".into());
+            }
+            Ok(states(packed))
+        });
+        let (long, _caller) = push_in(&threads, FLOW, vec![vec![1; 64]]);
+        has_begun.recv().expect("the long pass");
+        let (short, _caller) = push_in(&threads, FlowId(1), vec![vec![CULPRIT]]);
+        go.send(()).expect("the thread waits");
+        assert_eq!(first_numbers(long), [Some(1.0)]);
+        go.send(()).expect("the thread waits");
+        assert_eq!(first_numbers(short), [None]);
         threads.stop();
     }
 

@@ -2,22 +2,21 @@
 //! next forward pass.
 //!
 //! Every job has a start tag: the later of the virtual time at its arrival and the end tag of the previous job of its flow.
-//! Its end tag is the start tag plus its tokens. Jobs are served in the order of start tag plus tokens, where at most
-//! [`PENALTY`] tokens count, and the virtual time advances by the tokens served, divided by the flows with waiting jobs.
-//! So a short job of a new flow overtakes the long jobs of others; flows with waiting jobs get equal shares of tokens; a
-//! long job waits for a bounded time, not for its length in every other flow; and as time passes every tag, no stream of
-//! newcomers starves a job. A cancelled job counts for nothing, and the jobs behind it move up.
+//! Its end tag is the start tag plus its tokens. Jobs are served in the order of their end tags. The virtual time advances
+//! by the tokens served, divided by the number of flows with waiting jobs. A short job of a new flow therefore overtakes
+//! the long jobs of other flows, flows with waiting jobs receive equal shares of tokens, and the virtual time passes every
+//! tag in the end, so new flows cannot starve a job. A cancelled job does not count: the jobs behind it move up.
 //!
-//! Bound: before the first job of a new flow, every other flow receives at most the tokens of that job, one job, and the
-//! tokens by which the longest job of any flow exceeds [`PENALTY`].
+//! Bound: before the first job of a new flow, every other flow receives at most the tokens of that job plus one job.
 //!
-//! Source: Demers, Keshav and Shenker, Analysis and Simulation of a Fair Queueing Algorithm, SIGCOMM 1989. The limit
-//! [`PENALTY`] is an addition; docs/decisions/0014-bounded-penalty-of-long-texts.md compares policies.
+//! A queue may limit the tokens that count for the position of a job, so that a long job does not wait for its length in
+//! every other flow. Its flow is still charged for all of them. The bound grows by the tokens by which the longest job of
+//! any flow exceeds the limit.
+//!
+//! Source: Demers, Keshav and Shenker, Analysis and Simulation of a Fair Queueing Algorithm, SIGCOMM 1989. The limit is an
+//! addition; docs/decisions/0014-bounded-penalty-of-long-texts.md compares policies.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-
-/// Maximum tokens of a job that count for its position in the queue: about four times the median length of passages.
-const PENALTY: usize = 96;
 
 /// Identifier of a flow: one unary call, one stream, or all evaluations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +31,8 @@ pub(super) struct FairQueue<T> {
     arrivals: u64,
     jobs: usize,
     tokens: usize,
+    /// Maximum tokens of a job that count for its position.
+    position_limit: usize,
 }
 
 /// The queued jobs of one flow.
@@ -66,7 +67,13 @@ fn in_units(tokens: usize) -> u64 {
 }
 
 impl<T> FairQueue<T> {
+    /// Creates a queue in which all tokens of a job count for its position.
     pub fn new() -> FairQueue<T> {
+        FairQueue::with_position_limit(usize::MAX)
+    }
+
+    /// Creates a queue in which at most `position_limit` tokens of a job count for its position.
+    pub fn with_position_limit(position_limit: usize) -> FairQueue<T> {
         FairQueue {
             heads: BTreeMap::new(),
             flows: HashMap::new(),
@@ -74,6 +81,7 @@ impl<T> FairQueue<T> {
             arrivals: 0,
             jobs: 0,
             tokens: 0,
+            position_limit,
         }
     }
 
@@ -84,7 +92,7 @@ impl<T> FairQueue<T> {
         let flow = self.flows.entry(id).or_insert_with(FlowQueue::new);
         flow.waiting.push_back(WaitingJob { arrival, since, tokens, job });
         if flow.waiting.len() == 1 {
-            self.heads.extend(flow.head().map(|head| (head, id)));
+            self.heads.extend(flow.head(self.position_limit).map(|head| (head, id)));
         }
         self.jobs += 1;
         self.tokens += tokens;
@@ -150,11 +158,11 @@ impl<T> FairQueue<T> {
         let flow = self.flows.get_mut(&ticket.flow)?;
         let index = flow.waiting.binary_search_by_key(&ticket.arrival, |waiting| waiting.arrival).ok()?;
         if index == 0 {
-            self.heads.remove(&flow.head()?);
+            self.heads.remove(&flow.head(self.position_limit)?);
         }
         let removed = flow.waiting.remove(index)?;
         if index == 0 {
-            self.heads.extend(flow.head().map(|head| (head, ticket.flow)));
+            self.heads.extend(flow.head(self.position_limit).map(|head| (head, ticket.flow)));
         }
         self.jobs -= 1;
         self.tokens -= removed.tokens;
@@ -175,7 +183,7 @@ impl<T> FairQueue<T> {
         if counts {
             flow.end = flow.start(&next).saturating_add(in_units(next.tokens));
         }
-        self.heads.extend(flow.head().map(|head| (head, id)));
+        self.heads.extend(flow.head(self.position_limit).map(|head| (head, id)));
         self.jobs -= 1;
         self.tokens -= next.tokens;
         Some(next)
@@ -214,9 +222,10 @@ impl<T> FlowQueue<T> {
     }
 
     /// Position of the first job among those of all flows, and its arrival.
-    fn head(&self) -> Option<(u64, u64)> {
+    fn head(&self, position_limit: usize) -> Option<(u64, u64)> {
         let first = self.waiting.front()?;
-        Some((self.start(first).saturating_add(in_units(first.tokens.min(PENALTY))), first.arrival))
+        let tokens = in_units(first.tokens.min(position_limit));
+        Some((self.start(first).saturating_add(tokens), first.arrival))
     }
 }
 
@@ -243,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_long_job_does_not_wait_for_its_length_in_every_flow() {
-        let mut queue = FairQueue::new();
+        let mut queue = FairQueue::with_position_limit(96);
         queue.push(FlowId(0), 512, "long");
         // 100 others, each of which asks again as soon as it is answered.
         let mut served = 0;
@@ -257,7 +266,18 @@ mod tests {
             served += 32;
             queue.push(FlowId(flow), 32, "short");
         }
-        assert!(((PENALTY - 64) * 100..=PENALTY * 101).contains(&served), "{served}");
+        assert!((32 * 100..=96 * 101).contains(&served), "{served}");
+    }
+
+    #[test]
+    fn a_short_job_overtakes_long_ones_of_many_flows() {
+        let mut queue = FairQueue::new();
+        (0..64).map(FlowId).for_each(|flow| {
+            queue.push(flow, 128 << 10, "long");
+        });
+        (0..8).for_each(|_| drop(queue.next_batch(1, |_| true)));
+        queue.push(FlowId(64), 20, "short");
+        assert_eq!(queue.next_batch(1, |_| true), ["short"]);
     }
 
     #[test]
@@ -415,8 +435,9 @@ mod tests {
         #[test]
         fn a_new_flow_waits_for_at_most_the_documented_bound(
             others in prop::collection::vec(1..200_usize, 1..20), own in 1..200_usize, served in 0..50_usize,
+            limit in prop_oneof![Just(usize::MAX), 1..200_usize],
         ) {
-            let mut queue = FairQueue::new();
+            let mut queue = FairQueue::with_position_limit(limit);
             for (flow, &tokens) in others.iter().enumerate() {
                 for _ in 0..200 {
                     queue.push(FlowId(flow as u64), tokens, flow);
@@ -432,7 +453,7 @@ mod tests {
                 before[flow] += others[flow];
             }
             // A flow may be behind its share when the new flow arrives: by one job, and by what others have had early.
-            let excess = others.iter().max().map_or(0, |longest| longest.saturating_sub(PENALTY));
+            let excess = others.iter().max().map_or(0, |longest| longest.saturating_sub(limit));
             for (tokens, job) in before.into_iter().zip(others) {
                 prop_assert!(tokens <= own + 2 * job + excess, "{} tokens before {}, jobs of {}", tokens, own, job);
             }

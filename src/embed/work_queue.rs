@@ -35,12 +35,16 @@ const MIN_SHARE_TOKENS: usize = 64;
 impl<T> WorkQueue<T> {
     /// Creates a queue for `threads` threads.
     pub fn new(threads: usize) -> WorkQueue<T> {
-        let state = WorkQueueState {
-            queue: FairQueue::new(),
-            idle_threads: 0,
-            invitations: Vec::new(),
-            closed: false,
-        };
+        WorkQueue::over(FairQueue::new(), threads)
+    }
+
+    /// Creates a queue in which at most `position_limit` tokens of a job count for its position.
+    pub fn with_position_limit(position_limit: usize, threads: usize) -> WorkQueue<T> {
+        WorkQueue::over(FairQueue::with_position_limit(position_limit), threads)
+    }
+
+    fn over(queue: FairQueue<T>, threads: usize) -> WorkQueue<T> {
+        let state = WorkQueueState { queue, idle_threads: 0, invitations: Vec::new(), closed: false };
         WorkQueue { state: Mutex::new(state), changed: Condvar::new(), threads }
     }
 

@@ -97,7 +97,7 @@ impl Metric {
 
     /// The metric of a name, with its default options.
     pub fn named(name: &str) -> Option<Metric> {
-        METRICS.iter().find(|entry| entry.definition.name == name).map(MetricEntry::with_default_options)
+        MetricEntry::named(name).map(MetricEntry::with_default_options)
     }
 }
 

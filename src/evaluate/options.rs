@@ -108,7 +108,7 @@ impl<'a> OptionReader<'a> {
     pub(super) fn judgements(&mut self, field: &str, value: Option<u32>) -> usize {
         let samples = self.number(field, value, 1, 1..=9);
         if samples.is_multiple_of(2) {
-            self.add(field, format!("{samples}, the number of judgements must be odd"));
+            self.add(field, format!("{samples} is even; the number of judgements must be odd"));
         }
         samples as usize
     }
@@ -116,7 +116,7 @@ impl<'a> OptionReader<'a> {
     /// A scale whose lowest value has to be below its highest.
     pub(super) fn scale<T: PartialOrd + std::fmt::Display>(&mut self, field: &str, lowest: &T, highest: &T) {
         if lowest >= highest {
-            self.add(field, format!("{highest}, must be above lowest ({lowest})"));
+            self.add(field, format!("{highest} is not above lowest ({lowest})"));
         }
     }
 

@@ -11,10 +11,11 @@ use std::{
     cell::Cell,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{
@@ -137,7 +138,7 @@ impl Pool {
             false
         };
         // Bounded by the samples that may be evaluated at one time, and by the metrics of each.
-        lock(self.waiting.of(length)).push(ticket.caller, Box::new(turn));
+        self.waiting.of(length).lock().push(ticket.caller, Box::new(turn));
         let waiting = Arc::clone(&self.waiting);
         self.threads.as_ref().expect("it is there until it is dropped").spawn(move || next_turn(&waiting));
         match tokio::time::timeout_at(deadline.instant().into(), result).await {
@@ -182,7 +183,7 @@ impl QueuedJob {
 
     /// Returns whether the job that had its turn waits for another one; None if no job waits.
     fn give_turn(&self, length: Length) -> Option<bool> {
-        let (caller, mut job) = lock(self.of(length)).pop()?;
+        let (caller, mut job) = self.of(length).lock().pop()?;
         // A job that panics is dropped, which tells its caller; one in whose middle it was done goes on.
         let is_unfinished = catch_unwind(AssertUnwindSafe(&mut job)).unwrap_or_else(|_| {
             static LINES: LogLimit = LogLimit::new(Site::ScorePanic);
@@ -192,20 +193,17 @@ impl QueuedJob {
             false
         });
         if is_unfinished {
-            lock(self.of(length)).push(caller, job);
+            self.of(length).lock().push(caller, job);
         }
         Some(is_unfinished)
     }
 
-    /// Runs a job for one turn or until it is done. An unfinished job is queued again behind those of the other callers.
+    /// Runs short jobs for one turn, or until none is left. An unfinished job is queued again behind those of the other
+    /// callers.
     fn do_short_work(&self) {
         let begun = Instant::now();
         while begun.elapsed() < TURN && self.give_turn(Length::Short).is_some() {}
     }
-}
-
-fn lock(waiting: &Mutex<CallerTurns<PoolJob>>) -> std::sync::MutexGuard<'_, CallerTurns<PoolJob>> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends the threads when what they have begun is done, and waits for them.
@@ -214,7 +212,7 @@ impl Drop for Pool {
         let Some(threads) = self.threads.take() else { return };
         let count = threads.current_num_threads();
         drop(threads);
-        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let ended = self.ended.get_mut();
         ended.iter().take(count).for_each(drop);
     }
 }

@@ -498,8 +498,7 @@ mod tests {
         for_each(|template, language| assert!(!template.text(language).contains('\r'), "{template:?}"));
         for template in Template::ALL {
             for (language, code) in [(English, "en"), (Chinese, "zh")] {
-                let hash = Sha256::digest(template.text(language));
-                let hash = hash.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+                let hash = hex::encode(Sha256::digest(template.text(language)));
                 let (name, version) = (template.name(), template.version());
                 writeln!(pins, "{name} {code} {version} {hash}").expect("a string takes all");
             }

@@ -46,7 +46,7 @@ impl Check {
     }
 
     fn unknown_value(&mut self, field: impl Into<String>, value: i32) {
-        self.add(field, format!("{value} is not a value of this enum"));
+        self.add(field, validation::unknown_value(value));
     }
 }
 

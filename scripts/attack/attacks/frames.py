@@ -1,6 +1,8 @@
 """Floods of frames."""
 
+import itertools
 import time
+from collections.abc import Callable, Iterator
 
 from http2 import (
     CONTINUATION, DATA, EMBED, EMBED_STREAM, HEADERS, PING, PRIORITY, RST_STREAM, WINDOW_UPDATE, Closed, Connection,
@@ -10,30 +12,39 @@ from server import Server
 
 from .registry import attack, before
 
-NEVER_OUT = "the flood was never thrown out"
 OPEN_STREAMS = b"".join(headers(2 * n + 1, EMBED_STREAM) for n in range(250))
 
 
-def flood(server: Server, seconds: float, frames: bytes, begin: bytes = OPEN_STREAMS) -> str | None:
-    """Sends `begin`, which opens streams that stay open, then `frames` at full rate, and reads what comes.
+def until_thrown_out(seconds: float, connect: Callable[[float], Connection], rounds: Callable[[], Iterator[bytes]]) -> str | None:
+    """Connects and sends `rounds` one after the other at full rate, and reads what comes.
 
     Connects again when it is thrown out, by GOAWAY or by a reset, and fails where it never is.
     """
-    many = frames * max(1, 60_000 // len(frames))
     end, thrown_out = time.monotonic() + seconds, 0
     for _ in before(end):
         try:
-            connection = Connection(server.port, window=0, timeout=5, end=end)
-            connection.send(begin)
-            for _ in before(end):
-                connection.send(many)
+            connection = connect(end)
+            for frames in rounds():
+                connection.send(frames)
                 connection.arrived()
         except Late:
             pass
         except (Closed, OSError):
             thrown_out += 1
         time.sleep(0.05)
-    return None if thrown_out else NEVER_OUT
+    return None if thrown_out else "the flood was never thrown out"
+
+
+def flood(server: Server, seconds: float, frames: bytes, begin: bytes = OPEN_STREAMS) -> str | None:
+    """Sends `begin`, which opens streams that stay open, then `frames` again and again."""
+    many = frames * max(1, 60_000 // len(frames))
+
+    def connect(end: float) -> Connection:
+        connection = Connection(server.port, window=0, timeout=5, end=end)
+        connection.send(begin)
+        return connection
+
+    return until_thrown_out(seconds, connect, lambda: itertools.repeat(many))
 
 
 @attack("flood-settings", quick=True)
@@ -81,17 +92,10 @@ def _(server, seconds):
 @attack("flood-resets")
 def _(server, seconds):
     """calls that are reset as soon as they begin"""
-    end, thrown_out = time.monotonic() + seconds, 0
-    for _ in before(end):
-        try:
-            connection = Connection(server.port, timeout=5, end=end)
-            for first in range(1, 200_000, 200):
-                streams = range(first, first + 200, 2)
-                connection.send(b"".join(headers(n, EMBED) + frame(RST_STREAM, 0, n, b"\0\0\0\x08") for n in streams))
-                connection.arrived()
-        except Late:
-            pass
-        except (Closed, OSError):
-            thrown_out += 1
-        time.sleep(0.05)
-    return None if thrown_out else NEVER_OUT
+
+    def rounds() -> Iterator[bytes]:
+        for first in range(1, 200_000, 200):
+            streams = range(first, first + 200, 2)
+            yield b"".join(headers(n, EMBED) + frame(RST_STREAM, 0, n, b"\0\0\0\x08") for n in streams)
+
+    return until_thrown_out(seconds, lambda end: Connection(server.port, timeout=5, end=end), rounds)

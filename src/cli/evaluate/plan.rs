@@ -9,6 +9,7 @@ use crate::{
     config::Config,
     evaluate::{metric::Selection, metrics::MetricGroup},
     judge::{self, store::StoreMode},
+    model::Precision,
 };
 
 /// A validated run.
@@ -119,7 +120,7 @@ impl EvaluationPlan {
     fn describe(&self, config: &Config) -> String {
         let metrics = self.selections.iter().map(|selection| {
             let definition = selection.metric.definition();
-            format!("{}:{:?}:{}", selection.label, selection.metric, definition.version)
+            format!("{}:{}:{}", selection.label, definition.name, definition.version)
         });
         let judge = self
             .judge
@@ -127,7 +128,10 @@ impl EvaluationPlan {
             .map(|judge| (&judge.url, &judge.model, judge.temperature, judge.seed, judge.max_answer_tokens));
         let model = self.needs_embeddings().then(|| {
             let (source, model) = (&config.app.embed.source, &config.app.embed.model);
-            (&source.model, &source.revision, model.max_tokens, model.pooling, &model.kernel_selection)
+            let selection = &model.kernel_selection;
+            let precision = selection.precision.map_or("auto", Precision::name);
+            let kernel = (precision, &selection.kernel, selection.quality.name());
+            (&source.model, &source.revision, model.max_tokens, model.pooling, kernel)
         });
         let metrics = metrics.collect::<Vec<_>>().join(";");
         format!("{metrics}|{:?}|{judge:?}|{model:?}", self.options.language)

@@ -102,7 +102,7 @@ impl Check {
         };
         let (bytes, limit) = (sample.bytes(), limits.sample_bytes);
         if bytes > limit {
-            self.add("sample", format!("its texts have {bytes} bytes together; the limit is {limit}"));
+            self.add("sample", format!("{bytes} bytes in all texts, the limit is {limit}"));
         }
         sample
     }
@@ -174,7 +174,7 @@ impl Check {
         }
         if selections.len() > METRICS {
             let what = "metrics with those of groups";
-            self.add("metrics", format!("more than {METRICS} {what}; the limit is {METRICS}"));
+            self.add("metrics", format!("more than {METRICS} {what}"));
         }
         selections
     }
