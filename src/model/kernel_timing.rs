@@ -113,10 +113,13 @@ struct KernelRecord {
 }
 
 impl MeasurementFile {
-    /// File in `directory`. Another CPU, model or version has another file.
+    /// File in `directory`. Another CPU, model, version or build profile has another file.
     pub fn in_directory(directory: &Path, model_sha256: &str) -> MeasurementFile {
         let kernels: Vec<&str> = candidates().iter().map(|kernel| kernel.name).collect();
-        let key = format!("{} {} {} {model_sha256}", env!("CARGO_PKG_VERSION"), cpu(), kernels.join(","));
+        // Times of an unoptimized build say nothing about those of a release build.
+        let build = if cfg!(debug_assertions) { "debug" } else { "release" };
+        let version = env!("CARGO_PKG_VERSION");
+        let key = format!("{version} {build} {} {} {model_sha256}", cpu(), kernels.join(","));
         let name = hex::encode(&Sha256::digest(key.as_bytes())[..8]);
         MeasurementFile { path: directory.join("assay").join(format!("kernels-{name}.json")), key }
     }
